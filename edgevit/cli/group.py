@@ -1,0 +1,102 @@
+"""The `edgevit` command and its error boundary: one line for what is expected, a log file for what is not."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from edgevit import __version__
+from edgevit.errors import EdgevitError
+
+COMMANDS = {
+    "convert": "edgevit.cli.convert",
+    "toolchain": "edgevit.cli.toolchain",
+}
+
+EPILOG = """\b
+Examples:
+  edgevit toolchain install rknn
+  edgevit convert --target rk3588                      the bundled model: try it in one minute
+  edgevit convert deit_tiny_patch16_224 --weights my.safetensors \\
+      --calibration calib/ --validation val/ --target rk3588 --target tflite
+"""
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when it is used, so that --help stays instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = importlib.import_module(module).command
+        return command
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgevit")
+def cli() -> None:
+    """Take a trained Vision Transformer to a Rockchip NPU or a mobile CPU, with proof.
+
+    Each lossy step is measured against the float model on the same images.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; turn every ending into its message and exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Exit code of a command: 0, 1 expected error, 2 usage, 3 unexpected, 4 gate missed, 130 interrupted."""
+    try:
+        code = cli.main(args=arguments, prog_name="edgevit", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except EdgevitError as error:
+        click.echo(f"error: {one_line(str(error))}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: finished stages are kept, the same command goes on from there", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing to tell it
+        return 0
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the user gets one line and a log
+        click.echo(f"error: unexpected {type(error).__name__}: {one_line(str(error))[:300]}", err=True)
+        click.echo(f"       the trace and versions are in {write_log(error)}; please report it", err=True)
+        return 3
+
+
+def one_line(text: str) -> str:
+    """Collapse whitespace and drop control characters: file names can hold anything."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
+def write_log(error: BaseException) -> Path:
+    """Write versions and the trace of an unexpected error; return where."""
+    import platformdirs
+
+    folder = Path(platformdirs.user_log_dir("edgevit"))
+    lines = [f"edgevit {__version__}, Python {platform.python_version()}, {platform.platform()}", *sys.argv]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        path.write_text("\n".join([*lines, "", *traceback.format_exception(error)]), encoding="utf-8")
+    except OSError:  # nowhere to write: the trace itself is better than nothing
+        traceback.print_exception(error)
+        return Path("the lines above")
+    return path

@@ -1,0 +1,90 @@
+"""What the user asked for, checked before any work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgevit.errors import InputError
+from edgevit.schema import Board, Recipe, load_board, load_recipe
+
+DEMO = "demo"
+DEFAULT_RECIPE = "vendor-default"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One conversion: a model, images, and where it is to run. `model` "demo" is the bundled one."""
+
+    model: str
+    out: Path
+    targets: tuple[Board, ...]
+    recipe: Recipe
+    precisions: tuple[str, ...] = ("int8",)
+    weights: Path | None = None
+    calibration: Path | None = None
+    validation: Path | None = None
+    calibration_images: int | None = None
+    validation_images: int | None = None
+    max_drop: float | None = None
+    seed: int = 0
+    side_by_side: int | None = None
+
+    @property
+    def name(self) -> str:
+        """A file-name-safe name of the model."""
+        stem = Path(self.model.partition(":")[0]).stem if self.model.endswith(".py") or ".py:" in self.model else self.model
+        safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(stem).name)
+        return safe.strip(".-") or "model"
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved configuration, for the manifest."""
+        return {
+            "model": self.model,
+            "weights": text(self.weights),
+            "calibration": text(self.calibration),
+            "validation": text(self.validation),
+            "calibration_images": self.calibration_images,
+            "validation_images": self.validation_images,
+            "targets": [board.id for board in self.targets],
+            "precisions": list(self.precisions),
+            "recipe": self.recipe.id,
+            "max_drop": self.max_drop,
+            "seed": self.seed,
+        }
+
+
+def text(path: Path | None) -> str | None:
+    """A path as JSON."""
+    return None if path is None else str(path)
+
+
+def resolve_targets(names: tuple[str, ...], precisions: tuple[str, ...]) -> tuple[Board, ...]:
+    """Load the board profiles. Raises InputError for an unknown name or a precision a board can't run."""
+    boards = tuple(load_board(name) for name in dict.fromkeys(names))
+    for board in boards:
+        for precision in precisions:
+            if precision not in board.precisions:
+                other = board.precisions[0]
+                raise InputError(
+                    f"{board.id} can't run {precision}",
+                    board.refuse.get(precision, "its toolchain has no such type"),
+                    f"Use --precision {other}",
+                )
+    return boards
+
+
+def resolve_recipe(name: str | None) -> Recipe:
+    """The named calibration recipe, or the default one."""
+    return load_recipe(name or DEFAULT_RECIPE)
+
+
+def check_images(job: Job) -> None:
+    """Raises InputError when int8 is asked for without images to calibrate on."""
+    if job.model != DEMO and job.calibration is None and "int8" in job.precisions:
+        raise InputError(
+            "cannot quantize to int8",
+            "no calibration images",
+            "Pass --calibration with a folder or CSV of 64 or more typical images, or use --precision float",
+        )

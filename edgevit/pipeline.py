@@ -1,0 +1,229 @@
+"""THE order of stages: load, images, float reference, export, compile, compare. Nothing else knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit import sources
+from edgevit.job import Job
+from edgevit.preprocessing import Preprocessing
+from edgevit.progress import Progress
+from edgevit.quantize.plan import PrecisionPlan
+from edgevit.schema import Board
+from edgevit.store import Run, Step, WouldRun
+
+if TYPE_CHECKING:
+    from edgevit.load import LoadedModel
+
+PARITY_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One artefact: where it is for, how it was made, the step that made it."""
+
+    board: Board
+    precision: str
+    step: Step
+    reference: Step | None
+
+
+class Conversion:
+    """The steps of one job in one run directory, each made when first asked for and kept."""
+
+    def __init__(self, job: Job, run: Run, progress: Progress) -> None:
+        self.job, self.run, self.progress = job, run, progress
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model in memory: only loaded when a step that isn't cached needs it."""
+        self.progress.stage("load model")
+        return sources.load(self.job)
+
+    @cached_property
+    def model(self) -> Step:
+        """What the model is: class count, preprocessing, where it came from."""
+        return self.run.step("model", sources.identity(self.job), lambda _: describe(self.loaded))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The model's own preprocessing."""
+        return Preprocessing.from_json(self.model.metrics["preprocessing"])
+
+    @cached_property
+    def calibration(self) -> Step:
+        """Calibration pixels."""
+        return self._pixels("calibration", self.job.calibration_images or self.job.recipe.calibration_images)
+
+    @cached_property
+    def validation(self) -> Step | None:
+        """Validation pixels and labels, or None where the user gave none."""
+        if sources.folder_of(self.job, "validation") is None:
+            return None
+        return self._pixels("validation", self.job.validation_images)
+
+    def _pixels(self, role: str, limit: int | None) -> Step:
+        images = sources.image_set(
+            self.job, role, limit, num_classes=self.model.metrics["num_classes"], progress=self.progress
+        )
+        inputs = {
+            "images": sources.fingerprint(images),
+            "preprocessing": self.preprocessing.to_json(),
+        }
+        return self.run.step(
+            role,
+            inputs,
+            lambda folder: sources.write_images(images, self.preprocessing, folder, role, self.progress),
+        )
+
+    def check_images(self) -> None:
+        """Refuse calibration and validation images that overlap, before any is decoded."""
+        if self.validation is not None:
+            sources.refuse_shared_images(self.calibration, self.validation)
+
+    @cached_property
+    def reference(self) -> Step | None:
+        """Float logits of torch on the validation images: what every artefact is compared with."""
+        validation = self.validation
+        if validation is None:
+            return None
+        inputs = {"model": self.model.key, "images": validation.key}
+
+        def make(folder: Path) -> dict[str, Any]:
+            from edgevit.reference import write_logits
+
+            return write_logits(
+                self.loaded, validation.path("pixels.npy"), folder / "logits.npy", self.progress
+            )
+
+        return self.run.step("float", inputs, make)
+
+    def exported(self, board: Board) -> Step:
+        """The float graph a backend starts from, proved against torch on real images."""
+        inputs = {"model": self.model.key, "images": self.calibration.key, "backend": board.backend}
+
+        def make(folder: Path) -> dict[str, Any]:
+            from edgevit.reference import export
+
+            self.progress.stage("export and check against torch")
+            pixels = self.calibration.path("pixels.npy")
+            return export(self.loaded, pixels, PARITY_IMAGES, folder, backend=board.backend)
+
+        return self.run.step("export", inputs, make)
+
+    def compiled(self, board: Board, precision: str) -> Step:
+        """The artefact, and its logits on the validation images."""
+        from edgevit.backends import registry
+        from edgevit.backends.protocol import CompileRequest
+
+        backend = registry.BACKENDS[board.backend]
+        exported, validation = self.exported(board), self.validation
+        plan = plan_of(self.job, precision)
+        inputs = {
+            "export": exported.key,
+            "calibration": self.calibration.key if plan.quantized else None,
+            "validation": validation.key if validation else None,
+            "plan": plan.to_json(),
+            "board": board.model_dump(mode="json", exclude={"name", "source", "clocks", "temperature"}),
+            "tools": backend.tools(),
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            self.progress.stage(f"{board.id} {precision}: compile")
+            request = CompileRequest(
+                onnx=existing(exported.path("model.onnx")),
+                program=existing(exported.path("model.pt2")),
+                plan=plan,
+                board=board,
+                preprocessing=self.preprocessing,
+                calibration=self.calibration.path("pixels.npy"),
+                evaluate=validation.path("pixels.npy") if validation else None,
+                out=folder,
+                log_dir=folder,
+            )
+            result = backend.compile(request, self.progress)
+            return {
+                "artefact": result.artefact.name,
+                "how": result.how,
+                "tools": result.tools,
+                "details": result.details,
+            }
+
+        return self.run.step(f"{board.id}-{precision}", inputs, make)
+
+
+def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Outcome]]:
+    """Run every stage of a job that isn't cached yet; return its artefacts in the order asked for."""
+    conversion = Conversion(job, run, progress)
+    conversion.check_images()
+    reference = conversion.reference
+    wanted = [(board, precision) for board in job.targets for precision in job.precisions]
+    for board in job.targets:
+        conversion.exported(board)
+
+    def build(pair: tuple[Board, str]) -> Outcome:
+        return Outcome(*pair, step=conversion.compiled(*pair), reference=reference)
+
+    with ThreadPoolExecutor(job.side_by_side or 1) as pool:
+        return conversion, list(pool.map(build, wanted))
+
+
+def planned(job: Job, run: Run, progress: Progress) -> Iterator[tuple[str, str]]:
+    """For a dry run: (stage, "cached" | "to do") in order, doing none of the work."""
+    conversion = Conversion(job, run, progress)
+    stages: list[tuple[str, Callable[[], Any]]] = [
+        ("model", lambda: conversion.model),
+        ("calibration", lambda: conversion.calibration),
+    ]
+    if sources.folder_of(job, "validation") is not None:
+        stages += [("validation", lambda: conversion.validation), ("float", lambda: conversion.reference)]
+    for board in job.targets:
+        stages.append((f"export for {board.backend}", lambda board=board: conversion.exported(board)))  # type: ignore[misc]
+        for precision in job.precisions:
+            stages.append(
+                (f"{board.id}-{precision}", lambda b=board, p=precision: conversion.compiled(b, p))  # type: ignore[misc]
+            )
+    seen = set()
+    for name, make in stages:
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            make()
+            yield name, "cached"
+        except WouldRun:
+            yield name, "to do"
+
+
+def plan_of(job: Job, precision: str) -> PrecisionPlan:
+    """The precision plan a recipe asks for."""
+    return PrecisionPlan(
+        precision=precision,
+        algorithm=job.recipe.rknn_algorithm,
+        litert_recipe=job.recipe.litert_recipe,
+    )
+
+
+def describe(loaded: LoadedModel) -> dict[str, Any]:
+    """The manifest's record of a loaded model."""
+    return {
+        "name": loaded.name,
+        "source": loaded.source,
+        "num_classes": loaded.num_classes,
+        "canonical": loaded.canonical,
+        "parity": loaded.parity,
+        "labels": list(loaded.labels) if loaded.labels else None,
+        "notes": list(loaded.notes),
+        "preprocessing": loaded.preprocessing.to_json(),
+        "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
+    }
+
+
+def existing(path: Path) -> Path | None:
+    """The path if there is such a file."""
+    return path if path.exists() else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgevit.errors import InputError
-from edgevit.schema import Board, Recipe, load_board, load_recipe
+from edgevit.schema import Board, Recipe, load_board, load_recipe, shipped
 
 DEMO = "demo"
 DEFAULT_RECIPE = "vendor-default"
@@ -34,7 +34,11 @@ class Job:
     @property
     def name(self) -> str:
         """A file-name-safe name of the model."""
-        stem = Path(self.model.partition(":")[0]).stem if self.model.endswith(".py") or ".py:" in self.model else self.model
+        stem = (
+            Path(self.model.partition(":")[0]).stem
+            if self.model.endswith(".py") or ".py:" in self.model
+            else self.model
+        )
         safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(stem).name)
         return safe.strip(".-") or "model"
 
@@ -60,31 +64,60 @@ def text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
+def make_job(
+    model: str,
+    targets: tuple[str, ...],
+    precisions: tuple[str, ...],
+    recipe: str | None,
+    out: Path | None,
+    **options: Any,
+) -> Job:
+    """Resolve names into profiles and check that the request makes sense. Raises InputError."""
+    if not targets:
+        raise InputError(
+            "no target", "--target was not given", f"Choose one or more of {', '.join(shipped('boards'))}"
+        )
+    job = Job(
+        model=model,
+        out=Path(),
+        targets=resolve_targets(targets, precisions),
+        recipe=load_recipe(recipe or DEFAULT_RECIPE),
+        precisions=tuple(dict.fromkeys(precisions)),
+        **options,
+    )
+    check(job)
+    return replace(job, out=out or Path("runs") / job.name)
+
+
 def resolve_targets(names: tuple[str, ...], precisions: tuple[str, ...]) -> tuple[Board, ...]:
     """Load the board profiles. Raises InputError for an unknown name or a precision a board can't run."""
     boards = tuple(load_board(name) for name in dict.fromkeys(names))
     for board in boards:
         for precision in precisions:
             if precision not in board.precisions:
-                other = board.precisions[0]
                 raise InputError(
                     f"{board.id} can't run {precision}",
                     board.refuse.get(precision, "its toolchain has no such type"),
-                    f"Use --precision {other}",
+                    f"Use --precision {board.precisions[0]}",
                 )
     return boards
 
 
-def resolve_recipe(name: str | None) -> Recipe:
-    """The named calibration recipe, or the default one."""
-    return load_recipe(name or DEFAULT_RECIPE)
-
-
-def check_images(job: Job) -> None:
-    """Raises InputError when int8 is asked for without images to calibrate on."""
-    if job.model != DEMO and job.calibration is None and "int8" in job.precisions:
+def check(job: Job) -> None:
+    """Raises InputError when the request can't be met with the images given."""
+    if job.model == DEMO:
+        if job.weights is not None:
+            raise InputError(
+                "--weights without a model", "the bundled model has its own", "Name the model first"
+            )
+        return
+    if job.calibration is None and "int8" in job.precisions:
         raise InputError(
             "cannot quantize to int8",
             "no calibration images",
             "Pass --calibration with a folder or CSV of 64 or more typical images, or use --precision float",
+        )
+    if job.max_drop is not None and job.validation is None:
+        raise InputError(
+            "cannot check --max-drop", "no validation images", "Pass --validation with labelled images"
         )

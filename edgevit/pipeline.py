@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgevit import sources
+from edgevit.backends.protocol import CompileRequest
+from edgevit.backends.registry import BACKENDS
 from edgevit.job import Job
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
@@ -18,6 +22,7 @@ from edgevit.schema import Board
 from edgevit.store import Run, Step, WouldRun
 
 if TYPE_CHECKING:
+    from edgevit.images import ImageSet
     from edgevit.load import LoadedModel
 
 PARITY_IMAGES = 8
@@ -56,35 +61,55 @@ class Conversion:
         return Preprocessing.from_json(self.model.metrics["preprocessing"])
 
     @cached_property
-    def calibration(self) -> Step:
-        """Calibration pixels."""
-        return self._pixels("calibration", self.job.calibration_images or self.job.recipe.calibration_images)
+    def image_sets(self) -> dict[str, ImageSet | None]:
+        """The images of each role, hashed but not decoded; refused where the two share one."""
+        from edgevit.images import refuse_overlap
+
+        limits = {
+            "calibration": self.job.calibration_images or self.job.recipe.calibration_images,
+            "validation": self.job.validation_images,
+        }
+        num_classes = self.model.metrics["num_classes"]
+        sets = {
+            role: sources.image_set(self.job, role, limit, num_classes=num_classes, progress=self.progress)
+            for role, limit in limits.items()
+        }
+        calibration, validation = sets["calibration"], sets["validation"]
+        if calibration is not None and validation is not None:
+            refuse_overlap(calibration, validation)
+        return sets
+
+    @cached_property
+    def calibration(self) -> Step | None:
+        """Calibration pixels, or None where the user gave no images."""
+        return self._pixels("calibration")
 
     @cached_property
     def validation(self) -> Step | None:
         """Validation pixels and labels, or None where the user gave none."""
-        if sources.folder_of(self.job, "validation") is None:
+        return self._pixels("validation")
+
+    @cached_property
+    def probe(self) -> Step:
+        """Images that exact steps are proved on: real ones where there are any, seeded noise otherwise."""
+        step = self.calibration or self.validation
+        if step is not None:
+            return step
+        preprocessing = self.preprocessing
+        inputs = {"preprocessing": preprocessing.to_json()}
+        return self.run.step("noise", inputs, lambda folder: sources.write_noise(preprocessing, folder))
+
+    def _pixels(self, role: str) -> Step | None:
+        images = self.image_sets[role]
+        if images is None:
             return None
-        return self._pixels("validation", self.job.validation_images)
+        preprocessing = self.preprocessing
+        inputs = {"images": sources.fingerprint(images), "preprocessing": preprocessing.to_json()}
 
-    def _pixels(self, role: str, limit: int | None) -> Step:
-        images = sources.image_set(
-            self.job, role, limit, num_classes=self.model.metrics["num_classes"], progress=self.progress
-        )
-        inputs = {
-            "images": sources.fingerprint(images),
-            "preprocessing": self.preprocessing.to_json(),
-        }
-        return self.run.step(
-            role,
-            inputs,
-            lambda folder: sources.write_images(images, self.preprocessing, folder, role, self.progress),
-        )
+        def make(folder: Path) -> dict[str, Any]:
+            return sources.write_images(images, preprocessing, folder, role, self.progress)
 
-    def check_images(self) -> None:
-        """Refuse calibration and validation images that overlap, before any is decoded."""
-        if self.validation is not None:
-            sources.refuse_shared_images(self.calibration, self.validation)
+        return self.run.step(role, inputs, make)
 
     @cached_property
     def reference(self) -> Step | None:
@@ -105,28 +130,25 @@ class Conversion:
 
     def exported(self, board: Board) -> Step:
         """The float graph a backend starts from, proved against torch on real images."""
-        inputs = {"model": self.model.key, "images": self.calibration.key, "backend": board.backend}
+        inputs = {"model": self.model.key, "images": self.probe.key, "backend": board.backend}
 
         def make(folder: Path) -> dict[str, Any]:
             from edgevit.reference import export
 
             self.progress.stage("export and check against torch")
-            pixels = self.calibration.path("pixels.npy")
-            return export(self.loaded, pixels, PARITY_IMAGES, folder, backend=board.backend)
+            pixels = np.load(self.probe.path("pixels.npy"), mmap_mode="r")[:PARITY_IMAGES]
+            return export(self.loaded, np.asarray(pixels), folder, BACKENDS[board.backend].HANDOVER)
 
         return self.run.step("export", inputs, make)
 
     def compiled(self, board: Board, precision: str) -> Step:
         """The artefact, and its logits on the validation images."""
-        from edgevit.backends import registry
-        from edgevit.backends.protocol import CompileRequest
-
-        backend = registry.BACKENDS[board.backend]
+        backend = BACKENDS[board.backend]
         exported, validation = self.exported(board), self.validation
         plan = plan_of(self.job, precision)
         inputs = {
             "export": exported.key,
-            "calibration": self.calibration.key if plan.quantized else None,
+            "calibration": self.probe.key if plan.quantized else None,
             "validation": validation.key if validation else None,
             "plan": plan.to_json(),
             "board": board.model_dump(mode="json", exclude={"name", "source", "clocks", "temperature"}),
@@ -141,7 +163,7 @@ class Conversion:
                 plan=plan,
                 board=board,
                 preprocessing=self.preprocessing,
-                calibration=self.calibration.path("pixels.npy"),
+                calibration=self.probe.path("pixels.npy"),
                 evaluate=validation.path("pixels.npy") if validation else None,
                 out=folder,
                 log_dir=folder,
@@ -160,7 +182,6 @@ class Conversion:
 def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Outcome]]:
     """Run every stage of a job that isn't cached yet; return its artefacts in the order asked for."""
     conversion = Conversion(job, run, progress)
-    conversion.check_images()
     reference = conversion.reference
     wanted = [(board, precision) for board in job.targets for precision in job.precisions]
     for board in job.targets:
@@ -176,23 +197,17 @@ def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Ou
 def planned(job: Job, run: Run, progress: Progress) -> Iterator[tuple[str, str]]:
     """For a dry run: (stage, "cached" | "to do") in order, doing none of the work."""
     conversion = Conversion(job, run, progress)
-    stages: list[tuple[str, Callable[[], Any]]] = [
-        ("model", lambda: conversion.model),
-        ("calibration", lambda: conversion.calibration),
-    ]
-    if sources.folder_of(job, "validation") is not None:
-        stages += [("validation", lambda: conversion.validation), ("float", lambda: conversion.reference)]
+    stages: dict[str, Callable[[], Any]] = {"model": lambda: conversion.model}
+    for role in ("calibration", "validation"):
+        if sources.folder_of(job, role) is not None:
+            stages[role] = partial(getattr, conversion, role)
+    if "validation" in stages:
+        stages["float"] = lambda: conversion.reference
     for board in job.targets:
-        stages.append((f"export for {board.backend}", lambda board=board: conversion.exported(board)))  # type: ignore[misc]
+        stages[f"export for {board.backend}"] = partial(conversion.exported, board)
         for precision in job.precisions:
-            stages.append(
-                (f"{board.id}-{precision}", lambda b=board, p=precision: conversion.compiled(b, p))  # type: ignore[misc]
-            )
-    seen = set()
-    for name, make in stages:
-        if name in seen:
-            continue
-        seen.add(name)
+            stages[f"{board.id}-{precision}"] = partial(conversion.compiled, board, precision)
+    for name, make in stages.items():
         try:
             make()
             yield name, "cached"

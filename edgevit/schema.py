@@ -27,15 +27,21 @@ class Npu(Strict):
     target: str = Field(description="the name the vendor's toolkit gives this platform")
     max_conv_stride: int | None = Field(None, description="largest convolution stride run in one pass")
     token_alignment: int = Field(1, description="tokens are computed in blocks of this many")
-    channel_alignment_int8: int = Field(1, description="int8 output channels are computed in blocks of this many")
+    channel_alignment_int8: int = Field(
+        1, description="int8 output channels are computed in blocks of this many"
+    )
     channel_alignment_float: int = Field(1, description="float16 output channels, likewise")
-    transpose_alignment: int = Field(1, description="token counts off this multiple send transposes to the CPU")
+    transpose_alignment: int = Field(
+        1, description="token counts off this multiple send transposes to the CPU"
+    )
     cores: int = 1
     clock_hz: int | None = Field(None, description="NPU clock the vendor benchmarks at")
     macs_per_cycle_int8: int | None = None
     macs_per_cycle_float: int | None = None
     ddr_bytes_per_cycle: float | None = Field(None, description="the compiler's own memory model")
-    cpu_ops: dict[str, str] = Field(default_factory=dict, description="op type -> why it leaves the NPU, what to try")
+    cpu_ops: dict[str, str] = Field(
+        default_factory=dict, description="op type -> why it leaves the NPU, what to try"
+    )
 
 
 class Clock(Strict):
@@ -56,7 +62,9 @@ class Board(Strict):
     backend: Literal["rknn", "litert", "onnxruntime"]
     source: str = Field(description="where the limits come from")
     precisions: tuple[PrecisionName, ...] = ("float", "int8")
-    refuse: dict[str, str] = Field(default_factory=dict, description="a precision -> why it can't be had here")
+    refuse: dict[str, str] = Field(
+        default_factory=dict, description="a precision -> why it can't be had here"
+    )
     surgeries: tuple[str, ...] = Field((), description="exact rewrites that pay on this target")
     npu: Npu | None = None
     clocks: dict[str, Clock] = Field(default_factory=dict)

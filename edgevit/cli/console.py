@@ -69,7 +69,9 @@ class NotedBars(Bars):
         return super().add_task(description, *args, **{"note": "", **fields})
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]
+) -> None:
     """A table of text cells at most 100 columns wide, numbers right-aligned, then notes."""
     console = Console(width=min(WIDTH, Console().width) if Console().is_terminal else WIDTH)
     table = Table(title=escape(title), title_justify="left", title_style="bold")

@@ -1,0 +1,89 @@
+"""`edgevit convert`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command(name="convert")
+@click.argument("model", default="demo")
+@click.option(
+    "--weights", type=FILE, help="Trained weights: .safetensors, or .pth loaded without running code."
+)
+@click.option("--calibration", type=FILE, help="Typical images for int8: a folder, or a CSV of path[,label].")
+@click.option(
+    "--validation", type=FILE, help="Labelled images to measure on: class folders, or a CSV path,label."
+)
+@click.option(
+    "--target", "targets", multiple=True, metavar="NAME", help="A board or a path to its TOML; repeatable."
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["float", "int8"]),
+    default=("int8",),
+    show_default=True,
+)
+@click.option("--recipe", metavar="NAME", help="Quantization recipe or a path to its TOML.")
+@click.option(
+    "--calibration-images", type=click.IntRange(1), help="Use this many; the recipe's number by default."
+)
+@click.option("--validation-images", type=click.IntRange(1), help="Use this many; all by default.")
+@click.option(
+    "--max-drop", type=click.FloatRange(0), help="Exit code 4 if top-1 falls more points than this."
+)
+@click.option("--out", type=FILE, help="Run directory; runs/MODEL by default.")
+@click.option("--seed", default=0, show_default=True, help="Decides which images a limit picks.")
+@click.option("--side-by-side", type=click.IntRange(1), help="Targets at once; by default as memory allows.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON on standard output.")
+def command(
+    model: str,
+    targets: tuple[str, ...],
+    precisions: tuple[str, ...],
+    recipe: str | None,
+    out: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: object,
+) -> None:
+    """Convert MODEL for one or more targets and measure what was lost.
+
+    MODEL is a timm name, torchvision:NAME, a Hugging Face folder, or file.py:function. Without it, a small
+    bundled model and its images are used.
+
+    \b
+    Examples:
+      edgevit convert --target rk3588
+      edgevit convert deit_tiny_patch16_224 --weights my.safetensors \\
+          --calibration calib/ --validation val/ --target rk3588 --target tflite --max-drop 0.5
+      edgevit convert torchvision:vit_b_16 --weights vit.pth --target onnx --precision float \\
+          --validation val.csv
+    """
+    from edgevit.cli.console import progress
+    from edgevit.cli.summary import print_plan, print_summary
+    from edgevit.job import make_job
+    from edgevit.store import open_run
+
+    job = make_job(model, targets, precisions, recipe, out, **options)
+    with open_run(job.out, dry=dry_run) as run, progress() as bars:
+        if dry_run:
+            from edgevit.pipeline import planned
+
+            print_plan(job, list(planned(job, run, bars)), as_json)
+            return
+        from edgevit.manifest import finish, refuse_missed_gate
+        from edgevit.pipeline import convert
+
+        manifest = finish(run, *convert(job, run, bars), warnings=bars.warnings)
+    if as_json:
+        click.echo(json.dumps(manifest, indent=1))
+    else:
+        print_summary(manifest, job.out)
+    refuse_missed_gate(manifest)

@@ -1,0 +1,91 @@
+"""The table a conversion ends with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgevit.cli.console import print_table
+from edgevit.job import Job
+
+COLUMNS = (
+    "target",
+    "precision",
+    "top-1",
+    "top-5",
+    "agrees",
+    "KL",
+    "cosine",
+    "top-1 lost [95 %]",
+    "MB",
+    "how",
+)
+
+
+def print_plan(job: Job, stages: list[tuple[str, str]], as_json: bool) -> None:
+    """Print what a conversion would do."""
+    if as_json:
+        click.echo(
+            json.dumps(
+                {"configuration": job.to_json(), "run": str(job.out), "stages": dict(stages)}, indent=1
+            )
+        )
+        return
+    print_table(f"{job.model}: what would be done", ("stage", "state"), stages, [f"run: {job.out}"])
+
+
+def print_summary(manifest: dict[str, Any], folder: Path) -> None:
+    """Print every artefact against the float model, then where the run is."""
+    results = manifest["results"]
+    accuracy = next((result["accuracy"] for result in results if result["accuracy"]), None)
+    rows = [[*reference_row(accuracy)]] if accuracy else []
+    rows += [[*result_row(result)] for result in results]
+    notes = [*manifest["model"]["notes"], f"run: {folder}"]
+    if accuracy is None:
+        notes.insert(0, "accuracy was not measured: pass --validation with images it can be measured on")
+    elif accuracy["n"] < 200:
+        notes.insert(0, f"n = {accuracy['n']}: too few images to tell small losses apart; read the interval")
+    images = f", {accuracy['n']} validation images" if accuracy else ""
+    print_table(f"{manifest['model']['name']}{images}", COLUMNS, rows, notes)
+
+
+def reference_row(accuracy: dict[str, Any]) -> tuple[str, ...]:
+    """The float model's own row."""
+    top1, top5 = accuracy["reference_top1"], accuracy["reference_top5"]
+    return ("torch", "float", percent(top1), percent(top5), "", "", "", "", "", "host CPU")
+
+
+def result_row(result: dict[str, Any]) -> tuple[str, ...]:
+    """One artefact's row."""
+    size = f"{result['bytes'] / 1e6:.1f}"
+    accuracy = result["accuracy"]
+    if accuracy is None:
+        return (result["target"], result["precision"], *[""] * 6, size, result["how"])
+    mark = " MISSED" if result["gate"] == "missed" else ""
+    return (
+        result["target"],
+        result["precision"],
+        percent(accuracy["top1"]),
+        percent(accuracy["top5"]),
+        percent(accuracy["agreement"]),
+        f"{accuracy['kl']:.4f}",
+        f"{accuracy['cosine']:.4f}",
+        lost(accuracy) + mark,
+        size,
+        result["how"],
+    )
+
+
+def lost(accuracy: dict[str, Any]) -> str:
+    """Points lost with their interval; empty without labels."""
+    if accuracy["drop_points"] is None:
+        return ""
+    return f"{accuracy['drop_points']:.2f} [{accuracy['drop_low']:.2f}, {accuracy['drop_high']:.2f}]"
+
+
+def percent(share: float | None) -> str:
+    """A share as percent with two decimals; empty where there were no labels."""
+    return "" if share is None else f"{100 * share:.2f}"

@@ -29,6 +29,7 @@ FILE = click.Path(path_type=Path)
     type=click.Choice(["float", "int8"]),
     default=("int8",),
     show_default=True,
+    help="What the artefact computes in; repeatable.",
 )
 @click.option("--recipe", metavar="NAME", help="Quantization recipe or a path to its TOML.")
 @click.option(

@@ -1,0 +1,98 @@
+"""Every ending of a command has its line and its exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from edgevit.cli import group
+from edgevit.errors import InputError, QualityGateMissed
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            InputError("cannot read x", "no such file", "Check the path"),
+            1,
+            "error: cannot read x: no such file. Check the path.\n",
+        ),
+        (QualityGateMissed("a", "b", "C"), 4, "error: a: b. C.\n"),
+        (InputError("cannot read a\nb\x1b[31m", "no", "Do"), 1, "error: cannot read a b [31m: no. Do.\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted: finished stages are kept, the same command goes on from there\n",
+        ),
+    ],
+)
+def test_endings(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    line: str,
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(group.cli, "main", fail)
+    assert group.run([]) == code
+    assert capsys.readouterr().err == line
+
+
+def test_unexpected_error_names_its_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(group.cli, "main", fail)
+    assert group.run([]) == 3
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: unexpected ZeroDivisionError: division by zero"
+    log = Path(second.split(" are in ")[1].split(";")[0])
+    text = log.read_text()
+    assert "edgevit 0" in text
+    assert "Traceback" in text
+
+
+def test_usage_error_is_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert group.run(["convert", "--no-such-option"]) == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", group.COMMANDS)
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert group.run([command, "--help"]) == 0
+    assert "Examples:" in capsys.readouterr().out
+
+
+def test_every_option_has_help() -> None:
+    def commands(command: click.Command) -> list[click.Command]:
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            children = [command.get_command(context, name) for name in command.list_commands(context)]
+            return [found for child in children if child for found in commands(child)]
+        return [command]
+
+    missing = [
+        f"{command.name} {parameter.name}"
+        for command in commands(group.cli)
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.help
+    ]
+    assert missing == []
+
+
+def test_help_is_instant_and_loads_no_torch() -> None:
+    script = "import sys; sys.argv=['edgevit','--help']\nfrom edgevit.cli.group import run\nrun()\nprint('torch' in sys.modules, 'rich' in sys.modules)"
+    started = time.monotonic()
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert output.endswith("False False\n")
+    assert time.monotonic() - started < 2  # half a second on a quiet machine

@@ -99,7 +99,7 @@ def read_toml(path: Path, model: type[Model]) -> Model:
 
 
 def explain(error: ValidationError, model: type[Strict]) -> tuple[str, str]:
-    """(why, fix) of a validation error; an unknown key comes first because it often explains a missing one."""
+    """(why, fix) of a validation error; an unknown key comes first: it often explains a missing one."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"])

@@ -74,15 +74,15 @@ def demo_images() -> Path:
     return final
 
 
-def image_set(job: Job, role: str, limit: int | None, *, num_classes: int, progress: Progress) -> ImageSet:
+def image_set(
+    job: Job, role: str, limit: int | None, *, num_classes: int, progress: Progress
+) -> ImageSet | None:
     """The images of a role, hashed; decoded later, and only if no cached step has them."""
     from edgevit.images import read_image_set
 
     source = folder_of(job, role)
     if source is None:
-        raise InputError(
-            f"no {role} images", f"--{role} was not given", f"Pass --{role} with a folder or CSV"
-        )
+        return None
     return read_image_set(
         source,
         num_classes=num_classes,

@@ -1,4 +1,4 @@
-"""A run directory: one process at a time, steps cached by content, nothing half-written under its final name."""
+"""A run directory: one process at a time, steps cached by content, nothing half-written in its final place."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Run:
         return step
 
     def _keep_logs(self, staging: Path, stage: str) -> None:
-        """After a failure the vendor's log is what the user needs: keep it where the error said it would be."""
+        """After a failure the vendor's log is what the user needs, and the staging folder goes."""
         for log in staging.glob("**/log.txt") if staging.exists() else ():
             logs = self.folder / "logs"
             logs.mkdir(exist_ok=True)
@@ -164,7 +164,7 @@ def reason(error: OSError) -> str:
 
 
 def step_key(stage: str, inputs: Mapping[str, Any]) -> str:
-    """Hex sha256 of a stage, its inputs and edgevit's own code: a mended stage never returns an old result."""
+    """Hex sha256 of a stage, its inputs and edgevit's code: a mended stage never returns an old result."""
     canonical = json.dumps([stage, inputs, code_fingerprint()], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

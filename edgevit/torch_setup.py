@@ -19,7 +19,7 @@ SCHEMAS = {
 
 
 def import_torchvision() -> None:
-    """Import torchvision, defining the operators it can't load. Raises RuntimeError if that isn't why it fails."""
+    """Import torchvision, defining the operators it can't load. Raises RuntimeError if it fails otherwise."""
     try:
         importlib.import_module("torchvision")
     except ModuleNotFoundError:

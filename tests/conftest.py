@@ -24,7 +24,7 @@ def reference_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def user_folders_in_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Configuration, state and logs go to a temporary folder; toolchains stay shared, they take minutes to make."""
+    """Configuration, state and logs go to a temporary folder; toolchains are shared: they take minutes."""
     home = tmp_path_factory.mktemp("home")
     for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(variable, str(home / variable.lower()))

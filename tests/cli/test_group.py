@@ -91,7 +91,12 @@ def test_every_option_has_help() -> None:
 
 
 def test_help_is_instant_and_loads_no_torch() -> None:
-    script = "import sys; sys.argv=['edgevit','--help']\nfrom edgevit.cli.group import run\nrun()\nprint('torch' in sys.modules, 'rich' in sys.modules)"
+    script = """
+import sys
+from edgevit.cli.group import run
+run(["--help"])
+print("torch" in sys.modules, "rich" in sys.modules)
+"""
     started = time.monotonic()
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert output.endswith("False False\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -41,15 +41,12 @@ def peak_memory() -> Iterator[Peak]:
 
 
 def resident_bytes(process: psutil.Process) -> int:
-    """Resident memory of a process and its descendants, in bytes; those that vanish meanwhile count as zero."""
+    """Resident memory of a process and its descendants, in bytes; the vanished count as zero."""
+    family = [process]
+    with suppress(psutil.Error):
+        family += process.children(recursive=True)
     total = 0
-    try:
-        family = [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return 0
     for member in family:
-        try:
+        with suppress(psutil.Error):
             total += member.memory_info().rss
-        except psutil.Error:
-            continue
     return total

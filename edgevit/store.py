@@ -1,4 +1,4 @@
-"""A run directory: one process at a time, steps cached by content, nothing half-written in its final place."""
+"""A run directory: one process at a time, steps cached by content, nothing half-written in its place."""
 
 from __future__ import annotations
 

@@ -22,14 +22,12 @@ class Peak:
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
     """Sample resident memory of the process tree ten times a second while the block runs."""
-    peak, stop = Peak(), threading.Event()
-    process = psutil.Process()
+    process, stop = psutil.Process(), threading.Event()
+    peak = Peak(resident_bytes(process) // 2**20)
 
     def sample() -> None:
-        while True:
+        while not stop.wait(SAMPLE_SECONDS):
             peak.peak_mb = max(peak.peak_mb, resident_bytes(process) // 2**20)
-            if stop.wait(SAMPLE_SECONDS):
-                return
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()

@@ -1,0 +1,314 @@
+"""Runs rknn-toolkit2 in its own environment: `python -I rknn.py JOB_DIR`, one job, one call.
+
+Reads request.json {"call": name, "args": {...}}, appends progress to events.jsonl, writes result.json last.
+Needs numpy and rknn-toolkit2, and never edgevit, which is not installed here. All native output (with the
+compiler's layer table) goes to this process's stdout and stderr, which the parent sends to a file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+Values = dict[str, Any]
+DATASET = "calibration"  # folder of the job: one .npy an image
+TEMPORARY = "tmp"
+MODEL = "model.onnx"  # the toolkit sees short relative paths only: their lengths show in the .rknn
+RESTARTED = "EDGEVIT_RKNN_ADDRESSES"
+ADDR_NO_RANDOMIZE = 0x0040000  # linux/personality.h
+# What the toolkit and this file leave in the job's folder.
+LEFTOVERS = (MODEL, "check*.onnx", "*.onnx.data", "snapshot", "dump", TEMPORARY, DATASET, f"{DATASET}.txt")
+
+
+class VendorFailed(Exception):
+    """A toolkit function returned an error code instead of raising."""
+
+
+def build(
+    model: str,
+    target: str,
+    mean: list[float],
+    std: list[float],
+    artefact: str,
+    quantize: bool,
+    algorithm: str = "normal",
+    calibration: str | None = None,
+    evaluate: str | None = None,
+    logits: str | None = None,
+    disable_rules: list[str] | None = None,
+    config: Values | None = None,
+) -> Values:
+    """Compile an ONNX file to a .rknn that takes uint8 [1, height, width, channels]; simulate it if asked.
+
+    `mean` and `std` are per channel in 0..255; the ONNX takes float32 [1, channels, height, width] normalised
+    with them. `calibration` and `evaluate` are .npy files of pixels, uint8 [n, height, width, channels];
+    `logits` is written as float32 [n, classes]. The simulator only works in the session that built.
+    """
+    with Session(target, mean, std, algorithm, disable_rules, config) as rknn:
+        load(rknn, model)
+        step("build")
+        dataset = write_dataset(calibration, rows_of(model)) if quantize and calibration else None
+        check(rknn.build(do_quantization=quantize, dataset=dataset), "build")
+        return finish(rknn, artefact, evaluate, logits)
+
+
+def hybrid_step1(
+    model: str,
+    target: str,
+    mean: list[float],
+    std: list[float],
+    calibration: str,
+    algorithm: str = "normal",
+    disable_rules: list[str] | None = None,
+    config: Values | None = None,
+) -> Values:
+    """Calibrate; give the paths of the graph, its data and the editable table of ranges and types."""
+    with Session(target, mean, std, algorithm, disable_rules, config) as rknn:
+        load(rknn, model)
+        step("calibrate")
+        check(
+            rknn.hybrid_quantization_step1(dataset=write_dataset(calibration, rows_of(model))), "hybrid_step1"
+        )
+    stem = Path(MODEL).stem
+    files = {"graph": f"{stem}.model", "data": f"{stem}.data", "table": f"{stem}.quantization.cfg"}
+    paths = {name: Path.cwd() / file for name, file in files.items()}
+    for path in paths.values():
+        if not path.is_file():
+            raise VendorFailed(f"hybrid_step1 wrote no {path.name}")
+    return {name: str(path) for name, path in paths.items()} | common()
+
+
+def hybrid_step2(
+    graph: str,
+    data: str,
+    table: str,
+    artefact: str,
+    evaluate: str | None = None,
+    logits: str | None = None,
+) -> Values:
+    """Compile step 1's graph with an edited table; simulate as `build` does."""
+    from rknn.api import RKNN
+
+    rknn = RKNN(verbose=True)
+    try:
+        step("build")
+        done = rknn.hybrid_quantization_step2(
+            model_input=graph, data_input=data, model_quantization_cfg=table
+        )
+        check(done, "hybrid_step2")
+        return finish(rknn, artefact, evaluate, logits)
+    finally:
+        rknn.release()
+
+
+CALLS: dict[str, Callable[..., Values]] = {
+    "build": build,
+    "hybrid_step1": hybrid_step1,
+    "hybrid_step2": hybrid_step2,
+}
+
+
+class Session:
+    """A configured RKNN object, released at the end."""
+
+    def __init__(
+        self,
+        target: str,
+        mean: list[float],
+        std: list[float],
+        algorithm: str,
+        disable_rules: list[str] | None,
+        config: Values | None,
+    ) -> None:
+        self.values: Values = {
+            "mean_values": [mean],
+            "std_values": [std],
+            "target_platform": target,
+            "quantized_algorithm": algorithm,
+            **(config or {}),
+        }
+        if disable_rules:
+            self.values["disable_rules"] = disable_rules
+
+    def __enter__(self) -> Any:
+        from rknn.api import RKNN
+
+        self.rknn = RKNN(verbose=True)  # the layer table is printed only then
+        check(self.rknn.config(**self.values), "config")
+        return self.rknn
+
+    def __exit__(self, *_: object) -> None:
+        self.rknn.release()
+
+
+def load(rknn: Any, model: str) -> None:
+    """Give the toolkit the ONNX file."""
+    step("load")
+    Path(MODEL).unlink(missing_ok=True)
+    Path(MODEL).symlink_to(model)
+    check(rknn.load_onnx(model=MODEL), "load_onnx")
+
+
+def finish(rknn: Any, artefact: str, evaluate: str | None, logits: str | None) -> Values:
+    """Export under the final name only once whole, then simulate."""
+    step("export")
+    staging = "model.rknn"
+    check(rknn.export_rknn(staging), "export_rknn")
+    if not Path(staging).is_file():
+        raise VendorFailed("export_rknn wrote no file")
+    publish(staging, artefact)
+    images = simulate(rknn, evaluate, logits) if evaluate and logits else 0
+    return {
+        "artefact": artefact,
+        "size_bytes": Path(artefact).stat().st_size,
+        "simulated_images": images,
+    } | common()
+
+
+def simulate(rknn: Any, evaluate: str, logits: str) -> int:
+    """Run every image of `evaluate` through the compiled graph on this machine; returns how many."""
+    import numpy as np
+
+    step("simulate")
+    check(rknn.init_runtime(), "init_runtime")
+    pixels = np.load(evaluate, mmap_mode="r", allow_pickle=False)
+    rows = []
+    for number, image in enumerate(pixels):
+        outputs = rknn.inference(inputs=[image[None]], data_format=["nhwc"])
+        if not outputs:
+            raise VendorFailed(f"inference gave nothing for image {number}")
+        rows.append(np.asarray(outputs[0], dtype=np.float32).reshape(-1))
+        event(done=number + 1, total=len(pixels))
+    np.save("logits.npy", np.stack(rows), allow_pickle=False)
+    publish("logits.npy", logits)
+    return len(rows)
+
+
+def publish(file: str, final: str) -> None:
+    """Move a whole file of the job to its final name, which may be on another disk."""
+    if Path(file).resolve() == Path(final).resolve():
+        return
+    staging = Path(f"{final}.part")
+    shutil.move(file, staging)
+    staging.replace(final)
+
+
+def rows_of(model: str) -> int:
+    """How many images one run of the model takes (its first dimension)."""
+    import onnx
+
+    first = onnx.load(model, load_external_data=False).graph.input[0]
+    return max(1, int(first.type.tensor_type.shape.dim[0].dim_value))
+
+
+def write_dataset(calibration: str, batch: int) -> str:
+    """Write pixels [n, height, width, channels] as a list of [1, channels, height, width] files; its path.
+
+    The toolkit reads calibration arrays in the ONNX input's layout and applies mean and std itself, while
+    inference() takes the other layout by default. Fewer images than one batch is an error here.
+    """
+    import numpy as np
+
+    pixels = np.load(calibration, mmap_mode="r", allow_pickle=False)
+    if len(pixels) < batch:
+        raise ValueError(f"{len(pixels)} calibration images, the model takes {batch} at a time")
+    Path(DATASET).mkdir(exist_ok=True)
+    names = []
+    for number, image in enumerate(pixels):
+        name = f"{DATASET}/{number:05d}.npy"
+        np.save(name, np.ascontiguousarray(image.transpose(2, 0, 1))[None], allow_pickle=False)
+        names.append(name)
+    Path(f"{DATASET}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    return f"{DATASET}.txt"
+
+
+def check(code: object, what: str) -> None:
+    """The toolkit returns 0, or an error code, or (rarely) raises."""
+    if code != 0:
+        raise VendorFailed(f"{what} returned {code}")
+
+
+def common() -> Values:
+    """What every result states: the toolkit's version and this process's peak memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"toolkit": version("rknn-toolkit2"), "peak_bytes": peak, "addresses": os.environ[RESTARTED]}
+
+
+def step(name: str) -> None:
+    """Name the next piece of work, in the event stream and in the log."""
+    print(f"edgevit: {name}", flush=True)
+    event(stage=name)
+
+
+def event(**values: object) -> None:
+    """Append one line for the parent to read."""
+    with Path("events.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(values) + "\n")
+
+
+def remove_leftovers() -> None:
+    """Delete what the toolkit drops into its folder; a large model's copies fill a disk."""
+    for pattern in LEFTOVERS:
+        for path in Path.cwd().glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def keep_lines_whole() -> None:
+    """Make the C library flush stdout line by line, or a message on stderr lands inside a table's row."""
+    libc = ctypes.CDLL(None)
+    libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, 1, 1 << 16)  # 1 is _IOLBF in glibc
+
+
+def restart_reproducibly() -> None:
+    """Replace this process by one with fixed addresses, hash seed and thread order, once.
+
+    The compiler leaves uninitialised host memory, pointers among it, in unused fields of the .rknn: two builds
+    of one model differ in about a thousand bytes. With the address layout fixed (the environment is part of
+    it) they are equal byte for byte, in job folders whose paths are about equally long.
+    Some containers forbid it; then the files work the same and differ in those bytes.
+    """
+    fixed = ctypes.CDLL(None).personality(ADDR_NO_RANDOMIZE) != -1
+    environment = {"PATH": os.defpath, "HOME": TEMPORARY, "LC_ALL": "C.UTF-8", "TMPDIR": TEMPORARY}
+    if "LD_LIBRARY_PATH" in os.environ:
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    settings = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", RESTARTED: "fixed" if fixed else "random"}
+    options = ["-s", "-P", __file__]  # -I less what would ignore the hash seed
+    os.execve(sys.executable, [sys.executable, *options], environment | settings)
+
+
+def main() -> None:
+    """Run the one call of the job in its folder; temporary files stay there too, and nothing outlives it."""
+    if RESTARTED not in os.environ:
+        os.chdir(sys.argv[1])
+        restart_reproducibly()
+    Path(TEMPORARY).mkdir(exist_ok=True)
+    tempfile.tempdir = TEMPORARY
+    keep_lines_whole()
+    request = json.loads(Path("request.json").read_text(encoding="utf-8"))
+    try:
+        if request["call"] not in CALLS:
+            raise ValueError(f"no call named {request['call']!r}")
+        result: Values = {"ok": CALLS[request["call"]](**request["args"])}
+    except (Exception, SystemExit) as error:  # vendor code may call exit()
+        result = {"error": type(error).__name__, "message": str(error)}
+    finally:
+        remove_leftovers()
+    staging = Path("result.json.part")
+    staging.write_text(json.dumps(result), encoding="utf-8")
+    staging.replace("result.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What a backend is given, what it gives back, and the members every backend module has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from edgevit.preprocessing import Preprocessing
+from edgevit.progress import Progress
+from edgevit.quantize.plan import PrecisionPlan
+from edgevit.schema import Board
+
+Handover = Literal["onnx", "program"]
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """One artefact to make.
+
+    `onnx` is the simplified float graph (input float32 [1, channels, height, width], normalised) or `program`
+    the saved torch.export program (input float32 [1, height, width, channels], normalised), whichever the
+    backend's HANDOVER names. `calibration` and `evaluate` are pixels, uint8 [n, height, width, channels] .npy;
+    the artefact's logits on `evaluate` are wanted too. `out` is an existing folder for what is to be kept.
+    """
+
+    onnx: Path | None
+    program: Path | None
+    plan: PrecisionPlan
+    board: Board
+    preprocessing: Preprocessing
+    calibration: Path
+    evaluate: Path | None
+    out: Path
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """A made artefact; `logits` float32 [n, classes] .npy; `how` labels where they were computed."""
+
+    artefact: Path
+    logits: Path | None
+    how: str
+    tools: dict[str, str]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """A backend is a module with these members."""
+
+    HANDOVER: Handover
+
+    def tools(self) -> dict[str, str]:
+        """What decides an artefact besides its request: versions, a toolchain's lock. Raises ToolchainError."""
+
+    def compile(self, request: CompileRequest, progress: Progress) -> CompileResult:
+        """Make the artefact and run it on the evaluation images. Raises ToolchainError."""

@@ -1,8 +1,8 @@
 """Runs rknn-toolkit2 in its own environment: `python -I rknn.py JOB_DIR`, one job, one call.
 
-Reads request.json {"call": name, "args": {...}}, appends progress to events.jsonl, writes result.json last.
-Needs numpy and rknn-toolkit2, and never edgevit, which is not installed here. All native output (with the
-compiler's layer table) goes to this process's stdout and stderr, which the parent sends to a file.
+Reads request.json {"call": name, "args": {...}, "borrowed": folder of torch}, appends progress to
+events.jsonl, writes result.json last. Needs rknn-toolkit2, and never edgevit, which is not installed here. All
+native output (with the compiler's layer table) goes to stdout and stderr, which the parent sends to a file.
 """
 
 from __future__ import annotations
@@ -274,9 +274,9 @@ def keep_lines_whole() -> None:
 def restart_reproducibly() -> None:
     """Replace this process by one with fixed addresses, hash seed and thread order, once.
 
-    The compiler leaves uninitialised host memory, pointers among it, in unused fields of the .rknn: two builds
-    of one model differ in about a thousand bytes. With the address layout fixed (the environment is part of
-    it) they are equal byte for byte, in job folders whose paths are about equally long.
+    The compiler leaves uninitialised host memory, pointers among it, in unused fields of the .rknn: two
+    builds of one model differ in about a thousand bytes. With the address layout fixed (the environment is
+    part of it) they are equal byte for byte, in job folders whose paths are about equally long.
     Some containers forbid it; then the files work the same and differ in those bytes.
     """
     fixed = ctypes.CDLL(None).personality(ADDR_NO_RANDOMIZE) != -1
@@ -297,6 +297,8 @@ def main() -> None:
     tempfile.tempdir = TEMPORARY
     keep_lines_whole()
     request = json.loads(Path("request.json").read_text(encoding="utf-8"))
+    if request.get("borrowed"):
+        sys.path.append(request["borrowed"])  # rknn.api imports torch; what is installed here comes first
     try:
         if request["call"] not in CALLS:
             raise ValueError(f"no call named {request['call']!r}")

@@ -76,8 +76,12 @@ class Run:
         staging.mkdir(parents=True)
         try:
             return self._run(stage, key, inputs, make, staging, final)
+        except EdgevitError as error:
+            kept = self._keep_logs(staging, stage)
+            raise type(error)(
+                *(part.replace(str(staging), str(kept)) for part in (error.what, error.why, error.fix))
+            ) from error
         finally:
-            self._keep_logs(staging, stage)
             shutil.rmtree(staging, ignore_errors=True)
 
     def _run(
@@ -103,12 +107,14 @@ class Run:
             replace_folder(staging, final)
         return step
 
-    def _keep_logs(self, staging: Path, stage: str) -> None:
-        """After a failure the vendor's log is what the user needs, and the staging folder goes."""
-        for log in staging.glob("**/log.txt") if staging.exists() else ():
-            logs = self.folder / "logs"
-            logs.mkdir(exist_ok=True)
-            shutil.copyfile(log, logs / f"{stage}.txt")
+    def _keep_logs(self, staging: Path, stage: str) -> Path:
+        """Save a failed stage's logs, which are what the user needs, from the folder that goes; return where."""
+        kept = self.folder / "logs" / stage
+        for log in staging.glob("**/log.txt"):
+            copy = kept / log.relative_to(staging)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(log, copy)
+        return kept
 
 
 @contextmanager

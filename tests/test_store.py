@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edgevit.errors import EdgevitError, InputError
+from edgevit.errors import EdgevitError, InputError, ToolchainError
 from edgevit.store import WouldRun, open_run, publish
 
 
@@ -64,14 +64,18 @@ def test_failed_step_is_not_cached_and_leaves_no_folder(tmp_path: Path) -> None:
     assert make.calls == 1
 
 
-def test_log_of_a_failed_step_is_kept(tmp_path: Path) -> None:
+def test_log_of_a_failed_step_is_kept_where_the_error_says(tmp_path: Path) -> None:
     def fail(folder: Path) -> Mapping[str, Any]:
-        (folder / "log.txt").write_text("the vendor's words")
-        raise ValueError("no")
+        log = folder / "job" / "log.txt"
+        log.parent.mkdir()
+        log.write_text("the vendor's words")
+        raise ToolchainError("the toolkit failed", "no", f"See {log}")
 
-    with open_run(tmp_path) as run, pytest.raises(ValueError, match="no"):
+    with open_run(tmp_path) as run, pytest.raises(ToolchainError) as caught:
         run.step("rk3588-int8", {}, fail)
-    assert (tmp_path / "logs" / "rk3588-int8.txt").read_text() == "the vendor's words"
+    kept = tmp_path / "logs" / "rk3588-int8" / "job" / "log.txt"
+    assert str(caught.value) == f"the toolkit failed: no. See {kept}."
+    assert kept.read_text() == "the vendor's words"
 
 
 @pytest.mark.parametrize("damage", ["truncate", "alter", "delete"])

@@ -47,7 +47,8 @@ def run_job(
     job_dir.mkdir(parents=True, exist_ok=True)
     for name in ("result.json", "events.jsonl"):
         (job_dir / name).unlink(missing_ok=True)
-    (job_dir / "request.json").write_text(json.dumps({"call": call, "args": args}), encoding="utf-8")
+    request = {"call": call, "args": args, "borrowed": str(environment.borrowed())}
+    (job_dir / "request.json").write_text(json.dumps(request), encoding="utf-8")
     events = Events(job_dir / "events.jsonl", progress)
     with (job_dir / "log.txt").open("ab") as log, started(python, worker(toolchain), job_dir, log) as process:
         deadline = time.monotonic() + timeout_s

@@ -1,0 +1,14 @@
+"""Every backend. Nothing else compares a backend's name."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from edgevit.backends import litert, onnxruntime, rknn
+from edgevit.backends.protocol import Backend
+
+BACKENDS: dict[str, Backend] = {
+    "litert": cast(Backend, litert),
+    "onnxruntime": cast(Backend, onnxruntime),
+    "rknn": cast(Backend, rknn),
+}

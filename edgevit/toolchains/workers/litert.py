@@ -1,0 +1,229 @@
+"""Runs LiteRT's converter, quantizer and interpreter in their own environment: `python -I litert.py JOB_DIR`.
+
+Reads request.json {"call": name, "args": {...}, "borrowed": folder of torch}, appends progress to events.jsonl and
+writes result.json last. Needs litert-torch, ai-edge-quantizer, ai-edge-litert and a borrowed torch, and never
+edgevit, which is not installed here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+Values = dict[str, Any]
+
+
+def convert(program: str, artefact: str) -> Values:
+    """Convert a saved torch.export program to a float .tflite."""
+    step("convert")
+    import litert_torch
+    import torch
+
+    exported = torch.export.load(program)
+    example = tuple(value for value in exported.example_inputs[0])
+    model = litert_torch.convert(exported.module(), example)
+    with whole(artefact) as staging:
+        model.export(staging)
+    return {"artefact": artefact, "bytes": Path(artefact).stat().st_size}
+
+
+def quantize(
+    model: str,
+    artefact: str,
+    recipe: str | list[Values],
+    calibration: str | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+) -> Values:
+    """Quantize a float .tflite with a named recipe of the vendor's or one spelt out as a list of rules.
+
+    Static recipes are calibrated on `calibration`, pixels uint8 [n, height, width, channels] .npy, normalised with
+    `mean` and `std` per channel in 0..255.
+    """
+    step("quantize")
+    from ai_edge_quantizer import quantizer as vendor
+    from ai_edge_quantizer import recipe as recipes
+
+    session = vendor.Quantizer(model)
+    session.load_quantization_recipe(getattr(recipes, recipe)() if isinstance(recipe, str) else recipe)
+    ranges = None
+    if session.need_calibration:
+        if calibration is None or mean is None or std is None:
+            raise ValueError("this recipe needs calibration images")
+        ranges = session.calibrate({signature(model): list(samples(model, calibration, mean, std))})
+    step("quantize")
+    with whole(artefact) as staging:
+        session.quantize(ranges).export_model(staging, overwrite=True)
+    return {"artefact": artefact, "bytes": Path(artefact).stat().st_size}
+
+
+def run(model: str, pixels: str, mean: list[float], std: list[float], logits: str, threads: int) -> Values:
+    """Run a .tflite over pixels uint8 [n, height, width, channels]; write logits float32 [n, classes]."""
+    import numpy as np
+
+    step("run")
+    interpreter = open_model(model, threads)
+    give, take = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    rows = []
+    for number, image in enumerate(normalised(pixels, mean, std)):
+        interpreter.set_tensor(give["index"], as_input(image, give))
+        interpreter.invoke()
+        rows.append(as_float(interpreter.get_tensor(take["index"]), take).reshape(-1).copy())
+        event(done=number + 1, total=len(np.load(pixels, mmap_mode="r")))
+    with whole(logits) as staging:
+        np.save(staging, np.stack(rows).astype(np.float32))
+    return partitions(model, threads) | {"images": len(rows)}
+
+
+def benchmark(models: list[str], threads: int, rounds: int) -> Values:
+    """Milliseconds an inference of each model, interleaved so that a busy machine hurts all alike."""
+    import numpy as np
+
+    step("time")
+    interpreters = [open_model(model, threads) for model in models]
+    for interpreter in interpreters:
+        details = interpreter.get_input_details()[0]
+        noise = np.random.default_rng(0).standard_normal(details["shape"]).astype(np.float32)
+        interpreter.set_tensor(details["index"], as_input(noise, details))
+        for _ in range(3):
+            interpreter.invoke()
+    times: list[list[float]] = [[] for _ in models]
+    for number in range(rounds):
+        for interpreter, series in zip(interpreters, times, strict=True):
+            started = time.perf_counter()
+            interpreter.invoke()
+            series.append(1000 * (time.perf_counter() - started))
+        event(done=number + 1, total=rounds)
+    return {"median_ms": [statistics.median(series) for series in times], "ms": times}
+
+
+def partitions(model: str, threads: int = 1) -> Values:
+    """How many pieces the XNNPACK delegate runs, and which ops a model has."""
+    operations = open_model(model, threads)._get_ops_details()
+    names = Counter(operation["op_name"] for operation in operations)
+    return {"partitions": names.pop("DELEGATE", 0), "operations": dict(sorted(names.items()))}
+
+
+CALLS: dict[str, Callable[..., Values]] = {
+    "convert": convert,
+    "quantize": quantize,
+    "run": run,
+    "benchmark": benchmark,
+    "partitions": partitions,
+}
+
+
+def open_model(model: str, threads: int) -> Any:
+    """An interpreter with its tensors allocated, XNNPACK on."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model, num_threads=threads)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def signature(model: str) -> str:
+    """The name of a model's one signature."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    return str(next(iter(Interpreter(model).get_signature_list())))
+
+
+def samples(model: str, pixels: str, mean: list[float], std: list[float]) -> Iterator[Values]:
+    """Calibration images as the quantizer wants them: input name to one normalised batch."""
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    name = next(iter(Interpreter(model).get_signature_list().values()))["inputs"][0]
+    total = len(np.load(pixels, mmap_mode="r"))
+    for number, image in enumerate(normalised(pixels, mean, std)):
+        event(done=number + 1, total=total)
+        yield {name: image}
+
+
+def normalised(pixels: str, mean: list[float], std: list[float]) -> Iterator[Any]:
+    """Each image as float32 [1, height, width, channels]."""
+    import numpy as np
+
+    shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    for image in np.load(pixels, mmap_mode="r", allow_pickle=False):
+        yield ((image.astype(np.float32) - shift) / scale)[None]
+
+
+def as_input(image: Any, details: Values) -> Any:
+    """An image in the input's own type: integer models have their scale in the file."""
+    import numpy as np
+
+    if details["dtype"] == np.float32:
+        return image
+    scale, zero = details["quantization"]
+    limits = np.iinfo(details["dtype"])
+    return np.clip(np.round(image / scale + zero), limits.min, limits.max).astype(details["dtype"])
+
+
+def as_float(output: Any, details: Values) -> Any:
+    """Logits in real numbers."""
+    import numpy as np
+
+    if details["dtype"] == np.float32:
+        return output
+    scale, zero = details["quantization"]
+    return (output.astype(np.float32) - zero) * np.float32(scale)
+
+
+class whole:  # noqa: N801 - reads as a verb at its use
+    """A temporary name for a file, renamed when it is complete."""
+
+    def __init__(self, final: str) -> None:
+        self.final, self.staging = final, f"{final}.part{Path(final).suffix}"
+
+    def __enter__(self) -> str:
+        return self.staging
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            Path(self.staging).replace(self.final)
+        else:
+            Path(self.staging).unlink(missing_ok=True)
+
+
+def step(name: str) -> None:
+    """Name the next piece of work, in the event stream and in the log."""
+    print(f"edgevit: {name}", flush=True)
+    event(stage=name)
+
+
+def event(**values: object) -> None:
+    """Append one line for the parent to read."""
+    with Path("events.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(values) + "\n")
+
+
+def main() -> None:
+    """Run the one call of the job in its folder."""
+    os.chdir(sys.argv[1])
+    request = json.loads(Path("request.json").read_text(encoding="utf-8"))
+    sys.path.append(request["borrowed"])  # after this environment's own packages: the pinned ones win
+    try:
+        if request["call"] not in CALLS:
+            raise ValueError(f"no call named {request['call']!r}")
+        ok = CALLS[request["call"]](**request["args"])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        result: Values = {"ok": ok | {"peak_bytes": peak}}
+    except (Exception, SystemExit) as error:  # vendor code may call exit()
+        result = {"error": type(error).__name__, "message": str(error)}
+    staging = Path("result.json.part")
+    staging.write_text(json.dumps(result), encoding="utf-8")
+    staging.replace("result.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""A timm model by name, with downloaded weights or a file's, compared strictly."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgevit import torch_setup  # noqa: F401
+from edgevit.errors import InputError
+from edgevit.load import differences
+from edgevit.load.checkpoint import Checkpoint, one_line
+from edgevit.load.model import LoadedModel, finish
+from edgevit.preprocessing import Preprocessing
+
+import timm  # isort: skip
+from timm.data import resolve_data_config  # isort: skip
+
+DIRECT = {"bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"}
+
+
+def load(
+    name: str,
+    checkpoint: Checkpoint | None,
+    *,
+    num_classes: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> LoadedModel:
+    """The model `name`; without a checkpoint its pretrained weights are downloaded by timm."""
+    refuse_unknown(name)
+    if checkpoint is None:
+        module, notes = download(name, num_classes, size)
+        source = f"timm pretrained {name}"
+    else:
+        module, notes = fill(name, checkpoint, num_classes, size)
+        source = f"timm {name}, weights {checkpoint.path.name}"
+    if getattr(module, "num_classes", 1) == 0:
+        refuse_features(name)
+    preprocessing = preprocessing_of(module, size)
+    return finish(name, module, preprocessing, source=source, num_classes=num_classes, notes=notes)
+
+
+def refuse_unknown(name: str) -> None:
+    """Raises InputError with the nearest of timm's names."""
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        raise InputError(
+            f"cannot load {name}",
+            "timm has no model of this name",
+            f"Did you mean {' or '.join(near)}" if near else "See timm.list_models() for the names",
+        )
+    if tag and timm.get_pretrained_cfg(name, allow_unregistered=False) is None:
+        known = timm.list_pretrained(f"{architecture}.*")
+        near = difflib.get_close_matches(name, known, n=1) or known[:1] or [architecture]
+        raise InputError(
+            f"cannot load {name}", f"{architecture} has no pretrained tag {tag!r}", f"Did you mean {near[0]}"
+        )
+
+
+def refuse_features(name: str) -> None:
+    """Raises InputError for a model without a classifier."""
+    raise InputError(
+        f"cannot load {name}",
+        "it gives features: it has no classifier (0 classes)",
+        "Choose a model with a classifier, or pass --weights of a fine-tuned one",
+    )
+
+
+def create(name: str, size: tuple[int, int] | None, **options: Any) -> nn.Module:
+    """timm.create_model at a size; a convolutional model takes any size and no img_size."""
+    if size is not None:
+        with contextlib.suppress(TypeError):
+            return timm.create_model(name, img_size=size, **options)  # type: ignore[no-any-return]
+    return timm.create_model(name, **options)  # type: ignore[no-any-return]
+
+
+def download(name: str, num_classes: int | None, size: tuple[int, int] | None) -> tuple[nn.Module, list[str]]:
+    """The model with timm's pretrained weights. Another class count would give a random head: refused."""
+    if not name.startswith(("hf-hub:", "hf_hub:")):
+        config = timm.get_pretrained_cfg(name)
+        if num_classes is not None and config is not None and num_classes != config.num_classes:
+            raise InputError(
+                f"cannot load {name} with {num_classes} classes",
+                f"its pretrained head has {config.num_classes}",
+                "Fine-tune it first and pass the result with --weights",
+            )
+        if config is not None and config.num_classes == 0:
+            refuse_features(name)
+    try:
+        module = create(name, size, pretrained=True)
+    except Exception as error:
+        raise InputError(
+            f"cannot download the weights of {name}",
+            one_line(error),
+            "Pass a weights file with --weights, or check the connection and try again",
+        ) from error
+    trained = module.pretrained_cfg["input_size"][1:]
+    notes = []
+    if size is not None and tuple(trained) != size and getattr(module, "pos_embed", None) is not None:
+        notes.append(f"trained at {trained[0]}x{trained[1]}; timm resampled its position embedding")
+    return module, notes
+
+
+def fill(
+    name: str, checkpoint: Checkpoint, num_classes: int | None, size: tuple[int, int] | None
+) -> tuple[nn.Module, list[str]]:
+    """The model with a file's weights, which must fit exactly but for the head's class count."""
+    config = timm.get_pretrained_cfg(name)
+    default = config.num_classes if config is not None else 1000
+    stored = stored_classes(checkpoint.weights, config.classifier if config is not None else None)
+    if num_classes is not None and stored not in (None, num_classes):
+        raise InputError(
+            f"cannot load {name} with {num_classes} classes",
+            f"the head in {checkpoint.path} has {stored}",
+            f"Ask for {stored} classes, or give other weights",
+        )
+    notes = list(checkpoint.notes)
+    options = {}
+    if stored not in (None, default):
+        options["num_classes"] = stored
+        notes.append(f"built with {stored} classes, as in the weights file (timm's default is {default})")
+    module = create(name, size, pretrained=False, **options)
+    expected = module.state_dict()
+    weights = checkpoint.weights
+    if differences.differ(expected, weights):
+        weights = converted(module, weights) or weights
+    differences.refuse(name, checkpoint.path, expected, weights)
+    # Assigned, not copied: the random initial weights are let go one by one.
+    module.load_state_dict(weights, strict=True, assign=True)
+    return module, notes
+
+
+def stored_classes(weights: dict[str, torch.Tensor], classifier: Any) -> int | None:
+    """Classes of the head in a state dict, None where it has none."""
+    names = [classifier] if isinstance(classifier, str) else list(classifier or ())
+    for key in [f"{name}.weight" for name in names] + ["head.weight", "head.fc.weight", "fc.weight"]:
+        if key in weights and weights[key].ndim in (2, 4):
+            return int(weights[key].shape[0])
+    return None
+
+
+def converted(module: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    """Weights in the layout of the model's original authors, renamed as timm does for its downloads.
+
+    None where that doesn't make them fit, or resizes any tensor: that would be another model.
+    """
+    rename = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if rename is None:
+        return None
+    try:
+        renamed = rename(dict(weights), module)
+    except Exception:  # another model's weights: the caller says how they differ
+        return None
+    resized = any(key in weights and weights[key].shape != value.shape for key, value in renamed.items())
+    return None if resized or differences.differ(module.state_dict(), renamed) else dict(renamed)
+
+
+def preprocessing_of(module: nn.Module, size: tuple[int, int] | None = None) -> Preprocessing:
+    """What timm's own evaluation does for this model; `size` (height, width) replaces its input size."""
+    config = resolve_data_config({}, model=module)
+    channels, height, width = config["input_size"]
+    own = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    interpolation = config["interpolation"]
+    return Preprocessing(
+        size=size or (tuple(own) if isinstance(own, tuple) else (height, width)),
+        crop_pct=float(config["crop_pct"]),
+        crop_mode=config["crop_mode"],
+        interpolation=interpolation if interpolation in DIRECT else "bicubic",
+        mean=tuple(config["mean"])[:channels],
+        std=tuple(config["std"])[:channels],
+        channels="L" if channels == 1 else "RGB",
+    )

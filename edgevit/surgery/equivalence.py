@@ -14,10 +14,12 @@ from torch import nn
 
 from edgevit.errors import InputError, ParityError
 from edgevit.schema import Npu
+from edgevit.surgery.attention import softmax_without_kernel
 from edgevit.surgery.folds import fold_attention_scale, fold_layer_scale, fold_norms
 from edgevit.surgery.last_block import trim_last_block
 from edgevit.surgery.outcome import Outcome
 from edgevit.surgery.patch_embed import split_patch_embed
+from edgevit.surgery.tokens import pad_tokens
 
 BATCH = 16
 
@@ -39,6 +41,8 @@ EXACT: dict[str, ExactSurgery] = {
     "fold-norms": ExactSurgery(fold_norms),
     "fold-attention-scale": ExactSurgery(fold_attention_scale),
     "split-patch-embed": ExactSurgery(split_patch_embed),
+    "pad-tokens": ExactSurgery(pad_tokens),
+    "softmax-by-norm": ExactSurgery(softmax_without_kernel),
     "trim-last-block": ExactSurgery(trim_last_block),
 }
 

@@ -22,7 +22,7 @@ def fold_attention_scale(model: nn.Module, npu: Npu | None = None) -> Outcome:
     vit = copy.deepcopy(require_canonical(model, "fold-attention-scale"))
     folded = 0
     for block in vit.blocks:
-        attention = rebuilt_attention(block.attn, queries=getattr(block, "queries", None))
+        attention = rebuilt_attention(block.attn)
         if attention.scale != 1.0 and scale_queries(attention):
             block.attn, folded = attention, folded + 1
     if not folded:

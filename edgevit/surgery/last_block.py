@@ -23,12 +23,16 @@ def trim_last_block(model: nn.Module, npu: Npu | None = None) -> Outcome:
     read = tokens_read_by_head(vit)
     if read is None:
         return Outcome(model, False, "its head reads every token")
-    if len(vit.blocks) == 0 or isinstance(vit.blocks[-1], HeadTokensBlock):
-        return Outcome(
-            model, False, "the last block is already trimmed" if len(vit.blocks) else "it has no blocks"
-        )
+    if len(vit.blocks) == 0:
+        return Outcome(model, False, "it has no blocks")
+    if getattr(vit.blocks[-1], "queries", None) is not None:
+        return Outcome(model, False, "the last block is already trimmed")
+    # Transposes stay on the NPU only for multiples of its alignment; a few queries more cost next to nothing.
+    alignment = npu.transpose_alignment if npu is not None else 1
     trimmed = copy.deepcopy(vit)
-    trimmed.blocks[-1] = HeadTokensBlock(trimmed.blocks[-1], read)
+    trimmed.blocks[-1] = HeadTokensBlock(
+        trimmed.blocks[-1], queries=-(-read // alignment) * alignment, returned=read
+    )
     tokens = "the class token" if read == 1 else f"the first {read} tokens"
     return Outcome(trimmed, True, f"last block computes {tokens} only")
 

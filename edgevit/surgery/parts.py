@@ -35,29 +35,47 @@ class SplitPatchEmbed(nn.Module):
 
 
 class SurgeryAttention(nn.Module):
-    """Self-attention with the scale folded into q, and optionally queries from the first tokens only.
+    """Self-attention with the scale folded into q; [batch, tokens, dim] -> [batch, queries or tokens, dim].
 
-    softmax(q kᵀ) v over `num_heads` heads, [batch, tokens, dim] -> [batch, queries or tokens, dim].
+    `queries`: only the first so many tokens ask. `padding`: of all `tokens`, the last so many are copies of
+    the first, which must not count. `by_norm`: softmax without a softmax kernel (see `softmax_by_norm`).
     Parameters keep timm's names and layout (qkv holds q, k and v rows), so that what reads weights still can.
     """
 
-    def __init__(self, original: Any, *, scale: float, queries: int | None = None) -> None:
+    def __init__(
+        self,
+        original: Any,
+        *,
+        scale: float,
+        queries: int | None = None,
+        padding: int = 0,
+        tokens: int = 0,
+        by_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.num_heads, self.head_dim = original.num_heads, original.head_dim
-        self.attn_dim = original.attn_dim
-        self.scale, self.queries = scale, queries
+        self.attn_dim, self.scale, self.queries = original.attn_dim, scale, queries
+        self.padding, self.tokens, self.by_norm = padding, tokens, by_norm
         self.qkv, self.proj = copied(original.qkv), copied(original.proj)
         self.q_norm, self.k_norm = copied(original.q_norm), copied(original.k_norm)
         self.norm, self.gate = copied(original.norm), copied(original.gate)
+        self.register_buffer("share", None, persistent=False)
+        self.share: torch.Tensor | None
+        if padding:
+            # How much each key counts: copies not at all, or each its share of the one token they are.
+            share = torch.ones(tokens).to(self.qkv.weight)
+            share[tokens - padding :] = 0.0 if by_norm else 1.0 / (1 + padding)
+            share[0] = 1.0 if by_norm else 1.0 / (1 + padding)
+            self.share = share if by_norm else share.log()
 
     def forward(self, x: torch.Tensor, attn_mask: None = None, is_causal: bool = False) -> torch.Tensor:
         if attn_mask is not None or is_causal:
             raise ValueError("a rewritten attention takes no mask")
         q, k, v = self.heads(x)
-        out = self.attend(q, k, v)
+        out = softmax_by_norm(q, k, v, self.share) if self.by_norm else softmax(q, k, v, self.share)
         out = self.norm(out.transpose(1, 2).flatten(2))
         if self.gate is not None:
-            out = out * self.gate(self.reading(x)).sigmoid()
+            out = out * self.gate(self.asking(x)).sigmoid()
         projected: torch.Tensor = self.proj(out)
         return projected
 
@@ -67,33 +85,68 @@ class SurgeryAttention(nn.Module):
             q, k, v = self.qkv(x).chunk(3, dim=-1)
         else:
             dim, bias = self.attn_dim, self.qkv.bias
-            q = functional.linear(
-                self.reading(x), self.qkv.weight[:dim], None if bias is None else bias[:dim]
-            )
-            k, v = functional.linear(x, self.qkv.weight[dim:], None if bias is None else bias[dim:]).chunk(
-                2, dim=-1
-            )
+            q_bias, kv_bias = (None, None) if bias is None else (bias[:dim], bias[dim:])
+            q = functional.linear(self.asking(x), self.qkv.weight[:dim], q_bias)
+            k, v = functional.linear(x, self.qkv.weight[dim:], kv_bias).chunk(2, dim=-1)
         q, k, v = (part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in (q, k, v))
         q, k = self.q_norm(q), self.k_norm(k)
         return q if self.scale == 1.0 else q * self.scale, k, v
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-
-    def reading(self, x: torch.Tensor) -> torch.Tensor:
-        """The tokens that ask: all of them, or the first `queries`."""
+    def asking(self, x: torch.Tensor) -> torch.Tensor:
+        """The tokens that have a query: all of them, or the first `queries`."""
         return x if self.queries is None else x[:, : self.queries]
 
 
-class HeadTokensBlock(nn.Module):
-    """A transformer block that returns only the first `queries` tokens: those the head reads.
+def softmax(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, log_share: torch.Tensor | None
+) -> torch.Tensor:
+    """softmax(q kᵀ + log_share) v; q, k, v [batch, heads, tokens, head_dim], log_share [keys].
 
-    Every token is still a key and a value; queries, projection and MLP exist only for the tokens returned.
+    n copies of a key, each shifted by -log n, weigh what one key does. The shift is small, unlike a mask of
+    minus infinity, so it costs int8 scores no resolution.
+    """
+    scores = q @ k.transpose(-2, -1)
+    if log_share is not None:
+        scores = scores + log_share
+    return scores.softmax(dim=-1) @ v
+
+
+def softmax_by_norm(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, counted: torch.Tensor | None
+) -> torch.Tensor:
+    """softmax(2 q kᵀ) v without softmax, exponential, division or reduction kernels.
+
+    With t = exp(s - max s), t² / Σt² is softmax(2s): an L2 norm (the LayerNorm unit does it) and a square.
+    And exp(x) = elu(x) + 1 for x <= 0. `counted` [keys] is 0 for keys to leave out, else 1. q, k, v are
+    [batch, heads, tokens, head_dim]; scores are laid out [batch·heads, queries, 1, keys], so that the maximum
+    is a global max-pool, then [batch·heads, keys, 1, queries], so that the norm runs over channels.
+    """
+    batch = q.shape[0]
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    scores = (q @ k.transpose(1, 2)).unsqueeze(2)
+    below_zero = scores - functional.adaptive_max_pool2d(scores, 1)
+    exponential = functional.elu(below_zero).transpose(1, 3)
+    if counted is None:
+        exponential = exponential + 1.0
+    else:
+        # counted · elu + counted: one batch normalisation does the +1 and the mask.
+        zero, one = torch.zeros_like(counted), torch.ones_like(counted)
+        exponential = functional.batch_norm(exponential, zero, one, counted, counted, eps=0.0)
+    root = functional.normalize(exponential, dim=1)
+    weighted: torch.Tensor = (root * root).squeeze(2).transpose(1, 2) @ v
+    return weighted.reshape(batch, -1, *weighted.shape[1:])
+
+
+class HeadTokensBlock(nn.Module):
+    """A transformer block that returns only the first `returned` tokens.
+
+    Every token is a key and a value; queries, projection and MLP exist for the first `queries` tokens, at
+    least as many as are returned (None: for all).
     """
 
-    def __init__(self, original: Any, queries: int) -> None:
+    def __init__(self, original: Any, *, queries: int | None, returned: int) -> None:
         super().__init__()
-        self.queries = queries
+        self.queries, self.returned = queries, returned
         self.norm1, self.ls1 = copied(original.norm1), copied(original.ls1)
         self.norm2, self.mlp, self.ls2 = copied(original.norm2), copied(original.mlp), copied(original.ls2)
         self.attn = rebuilt_attention(original.attn, queries=queries)
@@ -101,12 +154,25 @@ class HeadTokensBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = x[:, : self.queries] + self.ls1(self.attn(self.norm1(x)))
         result: torch.Tensor = out + self.ls2(self.mlp(self.norm2(out)))
-        return result
+        return result[:, : self.returned]
 
 
-def rebuilt_attention(attention: Any, queries: int | None) -> SurgeryAttention:
-    """The same attention as our own module, reading queries from the first tokens; its scale is kept."""
-    return SurgeryAttention(attention, scale=float(attention.scale), queries=queries)
+class PadTokens(nn.Module):
+    """Append `count` copies of the first token: [batch, tokens, dim] -> [batch, tokens + count, dim]."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, x[:, :1].expand(-1, self.count, -1)], dim=1)
+
+
+def rebuilt_attention(attention: Any, **changes: Any) -> SurgeryAttention:
+    """The same attention as our own module, with `changes` to its constructor's arguments."""
+    kept = {name: getattr(attention, name, None) for name in ("queries", "padding", "tokens", "by_norm")}
+    known = {name: value for name, value in kept.items() if value is not None}
+    return SurgeryAttention(attention, scale=float(attention.scale), **{**known, **changes})
 
 
 def copied(module: Any) -> Any:

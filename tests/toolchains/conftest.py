@@ -1,0 +1,29 @@
+"""A toolchain whose worker is written by the test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgevit.toolchains import call, environment
+
+FakeWorker = Callable[[str], None]
+
+
+@pytest.fixture
+def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
+    """Give the body of a worker script that `run_job("fake", ...)` runs: it has `job` and `request`."""
+    script = tmp_path / "it's a worker.py"
+    monkeypatch.setattr(environment, "python_of", lambda name: Path(sys.executable))
+    monkeypatch.setattr(environment, "title", lambda name: "fake-toolkit 1.0")
+    monkeypatch.setattr(call, "worker", lambda name: script)
+
+    def write(body: str) -> None:
+        prologue = "import json, os, pathlib, sys\njob = pathlib.Path(sys.argv[1])\n"
+        request = "request = json.loads((job / 'request.json').read_text())\n"
+        script.write_text(prologue + request + body)
+
+    return write

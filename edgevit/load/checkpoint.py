@@ -23,14 +23,16 @@ SUFFIXES = (".safetensors", *PICKLES)
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "state_dict_ema", "model_ema", "ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 # Training scripts keep their options and best scores beside the weights; these types only hold data.
-HARMLESS = [
+REBUILD: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
+HARMLESS: list[Any] = [
     argparse.Namespace,
     np.dtype,
     np.ndarray,
     *(getattr(np.dtypes, name) for name in ("Float64DType", "Float32DType", "Int64DType", "Int32DType")),
+    # numpy.core became numpy._core with numpy 2; files of both are around.
     *(
-        (function, f"numpy.{core}.multiarray.{function.__name__}")
-        for function in (np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0])
+        (rebuild, f"numpy.{core}.multiarray.{rebuild.__name__}")
+        for rebuild in REBUILD
         for core in ("core", "_core")
     ),
 ]

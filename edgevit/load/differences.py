@@ -67,10 +67,10 @@ def traits(weights: Weights) -> dict[str, str]:
     """Embedding width, depth, patch and image size of a ViT's state dict in timm's layout."""
     found: dict[str, str] = {}
     patch = weights.get("patch_embed.proj.weight")
-    if patch is None or patch.ndim != 4:
+    blocks = {match[0] for key in weights if (match := re.match(r"blocks\.\d+\.", key))}
+    if patch is None or patch.ndim != 4 or not blocks:
         return found
     found["embed dim"] = str(patch.shape[0])
-    blocks = {match[0] for key in weights if (match := re.match(r"blocks\.\d+\.", key))}
     found["depth"] = str(len(blocks))
     found["patch size"] = str(patch.shape[2])
     found["input channels"] = str(patch.shape[1])

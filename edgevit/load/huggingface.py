@@ -158,6 +158,11 @@ def build(folder: Path, config: dict[str, Any], weights: Weights, architecture: 
         raise InputError(f"cannot load {folder}", why, "Give the directory of a fine-tuned model")
     kind = VisionTransformerDistilled if architecture == DISTILLED else VisionTransformer
     mapped = canonical_weights(weights)
+    extra: dict[str, Any] = {}
+    if kind is VisionTransformer and "dist_token" in mapped:
+        # DeiT without its second head still has the second token, and classifies the first: a register token.
+        mapped["reg_token"] = mapped.pop("dist_token")
+        extra["reg_tokens"] = 1
     with torch.device("meta"):
         module = kind(
             img_size=pair(config.get("image_size", 224)),
@@ -172,6 +177,7 @@ def build(folder: Path, config: dict[str, Any], weights: Weights, architecture: 
             qkv_bias=bool(config.get("qkv_bias", True)),
             norm_layer=functools.partial(LayerNorm, eps=float(config.get("layer_norm_eps", 1e-12))),
             act_layer=activation_of(folder, config),
+            **extra,
         )
     differences.refuse(f"the model of {folder / 'config.json'}", folder, module.state_dict(), mapped)
     module.load_state_dict(mapped, strict=True, assign=True)

@@ -38,7 +38,7 @@ def forward(
         layer = f"encoder.layer.{index}"
         y = norm(f"{layer}.layernorm_before", x)
         query, key, value = (
-            linear(f"{layer}.attention.attention.{part}", y).unflatten(-1, (heads, -1)).transpose(1, 2)
+            linear(f"{layer}.attention.attention.{part}", y).view(*y.shape[:2], heads, -1).transpose(1, 2)
             for part in ("query", "key", "value")
         )
         scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5  # [n, heads, tokens, tokens]

@@ -18,7 +18,7 @@ from edgevit.load.model import LoadedModel, finish
 from edgevit.preprocessing import Preprocessing
 
 import timm  # isort: skip
-from timm.data import resolve_data_config  # isort: skip
+from timm.data.config import resolve_data_config  # isort: skip
 
 DIRECT = {"bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"}
 
@@ -56,12 +56,17 @@ def refuse_unknown(name: str) -> None:
             "timm has no model of this name",
             f"Did you mean {' or '.join(near)}" if near else "See timm.list_models() for the names",
         )
-    if tag and timm.get_pretrained_cfg(name, allow_unregistered=False) is None:
-        known = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged(architecture):
+        known = tagged(architecture)
         near = difflib.get_close_matches(name, known, n=1) or known[:1] or [architecture]
         raise InputError(
             f"cannot load {name}", f"{architecture} has no pretrained tag {tag!r}", f"Did you mean {near[0]}"
         )
+
+
+def tagged(architecture: str) -> list[str]:
+    """Names of an architecture's pretrained weights."""
+    return list(timm.list_pretrained(f"{architecture}.*"))
 
 
 def refuse_features(name: str) -> None:
@@ -101,7 +106,7 @@ def download(name: str, num_classes: int | None, size: tuple[int, int] | None) -
             one_line(error),
             "Pass a weights file with --weights, or check the connection and try again",
         ) from error
-    trained = module.pretrained_cfg["input_size"][1:]
+    trained = resolve_data_config({}, model=module)["input_size"][1:]  # type: ignore[no-untyped-call]
     notes = []
     if size is not None and tuple(trained) != size and getattr(module, "pos_embed", None) is not None:
         notes.append(f"trained at {trained[0]}x{trained[1]}; timm resampled its position embedding")
@@ -164,7 +169,7 @@ def converted(module: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, 
 
 def preprocessing_of(module: nn.Module, size: tuple[int, int] | None = None) -> Preprocessing:
     """What timm's own evaluation does for this model; `size` (height, width) replaces its input size."""
-    config = resolve_data_config({}, model=module)
+    config = resolve_data_config({}, model=module)  # type: ignore[no-untyped-call]
     channels, height, width = config["input_size"]
     own = getattr(getattr(module, "patch_embed", None), "img_size", None)
     interpolation = config["interpolation"]

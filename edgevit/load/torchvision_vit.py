@@ -193,13 +193,14 @@ def shape_named(name: str) -> dict[str, int]:
     if not timm.is_model(name.partition(".")[0]):
         return {}
     with torch.device("meta"):
-        module = timm.create_model(name.partition(".")[0])
+        module: Any = timm.create_model(name.partition(".")[0])
     if not isinstance(module, VisionTransformer):
-        return {"embed dim": -1}
+        return {"embed dim": -1}  # no torchvision ViT fits
+    block: Any = module.blocks[0]
     return {
         "embed dim": module.embed_dim,
         "depth": len(module.blocks),
-        "heads": module.blocks[0].attn.num_heads,
+        "heads": block.attn.num_heads,
         "patch size": module.patch_embed.patch_size[0],
     }
 

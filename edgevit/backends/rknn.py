@@ -108,7 +108,7 @@ def worker_arguments(request: CompileRequest, artefact: Path, logits: Path) -> d
 
 
 def build(arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: float) -> Build:
-    """Run the worker's build, again without each fusion rule that died, as long as the toolkit names new ones.
+    """Run the worker's build, again without each rule that died, as long as the toolkit names new ones.
 
     Each attempt has a folder with its log. Raises the ToolchainError of the last one.
     """
@@ -123,7 +123,7 @@ def build(arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: 
             if not rules:
                 raise
             progress.warn(f"the toolkit's {' and '.join(rules)} fails on this model; building without it")
-            disabled += rules
+            disabled = [*disabled, *rules]
         else:
             return Build(result, read_log(job), tuple(disabled))
 

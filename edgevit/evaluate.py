@@ -1,0 +1,144 @@
+"""What an artefact lost against the float model, on the same images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+from scipy.stats import binomtest, norm
+
+from edgevit.errors import EdgevitError
+
+CONFIDENCE = 0.95
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """An artefact against the float reference on `n` images, paired.
+
+    Shares (top-1, agreement) are 0..1. `kl` is the mean KL divergence from reference to artefact in nats, `cosine`
+    the mean cosine of the logits. `drop_points` is reference top-1 minus artefact top-1 in percentage points with
+    its 95 % interval; `lost` and `won` count the images only the reference, only the artefact gets right. All
+    of these need labels and are None without.
+    """
+
+    n: int
+    agreement: float
+    agreement_low: float
+    agreement_high: float
+    kl: float
+    cosine: float
+    top1: float | None = None
+    top5: float | None = None
+    reference_top1: float | None = None
+    reference_top5: float | None = None
+    drop_points: float | None = None
+    drop_low: float | None = None
+    drop_high: float | None = None
+    lost: int | None = None
+    won: int | None = None
+    p_value: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return asdict(self)
+
+
+def compare(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64] | None) -> Accuracy:
+    """Compare logits [n, classes] with the float reference's on the same images, in the same order.
+
+    Raises EdgevitError when the shapes differ or the artefact gave numbers that aren't finite.
+    """
+    if logits.shape != reference.shape:
+        raise EdgevitError(
+            "cannot compare the artefact with the float model",
+            f"its logits have shape {logits.shape} instead of {reference.shape}",
+            "Report this model",
+        )
+    if not np.isfinite(logits).all():
+        raise EdgevitError(
+            "the artefact is broken",
+            f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} images gave NaN or infinite logits",
+            "Try --precision float or another recipe",
+        )
+    same = logits.argmax(1) == reference.argmax(1)
+    low, high = wilson(int(same.sum()), len(same))
+    common = {
+        "n": len(logits),
+        "agreement": float(same.mean()),
+        "agreement_low": low,
+        "agreement_high": high,
+        "kl": mean_kl(reference, logits),
+        "cosine": mean_cosine(reference, logits),
+    }
+    return (
+        Accuracy(**common, **labelled(logits, reference, labels))
+        if labels is not None
+        else Accuracy(**common)
+    )
+
+
+def labelled(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """The figures that need labels."""
+    right, reference_right = logits.argmax(1) == labels, reference.argmax(1) == labels
+    lost, won = int((reference_right & ~right).sum()), int((~reference_right & right).sum())
+    low, high = paired_interval(lost, won, len(labels))
+    return {
+        "top1": float(right.mean()),
+        "top5": in_top(logits, labels, 5),
+        "reference_top1": float(reference_right.mean()),
+        "reference_top5": in_top(reference, labels, 5),
+        "drop_points": 100 * (lost - won) / len(labels),
+        "drop_low": 100 * low,
+        "drop_high": 100 * high,
+        "lost": lost,
+        "won": won,
+        "p_value": float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0,
+    }
+
+
+def in_top(logits: Floats, labels: npt.NDArray[np.int64], k: int) -> float:
+    """Share of images whose label is among the k largest logits."""
+    k = min(k, logits.shape[1])
+    best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
+    return float((best == labels[:, None]).any(1).mean())
+
+
+def mean_kl(reference: Floats, logits: Floats) -> float:
+    """Mean KL(softmax(reference) || softmax(logits)) in nats."""
+    expected = log_softmax(reference.astype(np.float64), axis=1)
+    found = log_softmax(logits.astype(np.float64), axis=1)
+    return float((np.exp(expected) * (expected - found)).sum(1).mean())
+
+
+def mean_cosine(reference: Floats, logits: Floats) -> float:
+    """Mean cosine between two logit vectors of each image."""
+    a, b = reference.astype(np.float64), logits.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(1) / np.maximum(norms, np.finfo(np.float64).tiny)).mean())
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927)."""
+    interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def paired_interval(lost: int, won: int, n: int) -> tuple[float, float]:
+    """95 % interval of (lost - won) / n from n paired yes-or-no outcomes.
+
+    Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on
+    paired data": one pseudo-count on each discordant cell keeps the coverage where few images changed, where the
+    plain Wald interval collapses to a point.
+    """
+    share_lost, share_won = (lost + 1) / (n + 2), (won + 1) / (n + 2)
+    difference = share_lost - share_won
+    half = float(norm.ppf(0.5 + CONFIDENCE / 2)) * math.sqrt(
+        (share_lost + share_won - difference**2) / (n + 2)
+    )
+    return max(-1.0, difference - half), min(1.0, difference + half)

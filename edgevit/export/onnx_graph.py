@@ -1,0 +1,87 @@
+"""torch to a simplified ONNX graph with static shapes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+import torch
+from torch import nn
+
+from edgevit.errors import EdgevitError
+from edgevit.files import write_atomically
+
+# 17 and later have LayerNormalization as one node (a decomposed one overflows in float16); RKNN stops at 19.
+OPSET = 19
+INPUT, OUTPUT = "input", "logits"
+
+
+def export_onnx(
+    module: nn.Module, size: tuple[int, int], channels: int, out: Path, *, opset: int = OPSET
+) -> Path:
+    """Write a module as ONNX: `input` float32 [1, channels, *size] normalised, `logits` float32 [1, classes].
+
+    The same module gives the same bytes. Raises EdgevitError naming what can't be exported.
+    """
+    import onnxslim
+
+    example = torch.zeros(1, channels, *size)
+    with TemporaryDirectory() as folder, unfused_attention(module), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's remarks on shapes, which are static here
+        plain = Path(folder) / "plain.onnx"
+        try:
+            # The TorchScript exporter: its graphs are the ones the vendors' fusion rules were written for.
+            torch.onnx.export(
+                module,
+                (example,),
+                plain,
+                dynamo=False,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+            )
+        except Exception as error:
+            raise not_exportable("ONNX", error) from error
+        graph = onnxslim.slim(onnx.load(plain))
+    onnx.checker.check_model(graph)
+    write_atomically(out, without_provenance(graph).SerializeToString(deterministic=True))
+    return out
+
+
+def without_provenance(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what says where a graph was made rather than what it computes."""
+    graph.producer_name = "edgevit"
+    graph.producer_version = graph.doc_string = graph.graph.doc_string = ""
+    graph.graph.name = "model"
+    del graph.metadata_props[:]
+    for node in graph.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    return graph
+
+
+@contextmanager
+def unfused_attention(module: nn.Module) -> Iterator[None]:
+    """Have timm's attention spell out its products and softmax, which every backend knows how to fuse."""
+    fused = [part for part in module.modules() if getattr(part, "fused_attn", False)]
+    for part in fused:
+        part.fused_attn = False
+    try:
+        yield
+    finally:
+        for part in fused:
+            part.fused_attn = True
+
+
+def not_exportable(what: str, error: Exception) -> EdgevitError:
+    """One line for a module the exporter can't follow."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return EdgevitError(
+        f"cannot export the model to {what}",
+        f"{type(error).__name__}: {lines[0][:200].rstrip('.')}",
+        "Replace what the message names in the model's forward, or report the model",
+    )

@@ -1,0 +1,192 @@
+"""Sets of image files with their labels: class folders, a CSV, or a plain folder."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgevit.errors import InputError
+from edgevit.files import sha256_file
+from edgevit.progress import Progress
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+WORDNET_ID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Image files in a fixed order, their labels and content hashes; `skipped` names what can't be read and why."""
+
+    source: Path
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...] | None
+    digests: tuple[str, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
+    class_names: tuple[str, ...] | None = None
+
+
+def read_image_set(
+    source: Path, *, num_classes: int, labelled: bool, limit: int | None, seed: int, progress: Progress
+) -> ImageSet:
+    """Find and hash the images of `source`; nothing is decoded yet.
+
+    With `labelled`, class folders or a label column are used where there are any. `limit` picks that many,
+    seeded, spread over the classes. Raises InputError when there is nothing usable or a label is out of range.
+    """
+    if not source.exists():
+        raise InputError(f"cannot read images from {source}", "no such file or folder", "Check the path")
+    class_names: tuple[str, ...] | None = None
+    if source.is_dir():
+        paths, labels, class_names = from_folder(source, num_classes, labelled)
+    else:
+        paths, labels = from_csv(source, num_classes, labelled)
+    if not paths:
+        raise InputError(
+            f"no images in {source}",
+            "it holds no file with an image's extension",
+            "Give a folder of images or a CSV",
+        )
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"cannot read images from {source}",
+            f"{len(missing)} of {len(paths)} files do not exist, the first is {missing[0]}",
+            "Paths are relative to the CSV",
+        )
+    if limit is not None and limit < len(paths):
+        chosen = choose(labels or [0] * len(paths), limit, seed)
+        paths = [paths[index] for index in chosen]
+        labels = [labels[index] for index in chosen] if labels else None
+    with ThreadPoolExecutor() as pool:
+        digests = tuple(pool.map(sha256_file, paths))
+    return ImageSet(source, tuple(paths), tuple(labels) if labels else None, digests, (), class_names)
+
+
+def from_folder(
+    source: Path, num_classes: int, labelled: bool
+) -> tuple[list[Path], list[int] | None, tuple[str, ...] | None]:
+    """Images of class folders with their labels, or of a plain folder, recursively, without."""
+    folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = [(folder, images_in(folder)) for folder in folders]
+    found = [(folder, images) for folder, images in found if images]
+    if not labelled or not found:
+        return images_in(source), None, None
+    names = [folder.name for folder, _ in found]
+    labels = labels_of(source, names, num_classes)
+    pairs = [(path, label) for (_, images), label in zip(found, labels, strict=True) for path in images]
+    return [path for path, _ in pairs], [label for _, label in pairs], tuple(names)
+
+
+def labels_of(source: Path, names: Sequence[str], num_classes: int) -> list[int]:
+    """Class numbers of class folders: by WordNet id for ImageNet's 1 000 classes, else by sorted name."""
+    if num_classes == 1000 and all(WORDNET_ID.fullmatch(name) for name in names):
+        known = wordnet_ids()
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise InputError(
+                f"cannot label {source}",
+                f"{unknown[0]} is not one of ImageNet's 1000 classes",
+                "Remove the folder or give a CSV path,label",
+            )
+        return [known[name] for name in names]
+    if len(names) != num_classes:
+        raise InputError(
+            f"cannot label {source}",
+            f"it has {len(names)} class folders and the model has {num_classes} classes",
+            "Give one folder for each class, or a CSV path,label",
+        )
+    return list(range(len(names)))
+
+
+def wordnet_ids() -> dict[str, int]:
+    """WordNet id to class number, ImageNet-1k order."""
+    from edgevit import torch_setup  # noqa: F401
+
+    from timm.data import ImageNetInfo  # isort: skip
+
+    return {name: index for index, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+
+
+def from_csv(source: Path, num_classes: int, labelled: bool) -> tuple[list[Path], list[int] | None]:
+    """Rows of path[,label]; paths relative to the CSV; a header row is recognised by its first cell, `path`."""
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as handle:
+            rows = [row for row in csv.reader(handle) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"cannot read {source}",
+            f"it is not a CSV ({error})",
+            "Give a folder of images or a CSV path,label",
+        ) from None
+    if rows and rows[0][0].strip().lower() == "path":
+        rows = rows[1:]
+    paths = [source.parent / row[0] for row in rows]
+    if not labelled or not rows or all(len(row) < 2 for row in rows):
+        return paths, None
+    return paths, [label_of(source, number, row, num_classes) for number, row in enumerate(rows, start=1)]
+
+
+def label_of(source: Path, number: int, row: list[str], num_classes: int) -> int:
+    """The label of one row."""
+    cell = row[1].strip() if len(row) > 1 else ""
+    if not re.fullmatch(r"\d{1,9}", cell):
+        raise InputError(
+            f"cannot read {source}",
+            f"image {number} has the label {cell!r}",
+            "Labels are class numbers from 0",
+        )
+    if int(cell) >= num_classes:
+        raise InputError(
+            f"labels of {source} don't fit the model",
+            f"image {number} has label {cell} and the model has classes 0 to {num_classes - 1}",
+            "Check that the images belong to this model",
+        )
+    return int(cell)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Image files below a folder, sorted by path; hidden ones left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in EXTENSIONS
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def choose(labels: Iterable[int], limit: int, seed: int) -> list[int]:
+    """Indices of `limit` images, in their order: classes take turns, each in a seeded random order."""
+    shuffle = random.Random(seed)
+    by_class: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_class.setdefault(label, []).append(index)
+    for indices in by_class.values():
+        shuffle.shuffle(indices)
+    classes = sorted(by_class)
+    shuffle.shuffle(classes)
+    turns = (turn for turn in range(max(map(len, by_class.values()))))
+    order = [by_class[name][turn] for turn in turns for name in classes if turn < len(by_class[name])]
+    return sorted(order[:limit])
+
+
+def refuse_overlap(calibration: ImageSet, validation: ImageSet) -> None:
+    """Raise InputError if an image is in both sets, by content: the accuracy would be flattered."""
+    seen = dict(zip(calibration.digests, calibration.paths, strict=True))
+    shared = [
+        (seen[digest], path)
+        for digest, path in zip(validation.digests, validation.paths, strict=True)
+        if digest in seen
+    ]
+    if shared:
+        count = "1 image is" if len(shared) == 1 else f"{len(shared)} images are"
+        raise InputError(
+            "calibration and validation images overlap",
+            f"{count} in both, for example {shared[0][0]} and {shared[0][1]}",
+            "Remove them from one of the two: accuracy measured on calibration images is flattered",
+        )

@@ -19,6 +19,7 @@ from edgevit.preprocessing import Preprocessing
 
 import timm  # isort: skip
 from timm.data.config import resolve_data_config  # isort: skip
+from timm.models.vision_transformer import VisionTransformer  # isort: skip
 
 DIRECT = {"bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"}
 
@@ -79,11 +80,19 @@ def refuse_features(name: str) -> None:
 
 
 def create(name: str, size: tuple[int, int] | None, **options: Any) -> nn.Module:
-    """timm.create_model at a size; a convolutional model takes any size and no img_size."""
+    """timm.create_model at a size, fixed; a convolutional model takes any size and no img_size."""
     if size is not None:
         with contextlib.suppress(TypeError):
-            return timm.create_model(name, img_size=size, **options)  # type: ignore[no-any-return]
-    return timm.create_model(name, **options)  # type: ignore[no-any-return]
+            return fixed_size(name, img_size=size, **options)
+    return fixed_size(name, **options)
+
+
+def fixed_size(name: str, **options: Any) -> nn.Module:
+    """timm.create_model, with the position embedding constant where a plain ViT would resize it at run time."""
+    module = timm.create_model(name, **options)
+    if type(module) is VisionTransformer and module.dynamic_img_size:
+        module = timm.create_model(name, dynamic_img_size=False, **options)
+    return module  # type: ignore[no-any-return]
 
 
 def download(name: str, num_classes: int | None, size: tuple[int, int] | None) -> tuple[nn.Module, list[str]]:

@@ -37,7 +37,12 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
         {"state_dict": {"model": WEIGHTS}},
         {"state_dict": prefixed("model."), "pytorch-lightning_version": "2"},
         {"model": {"a._orig_mod.weight": WEIGHTS["a.weight"], "a.bias": WEIGHTS["a.bias"]}},
-        {"model": WEIGHTS, "args": argparse.Namespace(lr=0.1), "best": np.float64(0.5), "history": np.zeros(2)},
+        {
+            "model": WEIGHTS,
+            "args": argparse.Namespace(lr=0.1),
+            "best": np.float64(0.5),
+            "history": np.zeros(2),
+        },
     ],
 )
 def test_wrappers_and_prefixes_are_taken_off(tmp_path: Path, content: Any) -> None:

@@ -1,8 +1,8 @@
 """Runs rknn-toolkit2 in its own environment: `python -I rknn.py JOB_DIR`, one job, one call.
 
 Reads request.json {"call": name, "args": {...}, "borrowed": folder of torch}, appends progress to
-events.jsonl, writes result.json last. Needs rknn-toolkit2, and never edgevit, which is not installed here. All
-native output (with the compiler's layer table) goes to stdout and stderr, which the parent sends to a file.
+events.jsonl, writes result.json last. Needs rknn-toolkit2, and never edgevit, which is not installed here.
+All native output (with the compiler's layer table) goes to stdout and stderr; the parent keeps it in a file.
 """
 
 from __future__ import annotations
@@ -297,6 +297,8 @@ def main() -> None:
     tempfile.tempdir = TEMPORARY
     keep_lines_whole()
     request = json.loads(Path("request.json").read_text(encoding="utf-8"))
+    if "borrowed" in request:  # torch; after this environment's own packages: the pinned ones win
+        sys.path.append(request["borrowed"])
     if request.get("borrowed"):
         sys.path.append(request["borrowed"])  # rknn.api imports torch; what is installed here comes first
     try:

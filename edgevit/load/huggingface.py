@@ -101,6 +101,13 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 def architecture_of(folder: Path, config: dict[str, Any]) -> str:
     """The supported architecture a configuration names."""
     named = (config.get("architectures") or [config.get("model_type", "none")])[0]
+    timm_name = config.get("architecture")
+    if "architectures" not in config and isinstance(timm_name, str):
+        raise InputError(
+            f"cannot load {folder}",
+            "it is a directory of timm's",
+            f"Name the model: {timm_name} --weights {folder / WEIGHT_FILES[0]}",
+        )
     if named not in ARCHITECTURES:
         raise InputError(
             f"cannot load {folder}",

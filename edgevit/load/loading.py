@@ -29,14 +29,15 @@ def load_model(
         raise InputError(what, f"{num_classes} classes make no classifier", "Ask for one class or more")
     if python_file.is_reference(name):
         return python_file.load(name, weights, num_classes=num_classes, size=size)
-    if Path(name).is_dir():
+    folder = Path(name)
+    if folder.is_dir() and ((folder / "config.json").is_file() or not timm_models.is_known(name)):
         if weights is not None:
             raise InputError(
                 what,
                 "a Hugging Face directory brings its own weights",
                 "Leave --weights out, or name a timm model",
             )
-        return huggingface.load(Path(name), num_classes=num_classes, size=size)
+        return huggingface.load(folder, num_classes=num_classes, size=size)
     refuse_paths(name)
     checkpoint = read_checkpoint(weights) if weights is not None else None
     if torchvision_vit.is_reference(name) or (
@@ -53,7 +54,7 @@ def refuse_paths(name: str) -> None:
         raise InputError(
             what, "it is a weights file, not a model", f"Name the model and pass --weights {name}"
         )
-    if "/" in name and not name.startswith(("hf-hub:", "hf_hub:", "torchvision:")):
+    if "/" in name and not name.startswith((*timm_models.HUB, torchvision_vit.PREFIX)):
         raise InputError(
             what, "no such directory", "Check the path, or give a timm name, file.py:function or directory"
         )

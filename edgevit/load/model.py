@@ -56,7 +56,7 @@ def finish(
     `num_classes` None takes what the forward gives. Raises InputError where the forward fails or gives
     something other than logits.
     """
-    module = module.eval().float().requires_grad_(False)
+    module = module.eval().cpu().float().requires_grad_(False)
     found = count_classes(name, module, preprocessing)
     if num_classes is not None and num_classes != found:
         raise InputError(

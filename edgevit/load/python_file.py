@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import sys
@@ -67,7 +68,8 @@ def call(name: str, file: Path, function: str) -> nn.Module:
     try:
         found = getattr(run(file), function, None)
         if found is not None:
-            module = found()
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+                module = found()
     except (Exception, SystemExit) as error:
         raise InputError(
             f"cannot load {name}",
@@ -93,7 +95,8 @@ def run(file: Path) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses and torch.export look classes up by module name
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
-    spec.loader.exec_module(module)
+    with contextlib.redirect_stdout(sys.stderr):
+        spec.loader.exec_module(module)
     return module
 
 

@@ -19,8 +19,10 @@ from edgevit.preprocessing import Preprocessing
 
 import timm  # isort: skip
 from timm.data.config import resolve_data_config  # isort: skip
+from timm.models.deit import VisionTransformerDistilled  # isort: skip
 from timm.models.vision_transformer import VisionTransformer  # isort: skip
 
+HUB = ("hf-hub:", "hf_hub:")
 DIRECT = {"bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"}
 
 
@@ -45,12 +47,17 @@ def load(
     return finish(name, module, preprocessing, source=source, num_classes=num_classes, notes=notes)
 
 
+def is_known(name: str) -> bool:
+    """Whether timm has an architecture of this name, whatever the tag."""
+    return bool(timm.is_model(name.partition(".")[0]))
+
+
 def refuse_unknown(name: str) -> None:
     """Raises InputError with the nearest of timm's names."""
-    if name.startswith(("hf-hub:", "hf_hub:")):
+    if name.startswith(HUB):
         return
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
+    if not is_known(name):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         raise InputError(
             f"cannot load {name}",
@@ -95,9 +102,24 @@ def fixed_size(name: str, **options: Any) -> nn.Module:
     return module  # type: ignore[no-any-return]
 
 
+def skeleton(name: str, size: tuple[int, int] | None, **options: Any) -> nn.Module:
+    """The model to put weights in. A plain ViT's own random weights are never made: it has no other tensors."""
+    try:
+        with contextlib.suppress(Exception), torch.device("meta"):
+            module = create(name, size, **options)
+            if type(module) in (VisionTransformer, VisionTransformerDistilled):
+                return module
+        return create(name, size, **options)
+    except Exception as error:
+        at = f" at {size[0]}x{size[1]}" if size is not None else ""
+        raise InputError(
+            f"cannot build {name}{at}", one_line(error), "Choose a size the model can take"
+        ) from error
+
+
 def download(name: str, num_classes: int | None, size: tuple[int, int] | None) -> tuple[nn.Module, list[str]]:
     """The model with timm's pretrained weights. Another class count would give a random head: refused."""
-    if not name.startswith(("hf-hub:", "hf_hub:")):
+    if not name.startswith(HUB):
         config = timm.get_pretrained_cfg(name)
         if num_classes is not None and config is not None and num_classes != config.num_classes:
             raise InputError(
@@ -126,6 +148,9 @@ def fill(
     name: str, checkpoint: Checkpoint, num_classes: int | None, size: tuple[int, int] | None
 ) -> tuple[nn.Module, list[str]]:
     """The model with a file's weights, which must fit exactly but for the head's class count."""
+    if name.startswith(HUB):
+        why = "a model on the Hugging Face hub brings its own weights"
+        raise InputError(f"cannot load {name}", why, "Leave --weights out, or give the model's timm name")
     config = timm.get_pretrained_cfg(name)
     default = config.num_classes if config is not None else 1000
     stored = stored_classes(checkpoint.weights, config.classifier if config is not None else None)
@@ -140,7 +165,7 @@ def fill(
     if stored not in (None, default):
         options["num_classes"] = stored
         notes.append(f"built with {stored} classes, as in the weights file (timm's default is {default})")
-    module = create(name, size, pretrained=False, **options)
+    module = skeleton(name, size, **options)
     expected = module.state_dict()
     weights = checkpoint.weights
     if differences.differ(expected, weights):

@@ -156,6 +156,14 @@ def test_refusals(tmp_path: Path) -> None:
         "DeiTForImageClassification, DeiTForImageClassificationWithTeacher are. "
         "Write a Python file that builds it and name that (file.py:function)."
     )
+    change(tmp_path, architectures=["ViTForImageClassification"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit"}')
+    assert error_of(tmp_path) == (
+        "cannot load DIR: it is a directory of timm's. "
+        "Name the model: test_vit --weights DIR/model.safetensors."
+    )
+    (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").unlink()
     change(tmp_path, architectures=["ViTForImageClassification"])
     assert error_of(tmp_path) == (

@@ -73,6 +73,28 @@ def test_other_size_is_built_as_trained(tmp_path: Path) -> None:
     assert torch.equal(loaded.module(images), module(images))
 
 
+def test_folder_of_a_models_name_does_not_hide_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = saved(tmp_path)
+    (tmp_path / NAME).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_model(NAME, path).canonical
+
+
+def test_size_the_model_cannot_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = saved(tmp_path)
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("img_size must be divisible by 32.")
+
+    monkeypatch.setattr(timm_models.timm, "create_model", refuse)
+    assert error_of(NAME, path, size=(90, 96)) == (
+        "cannot build test_vit at 90x96: AssertionError: img_size must be divisible by 32. "
+        "Choose a size the model can take."
+    )
+
+
 def test_convolutional_model_takes_any_size_and_is_not_canonical(tmp_path: Path) -> None:
     path, _ = saved(tmp_path, "test_resnet", num_classes=4)
     loaded = load_model("test_resnet", path, size=(64, 96))

@@ -30,6 +30,7 @@ class Job:
     max_drop: float | None = None
     seed: int = 0
     side_by_side: int | None = None
+    without: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -54,6 +55,7 @@ class Job:
             "targets": [board.id for board in self.targets],
             "precisions": list(self.precisions),
             "recipe": self.recipe.id,
+            "without": list(self.without),
             "max_drop": self.max_drop,
             "seed": self.seed,
         }

@@ -130,14 +130,25 @@ class Conversion:
 
     def exported(self, board: Board) -> Step:
         """The float graph a backend starts from, proved against torch on real images."""
-        inputs = {"model": self.model.key, "images": self.probe.key, "backend": board.backend}
+        wanted = [name for name in board.surgeries if name not in self.job.without]
+        surgeries = wanted if self.model.metrics["canonical"] else []
+        handover = BACKENDS[board.backend].HANDOVER
+        inputs = {
+            "model": self.model.key,
+            "images": self.probe.key,
+            "handover": handover,
+            "surgeries": surgeries,
+            "limits": board.npu.model_dump(mode="json", exclude={"cpu_ops", "target"})
+            if board.npu and surgeries
+            else None,
+        }
 
         def make(folder: Path) -> dict[str, Any]:
             from edgevit.reference import export
 
             self.progress.stage("export and check against torch")
             pixels = np.load(self.probe.path("pixels.npy"), mmap_mode="r")[:PARITY_IMAGES]
-            return export(self.loaded, np.asarray(pixels), folder, BACKENDS[board.backend].HANDOVER)
+            return export(self.loaded, np.asarray(pixels), folder, handover, surgeries, board.npu)
 
         return self.run.step("export", inputs, make)
 
@@ -166,7 +177,6 @@ class Conversion:
                 calibration=self.probe.path("pixels.npy"),
                 evaluate=validation.path("pixels.npy") if validation else None,
                 out=folder,
-                log_dir=folder,
             )
             result = backend.compile(request, self.progress)
             return {

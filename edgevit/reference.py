@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,8 @@ from edgevit.export import export_onnx, export_program, parity
 from edgevit.load import LoadedModel
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
+from edgevit.schema import Npu
+from edgevit.surgery.equivalence import apply_surgeries
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,14 +44,27 @@ def logits_of(
     return np.concatenate(logits)
 
 
-def export(loaded: LoadedModel, pixels: np.ndarray[Any, Any], folder: Path, handover: str) -> dict[str, Any]:
-    """Write the graph a backend starts from ("onnx" or "program") and prove it equal to torch on `pixels`.
+def export(
+    loaded: LoadedModel,
+    pixels: np.ndarray[Any, Any],
+    folder: Path,
+    handover: str,
+    surgeries: Sequence[str],
+    npu: Npu | None,
+) -> dict[str, Any]:
+    """Rewrite exactly for the target, write the graph a backend starts from, prove it equal to torch on `pixels`.
 
-    Returns the largest logit difference. Raises ParityError beyond the tolerance.
+    `handover` is "onnx" or "program". Returns the largest logit difference to the model as loaded, and what each
+    surgery did. Raises ParityError beyond the tolerance.
     """
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
+    inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
+    module, records = apply_surgeries(loaded.module, surgeries, inputs, npu=npu)
     if handover == "onnx":
-        path = export_onnx(loaded.module, size, channels, folder / "model.onnx")
+        path = export_onnx(module, size, channels, folder / "model.onnx")
     else:
-        path = export_program(loaded.module, size, channels, folder / "model.pt2")
-    return {"max_logit_difference": parity(path, loaded.module, pixels, loaded.preprocessing)}
+        path = export_program(module, size, channels, folder / "model.pt2")
+    return {
+        "max_logit_difference": parity(path, loaded.module, pixels, loaded.preprocessing),
+        "surgeries": [asdict(record) for record in records],
+    }

@@ -59,7 +59,7 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
         )
     else:
         ran = call("partitions", model=text(artefact))
-    details = {"partitions": ran["partitions"], "operations": ran["operations"]}
+    details = {name: ran[name] for name in ("partitions", "operations", "outside")}
     return CompileResult(artefact, logits, "host CPU", tools(), details)
 
 

@@ -39,6 +39,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--max-drop", type=click.FloatRange(0), help="Exit code 4 if top-1 falls more points than this."
 )
+@click.option("--without", multiple=True, metavar="SURGERY", help="Leave an exact rewrite out; repeatable.")
 @click.option("--out", type=FILE, help="Run directory; runs/MODEL by default.")
 @click.option("--seed", default=0, show_default=True, help="Decides which images a limit picks.")
 @click.option("--side-by-side", type=click.IntRange(1), help="Targets at once; by default as memory allows.")

@@ -11,17 +11,10 @@ import click
 from edgevit.cli.console import print_table
 from edgevit.job import Job
 
-COLUMNS = (
-    "target",
-    "precision",
-    "top-1",
-    "top-5",
-    "agrees",
-    "KL",
-    "cosine",
-    "top-1 lost [95 %]",
-    "MB",
-    "how",
+COLUMNS = ("target", "type", "top-1", "top-5", "agrees", "KL", "cosine", "lost [95 %]", "MB", "how")
+LEGEND = (
+    "top-1, top-5, agrees (same prediction as float) in %; lost: points of top-1 against float, paired; "
+    "KL in nats"
 )
 
 
@@ -43,7 +36,7 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
     accuracy = next((result["accuracy"] for result in results if result["accuracy"]), None)
     rows = [[*reference_row(accuracy)]] if accuracy else []
     rows += [[*result_row(result)] for result in results]
-    notes = [*manifest["model"]["notes"], f"run: {folder}"]
+    notes = [LEGEND, *manifest["model"]["notes"], f"run: {folder}"]
     if accuracy is None:
         notes.insert(0, "accuracy was not measured: pass --validation with images it can be measured on")
     elif accuracy["n"] < 200:
@@ -83,7 +76,7 @@ def lost(accuracy: dict[str, Any]) -> str:
     """Points lost with their interval; empty without labels."""
     if accuracy["drop_points"] is None:
         return ""
-    return f"{accuracy['drop_points']:.2f} [{accuracy['drop_low']:.2f}, {accuracy['drop_high']:.2f}]"
+    return f"{accuracy['drop_points']:.2f} [{accuracy['drop_low']:.1f}, {accuracy['drop_high']:.1f}]"
 
 
 def percent(share: float | None) -> str:

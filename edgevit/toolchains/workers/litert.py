@@ -106,10 +106,35 @@ def benchmark(models: list[str], threads: int, rounds: int) -> Values:
 
 
 def partitions(model: str, threads: int = 1) -> Values:
-    """How many pieces the XNNPACK delegate runs, and which ops a model has."""
+    """How many pieces the XNNPACK delegate runs, which ops a model has, and which of them split it."""
     operations = open_model(model, threads)._get_ops_details()
-    names = Counter(operation["op_name"] for operation in operations)
-    return {"partitions": names.pop("DELEGATE", 0), "operations": dict(sorted(names.items()))}
+    delegates = [operation for operation in operations if operation["op_name"] == "DELEGATE"]
+    ordinary = [operation for operation in operations if operation["op_name"] != "DELEGATE"]
+    inside = delegated(ordinary, delegates)
+    outside = Counter(operation["op_name"] for operation in ordinary if operation["index"] not in inside)
+    names = Counter(operation["op_name"] for operation in ordinary)
+    return {
+        "partitions": len(delegates),
+        "operations": dict(sorted(names.items())),
+        "outside": dict(outside.most_common()),
+    }
+
+
+def delegated(operations: list[Values], delegates: list[Values]) -> set[int]:
+    """Indices of the ops that delegates replaced: all between a delegate's outputs and its inputs."""
+    maker = {int(tensor): operation for operation in operations for tensor in operation["outputs"]}
+    found: set[int] = set()
+    for delegate in delegates:
+        border = {int(tensor) for tensor in delegate["inputs"]}
+        pending = [int(tensor) for tensor in delegate["outputs"]]
+        while pending:
+            tensor = pending.pop()
+            operation = maker.get(tensor)
+            if tensor in border or operation is None or operation["index"] in found:
+                continue
+            found.add(operation["index"])
+            pending += [int(each) for each in operation["inputs"]]
+    return found
 
 
 CALLS: dict[str, Callable[..., Values]] = {

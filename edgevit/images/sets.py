@@ -56,15 +56,44 @@ def read_image_set(
         raise InputError(
             f"cannot read images from {source}",
             f"{len(missing)} of {len(paths)} files do not exist, the first is {missing[0]}",
-            "Paths are relative to the CSV",
+            "Paths are relative to the CSV; a header names the columns path,label",
         )
     if limit is not None and limit < len(paths):
         chosen = choose(labels or [0] * len(paths), limit, seed)
         paths = [paths[index] for index in chosen]
         labels = [labels[index] for index in chosen] if labels else None
+    images = hashed(source, paths, labels, class_names)
+    duplicates = len(images.digests) - len(set(images.digests))
+    if duplicates:
+        progress.warn(
+            f"{duplicates} of {len(images.digests)} images in {source} repeat another one's content"
+        )
+    return images
+
+
+def hashed(
+    source: Path, paths: list[Path], labels: list[int] | None, class_names: tuple[str, ...] | None
+) -> ImageSet:
+    """The set with content hashes; files that can't be opened go to `skipped`."""
     with ThreadPoolExecutor() as pool:
-        digests = tuple(pool.map(sha256_file, paths))
-    return ImageSet(source, tuple(paths), tuple(labels) if labels else None, digests, (), class_names)
+        results = list(pool.map(digest_of, paths))
+    kept = [index for index, (digest, _) in enumerate(results) if digest]
+    return ImageSet(
+        source,
+        paths=tuple(paths[index] for index in kept),
+        labels=tuple(labels[index] for index in kept) if labels else None,
+        digests=tuple(results[index][0] for index in kept),
+        skipped=tuple((path, why) for path, (_, why) in zip(paths, results, strict=True) if why),
+        class_names=class_names,
+    )
+
+
+def digest_of(path: Path) -> tuple[str, str]:
+    """(sha256, "") of a file, or ("", why it can't be read)."""
+    try:
+        return sha256_file(path), ""
+    except OSError as error:
+        return "", (error.strerror or type(error).__name__).lower()
 
 
 def from_folder(
@@ -72,9 +101,9 @@ def from_folder(
 ) -> tuple[list[Path], list[int] | None, tuple[str, ...] | None]:
     """Images of class folders with their labels, or of a plain folder, recursively, without."""
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    # An empty class folder still takes its number: leaving it out would shift the labels of those after it.
     found = [(folder, images_in(folder)) for folder in folders]
-    found = [(folder, images) for folder, images in found if images]
-    if not labelled or not found:
+    if not labelled or not any(images for _, images in found):
         return images_in(source), None, None
     names = [folder.name for folder, _ in found]
     labels = labels_of(source, names, num_classes)
@@ -113,27 +142,30 @@ def wordnet_ids() -> dict[str, int]:
 
 
 def from_csv(source: Path, num_classes: int, labelled: bool) -> tuple[list[Path], list[int] | None]:
-    """Rows of path[,label]; paths relative to the CSV; a header row is recognised by its first cell, `path`."""
+    """Rows of path[,label], or columns so named by a header; paths are relative to the CSV."""
     try:
         with source.open(newline="", encoding="utf-8-sig") as handle:
-            rows = [row for row in csv.reader(handle) if row]
+            rows = [row for row in csv.reader(handle) if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"cannot read {source}",
             f"it is not a CSV ({error})",
             "Give a folder of images or a CSV path,label",
         ) from None
-    if rows and rows[0][0].strip().lower() == "path":
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    path_at, label_at = 0, 1
+    if "path" in header:
+        path_at, label_at = header.index("path"), header.index("label") if "label" in header else len(header)
         rows = rows[1:]
-    paths = [source.parent / row[0] for row in rows]
-    if not labelled or not rows or all(len(row) < 2 for row in rows):
+    paths = [source.parent / row[path_at] if path_at < len(row) else source.parent for row in rows]
+    cells = [row[label_at].strip() if label_at < len(row) else "" for row in rows]
+    if not labelled or not any(cells):
         return paths, None
-    return paths, [label_of(source, number, row, num_classes) for number, row in enumerate(rows, start=1)]
+    return paths, [label_of(source, number, cell, num_classes) for number, cell in enumerate(cells, start=1)]
 
 
-def label_of(source: Path, number: int, row: list[str], num_classes: int) -> int:
+def label_of(source: Path, number: int, cell: str, num_classes: int) -> int:
     """The label of one row."""
-    cell = row[1].strip() if len(row) > 1 else ""
     if not re.fullmatch(r"\d{1,9}", cell):
         raise InputError(
             f"cannot read {source}",

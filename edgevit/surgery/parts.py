@@ -114,12 +114,13 @@ def softmax(
 def softmax_by_norm(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, counted: torch.Tensor | None
 ) -> torch.Tensor:
-    """softmax(2 q kᵀ) v without softmax, exponential, division or reduction kernels.
+    """softmax(q kᵀ) v without softmax, exponential, division or reduction kernels.
 
-    With t = exp(s - max s), t² / Σt² is softmax(2s): an L2 norm (the LayerNorm unit does it) and a square.
-    And exp(x) = elu(x) + 1 for x <= 0. `counted` [keys] is 0 for keys to leave out, else 1. q, k, v are
-    [batch, heads, tokens, head_dim]; scores are laid out [batch·heads, queries, 1, keys], so that the maximum
-    is a global max-pool, then [batch·heads, keys, 1, queries], so that the norm runs over channels.
+    exp(x) = elu(x) + 1 for x <= 0, and dividing positive numbers by their sum is an L1 norm, which the unit for
+    LayerNorm computes. (An L2 norm and a square after exp(s/2) do as well, with one operation more.)
+    `counted` [keys] is 0 for keys to leave out, else 1. q, k, v are [batch, heads, tokens, head_dim]; scores
+    are laid out [batch·heads, queries, 1, keys], so that the maximum is a global max-pool, then
+    [batch·heads, keys, 1, queries], so that the norm runs over channels.
     """
     batch = q.shape[0]
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
@@ -132,8 +133,8 @@ def softmax_by_norm(
         # counted · elu + counted: one batch normalisation does the +1 and the mask.
         zero, one = torch.zeros_like(counted), torch.ones_like(counted)
         exponential = functional.batch_norm(exponential, zero, one, counted, counted, eps=0.0)
-    root = functional.normalize(exponential, dim=1)
-    weighted: torch.Tensor = (root * root).squeeze(2).transpose(1, 2) @ v
+    probabilities = functional.normalize(exponential, p=1.0, dim=1)
+    weighted: torch.Tensor = probabilities.squeeze(2).transpose(1, 2) @ v
     return weighted.reshape(batch, -1, *weighted.shape[1:])
 
 

@@ -45,7 +45,7 @@ def test_all_surgeries_together_change_what_they_say() -> None:
         ("fold-attention-scale", True, "attention scale folded into q in 2 blocks"),
         ("split-patch-embed", True, "16x16 patch convolution runs as 2x4 then 2x1 then 4x4"),
         ("pad-tokens", True, "5 tokens padded to 8"),
-        ("softmax-by-norm", True, "softmax of 2 blocks runs as max-pool, ELU, L2 norm and square"),
+        ("softmax-by-norm", True, "softmax of 2 blocks runs as max-pool, ELU and L1 norm"),
         ("trim-last-block", True, "last block computes the class token only"),
     ]
     assert all(0 <= record.max_logit_difference < 1e-4 for record in records)

@@ -31,6 +31,7 @@ class Job:
     seed: int = 0
     side_by_side: int | None = None
     without: tuple[str, ...] = ()
+    images: bool = True
 
     @property
     def name(self) -> str:
@@ -72,9 +73,14 @@ def make_job(
     precisions: tuple[str, ...],
     recipe: str | None,
     out: Path | None,
+    *,
+    images: bool = True,
     **options: Any,
 ) -> Job:
-    """Resolve names into profiles and check that the request makes sense. Raises InputError."""
+    """Resolve names into profiles and check that the request makes sense. Raises InputError.
+
+    With `images` False nothing is measured, and noise stands in for calibration images.
+    """
     if not targets:
         raise InputError(
             "no target", "--target was not given", f"Choose one or more of {', '.join(shipped('boards'))}"
@@ -85,9 +91,11 @@ def make_job(
         targets=resolve_targets(targets, precisions),
         recipe=load_recipe(recipe or DEFAULT_RECIPE),
         precisions=tuple(dict.fromkeys(precisions)),
+        images=images,
         **options,
     )
-    check(job)
+    if images:
+        check(job)
     return replace(job, out=out or Path("runs") / job.name)
 
 

@@ -51,6 +51,8 @@ def identity(job: Job) -> dict[str, Any]:
 
 def folder_of(job: Job, role: str) -> Path | None:
     """The folder or CSV of the calibration or validation images, None where the user gave none."""
+    if not job.images:
+        return None
     if job.model == DEMO and getattr(job, role) is None:
         return demo_images() / role
     path: Path | None = getattr(job, role)

@@ -18,6 +18,7 @@ from edgevit.errors import EdgevitError
 
 COMMANDS = {
     "convert": "edgevit.cli.convert",
+    "inspect": "edgevit.cli.inspect",
     "toolchain": "edgevit.cli.toolchain",
 }
 

@@ -1,0 +1,67 @@
+"""`edgevit inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgevit.cli.convert import FILE
+
+
+@click.command(name="inspect")
+@click.argument("model", default="demo")
+@click.option("--weights", type=FILE, help="Trained weights; without them timm downloads its own.")
+@click.option("--target", "targets", multiple=True, metavar="NAME", help="A board or its TOML; repeatable.")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["float", "int8"]),
+    default=("int8",),
+    show_default=True,
+    help="What the artefact computes in; repeatable.",
+)
+@click.option("--without", multiple=True, metavar="SURGERY", help="Leave an exact rewrite out; repeatable.")
+@click.option("--before-after", is_flag=True, help="Show the plain export beside edgevit's graph.")
+@click.option("--top", default=10, show_default=True, help="How many of the costliest layers to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, every layer included.")
+def command(
+    model: str,
+    targets: tuple[str, ...],
+    precisions: tuple[str, ...],
+    before_after: bool,
+    top: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show where each op of MODEL runs and what it costs; no board and no images needed.
+
+    Cycles are the vendor compiler's own estimate for one image on one core; it prices normalisation, softmax
+    and copies at zero.
+
+    \b
+    Examples:
+      edgevit inspect --target rk3588
+      edgevit inspect deit_tiny_patch16_224 --weights my.safetensors --target rk3566 --before-after
+      edgevit inspect deit_tiny_patch16_224 --weights my.safetensors --target tflite --json
+    """
+    import platformdirs
+
+    from edgevit.cli.console import progress
+    from edgevit.cli.placement import print_record
+    from edgevit.inspection import inspect
+    from edgevit.job import make_job
+    from edgevit.store import open_run
+
+    job = make_job(model, targets, precisions, None, None, images=False, **options)
+    folder = Path(platformdirs.user_cache_dir("edgevit")) / "inspect" / job.name
+    with open_run(folder) as run, progress() as bars:
+        records = inspect(job, run, bars, before_after=before_after)
+    if as_json:
+        click.echo(json.dumps(records, indent=1))
+        return
+    for record in records:
+        print_record(record, top)

@@ -1,0 +1,63 @@
+"""Where each op of a model runs and what it costs, from the vendor's compiler, without a board."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from edgevit.job import Job
+from edgevit.pipeline import Conversion
+from edgevit.placement.layers import Placement
+from edgevit.progress import Progress
+from edgevit.schema import Board
+from edgevit.store import Run
+
+PLAIN, EDGEVIT = "plain export", "edgevit"
+
+
+def inspect(job: Job, run: Run, progress: Progress, *, before_after: bool) -> list[dict[str, Any]]:
+    """One record for each target, precision and variant: layers and totals, or delegate partitions.
+
+    `before_after` compiles the plain export too, for comparison.
+    """
+    variants = {EDGEVIT: Conversion(job, run, progress)}
+    if before_after:
+        every = tuple({name for board in job.targets for name in board.surgeries})
+        plain = Conversion(replace(job, without=every), run, progress)
+        variants = {PLAIN: plain, **variants}
+    return [
+        record(name, conversion, board, precision)
+        for board in job.targets
+        for precision in job.precisions
+        for name, conversion in variants.items()
+    ]
+
+
+def record(variant: str, conversion: Conversion, board: Board, precision: str) -> dict[str, Any]:
+    """What the compiler said of one artefact."""
+    step = conversion.compiled(board, precision)
+    details = step.metrics["details"]
+    found = {
+        "variant": variant,
+        "target": board.id,
+        "precision": precision,
+        "bytes": step.path(step.metrics["artefact"]).stat().st_size,
+        "surgeries": conversion.exported(board).metrics["surgeries"],
+    }
+    return found | (npu_record(details, board) if "placement" in details else dict(details))
+
+
+def npu_record(details: dict[str, Any], board: Board) -> dict[str, Any]:
+    """Layers, totals and the ops that left the NPU, with why."""
+    placement = Placement.from_json(details["placement"])
+    reasons = board.npu.cpu_ops if board.npu else {}
+    return {
+        "how": "vendor compiler estimate",
+        "cycles": placement.cycles,
+        "traffic_kb": placement.traffic_kb,
+        "internal_bytes": placement.internal_bytes,
+        "weight_bytes": placement.weight_bytes,
+        "cpu_ops": [vars(op) for op in placement.cpu_ops(reasons)],
+        "disabled_rules": details["disabled_rules"],
+        "layers": details["placement"]["layers"],
+    }

@@ -7,14 +7,13 @@ by native code too, goes to log.txt. A worker that dies without a result was abo
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from edgevit.errors import ToolchainError
 from edgevit.progress import QUIET, Progress
 from edgevit.toolchains import environment
 
+START = Path(__file__).parent.resolve() / "workers" / "start.py"
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0
 LAST_WORDS_BYTES = 64 * 1024
@@ -45,7 +45,7 @@ def run_job(
     """
     python, title = environment.python_of(toolchain), environment.title(toolchain)
     job_dir.mkdir(parents=True, exist_ok=True)
-    for name in ("result.json", "events.jsonl"):
+    for name in ("result.json", "events.jsonl", "log.txt"):
         (job_dir / name).unlink(missing_ok=True)
     request = {"call": call, "args": args, "borrowed": str(environment.borrowed())}
     (job_dir / "request.json").write_text(json.dumps(request), encoding="utf-8")
@@ -70,14 +70,13 @@ def worker(toolchain: str) -> Path:
 def started(python: Path, script: Path, job_dir: Path, log: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process in a group of its own, ended with the block whatever ends the block."""
     process = subprocess.Popen(
-        [python, "-I", script.resolve(), job_dir.resolve()],
+        [python, "-I", START, str(os.getpid()), script.resolve(), job_dir.resolve()],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         cwd=job_dir,
         env={**os.environ, "PYTHONPATH": "", "PYTHONNOUSERSITE": "1"},
         start_new_session=True,
-        preexec_fn=die_with_parent,
     )
     try:
         yield process
@@ -85,23 +84,22 @@ def started(python: Path, script: Path, job_dir: Path, log: Any) -> Iterator[sub
         end_group(process)
 
 
-def die_with_parent() -> None:
-    """In the child: if edgevit is killed, the kernel kills the worker too (PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a worker and whatever it started: politely, then for good."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+    """End a worker and whatever it started: politely, then for good, a second Ctrl-C included."""
+    try:
+        signal_group(process, signal.SIGTERM)
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal every process of a worker's group; none may be left."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 @dataclass

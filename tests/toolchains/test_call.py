@@ -119,7 +119,7 @@ def test_hanging_worker_and_its_children_are_killed(tmp_path: Path, fake_worker:
         "fake-toolkit 1.0 failed in stage 'starting': no result after 2 s. See JOB/log.txt."
     )
     pids = (tmp_path / "a job; rm -rf 'x'" / "pids").read_text().split()
-    assert not any(alive(int(pid)) for pid in pids)
+    wait_until(lambda: not any(alive(int(pid)) for pid in pids))
 
 
 def test_interrupt_ends_the_worker(tmp_path: Path, fake_worker: FakeWorker) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from edgevit.load.canonical import why_not_canonical
 
+from timm.layers.activations import GELUTanh, QuickGELU  # isort: skip
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer  # isort: skip
 
 
@@ -42,3 +43,56 @@ def test_surgery_may_add_its_own_parts() -> None:
     changed = tiny(block_fn=functools.partial(Trimmed))
     assert why_not_canonical(changed) == "blocks.0 is a Trimmed"
     assert why_not_canonical(changed, blocks=(Trimmed,)) is None
+
+
+def change(path: str, part: Any) -> Any:
+    """A tiny ViT with one part replaced."""
+    model = tiny()
+    owner, _, name = path.rpartition(".")
+    setattr(model.get_submodule(owner), name, part)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("path", "part", "problem"),
+    [
+        ("norm", nn.BatchNorm1d(17), "norm is a BatchNorm1d"),
+        ("head", nn.Sequential(nn.Linear(24, 4)), "head is a Sequential"),
+        ("head", nn.Identity(), "head is a Identity"),
+        ("patch_embed.norm", nn.ReLU(), "patch_embed.norm is a ReLU"),
+        ("blocks.1.attn.proj", nn.Identity(), "blocks.1.attn.proj is a Identity"),
+        ("blocks.0.mlp.act", nn.Softmax(-1), "blocks.0.mlp.act is a Softmax"),
+        ("blocks.0.ls2", nn.ReLU(), "blocks.0.ls2 is a ReLU"),
+    ],
+)
+def test_a_replaced_part_is_named(path: str, part: nn.Module, problem: str) -> None:
+    assert why_not_canonical(change(path, part.eval())) == problem
+
+
+@pytest.mark.parametrize("act", [nn.GELU, nn.ReLU, nn.SiLU, QuickGELU, GELUTanh])
+def test_elementwise_activations_are_canonical(act: type[nn.Module]) -> None:
+    assert why_not_canonical(tiny(act_layer=act)) is None
+
+
+@pytest.mark.parametrize("pool", ["map", "max", "avgmax"])
+def test_poolings_that_mix_otherwise_are_not(pool: str) -> None:
+    model = tiny(global_pool=pool, class_token=pool != "map")
+    assert why_not_canonical(model) == f"its head pools by {pool!r}, not by token or avg"
+
+
+def test_hooks_and_methods_of_an_instance_are_found() -> None:
+    hooked = tiny()
+    hooked.blocks[1].register_forward_hook(lambda module, args, output: output * 2)
+    assert why_not_canonical(hooked) == "blocks.1 has a forward hook"
+    hooked = tiny()
+    hooked.register_forward_pre_hook(lambda module, args: None)
+    assert why_not_canonical(hooked) == "it has a forward hook"
+    replaced = tiny()
+    replaced.forward = lambda x: x.mean((2, 3))
+    assert why_not_canonical(replaced) == "it has a forward of its own"
+    replaced = tiny()
+    replaced.blocks[0].attn.forward = lambda x: x
+    assert why_not_canonical(replaced) == "blocks.0.attn has a forward of its own"
+    replaced = tiny()
+    replaced.pool = lambda x: x[:, 1]
+    assert why_not_canonical(replaced) == "it has a pool of its own"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
 from edgevit.load import differences
 from edgevit.load.checkpoint import read_checkpoint
+from edgevit.load.huggingface_config import CONFIG, Config, check_shape, read, read_json
 from edgevit.load.huggingface_forward import forward
 from edgevit.load.huggingface_preprocessing import preprocessing_of
 from edgevit.load.model import LoadedModel, finish, prove_equal
@@ -43,6 +44,18 @@ BLOCK = {
     "intermediate.dense": "mlp.fc1",
     "output.dense": "mlp.fc2",
 }
+ATTENTION = {
+    "q": "attention.attention.query",
+    "k": "attention.attention.key",
+    "v": "attention.attention.value",
+    "o": "attention.output.dense",
+}
+IN_MEMORY: tuple[tuple[str, Any], ...] = (
+    (r"^layers\.(\d+)\.attention\.([qkvo])_proj\.", lambda m: f"encoder.layer.{m[1]}.{ATTENTION[m[2]]}."),
+    (r"^layers\.(\d+)\.mlp\.fc1\.", r"encoder.layer.\1.intermediate.dense."),
+    (r"^layers\.(\d+)\.mlp\.fc2\.", r"encoder.layer.\1.output.dense."),
+    (r"^layers\.(\d+)\.", r"encoder.layer.\1."),
+)
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -53,21 +66,27 @@ def load(folder: Path, *, num_classes: int | None = None, size: tuple[int, int] 
     token becomes timm's VisionTransformerDistilled.
     """
     name = str(folder)
-    config = read_json(folder, "config.json")
+    config = read(folder, CONFIG, Config)
     architecture = architecture_of(folder, config)
+    check_shape(folder / CONFIG, config)
+    activation = activation_of(folder, config)
     weights, notes = read_weights(folder)
-    own = pair(config.get("image_size", 224))
+    own = config.image_size
     if size is not None and size != own:
         raise InputError(
             f"cannot load {folder} at {size[0]}x{size[1]}",
             f"its weights are for {own[0]}x{own[1]}",
             "Load it at its own size",
         )
-    preprocessing = preprocessing_of(folder, config, own, notes)
+    preprocessing = preprocessing_of(folder, config.num_channels, own, notes)
     module = build(folder, config, weights, architecture)
-    heads, eps = int(config.get("num_attention_heads", 12)), float(config.get("layer_norm_eps", 1e-12))
-    activation = activation_of(folder, config)()
-    original = functools.partial(forward, weights, heads=heads, eps=eps, activation=activation)
+    original = functools.partial(
+        forward,
+        weights,
+        heads=config.num_attention_heads,
+        eps=config.layer_norm_eps,
+        activation=activation(),
+    )
     return finish(
         name,
         module,
@@ -80,33 +99,14 @@ def load(folder: Path, *, num_classes: int | None = None, size: tuple[int, int] 
     )
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON object of the directory. Raises InputError where it is absent or not one."""
-    path = folder / name
-    if not path.is_file():
-        raise InputError(
-            f"cannot load {folder}",
-            f"it has no {name}",
-            "Give a directory written by save_pretrained(), or a timm name",
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"cannot read {path}", f"not JSON ({error})", "Copy or download it again") from error
-    if not isinstance(values, dict):
-        raise InputError(f"cannot read {path}", "not a JSON object", "Copy or download it again")
-    return values
-
-
-def architecture_of(folder: Path, config: dict[str, Any]) -> str:
+def architecture_of(folder: Path, config: Config) -> str:
     """The supported architecture a configuration names."""
-    named = (config.get("architectures") or [config.get("model_type", "none")])[0]
-    timm_name = config.get("architecture")
-    if "architectures" not in config and isinstance(timm_name, str):
+    named = (config.architectures or (config.model_type,))[0]
+    if config.architectures is None and config.architecture is not None:
         raise InputError(
             f"cannot load {folder}",
             "it is a directory of timm's",
-            f"Name the model: {timm_name} --weights {folder / WEIGHT_FILES[0]}",
+            f"Name the model: {config.architecture} --weights {folder / WEIGHT_FILES[0]}",
         )
     if named not in ARCHITECTURES:
         raise InputError(
@@ -114,12 +114,12 @@ def architecture_of(folder: Path, config: dict[str, Any]) -> str:
             f"architecture {named} is not supported; {', '.join(ARCHITECTURES)} are",
             "Write a Python file that builds it and name that (file.py:function)",
         )
-    return str(named)
+    return named
 
 
-def activation_of(folder: Path, config: dict[str, Any]) -> Callable[..., nn.Module]:
+def activation_of(folder: Path, config: Config) -> Callable[..., nn.Module]:
     """Constructor of the MLP's activation."""
-    named = config.get("hidden_act", "gelu")
+    named = config.hidden_act
     if named not in ACTIVATIONS:
         raise InputError(
             f"cannot load {folder}",
@@ -137,8 +137,7 @@ def read_weights(folder: Path) -> tuple[Weights, list[str]]:
     if single is not None:
         files = [single]
     elif index is not None:
-        named = read_json(folder, index.name).get("weight_map", {})
-        files = [folder / name for name in sorted(set(named.values()))]
+        files = shards(index)
     else:
         raise InputError(
             f"cannot load {folder}",
@@ -150,21 +149,38 @@ def read_weights(folder: Path) -> tuple[Weights, list[str]]:
     for file in files:
         checkpoint = read_checkpoint(file)
         notes += checkpoint.notes
-        weights |= {
-            key.removeprefix("vit.").removeprefix("deit."): v for key, v in checkpoint.weights.items()
-        }
+        weights |= {classic(key): value for key, value in checkpoint.weights.items()}
     return weights, notes
 
 
-def build(folder: Path, config: dict[str, Any], weights: Weights, architecture: str) -> nn.Module:
+def classic(key: str) -> str:
+    """A key without "vit." or "deit.", under the names save_pretrained writes.
+
+    transformers 5 has shorter ones in memory, which a plain state dict carries.
+    """
+    key = key.removeprefix("vit.").removeprefix("deit.")
+    for new, old in IN_MEMORY:
+        key = re.sub(new, old, key)
+    return key
+
+
+def shards(index: Path) -> list[Path]:
+    """Files that an index lists; only names beside it, whatever the index says."""
+    named = read_json(index.parent, index.name).get("weight_map")
+    found = list(named.values()) if isinstance(named, dict) else []
+    if not found or not all(isinstance(name, str) and name == Path(name).name for name in found):
+        raise InputError(f"cannot read {index}", "it lists no weights files", "Copy or download it again")
+    return [index.parent / name for name in sorted(set(found))]
+
+
+def build(folder: Path, config: Config, weights: Weights, architecture: str) -> nn.Module:
     """timm's module around the mapped tensors."""
-    hidden = int(config.get("hidden_size", 768))
     head = weights.get("cls_classifier.weight" if architecture == DISTILLED else "classifier.weight")
     if head is None:
         why = "its weights have no classifier"
         raise InputError(f"cannot load {folder}", why, "Give the directory of a fine-tuned model")
     kind = VisionTransformerDistilled if architecture == DISTILLED else VisionTransformer
-    mapped = canonical_weights(weights)
+    mapped = canonical_weights(folder, weights)
     extra: dict[str, Any] = {}
     if kind is VisionTransformer and "dist_token" in mapped:
         # DeiT without its second head still has the second token, and classifies the first: a register token.
@@ -172,26 +188,26 @@ def build(folder: Path, config: dict[str, Any], weights: Weights, architecture: 
         extra["reg_tokens"] = 1
     with torch.device("meta"):
         module = kind(
-            img_size=pair(config.get("image_size", 224)),
-            patch_size=pair(config.get("patch_size", 16)),
-            in_chans=int(config.get("num_channels", 3)),
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            in_chans=config.num_channels,
             num_classes=int(head.shape[0]),
-            embed_dim=hidden,
-            depth=int(config.get("num_hidden_layers", 12)),
-            num_heads=int(config.get("num_attention_heads", 12)),
+            embed_dim=config.hidden_size,
+            depth=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
             # Half a unit more: int(width * ratio) inside timm must not round down.
-            mlp_ratio=(int(config.get("intermediate_size", 4 * hidden)) + 0.5) / hidden,
-            qkv_bias=bool(config.get("qkv_bias", True)),
-            norm_layer=functools.partial(LayerNorm, eps=float(config.get("layer_norm_eps", 1e-12))),
+            mlp_ratio=(config.intermediate_size + 0.5) / config.hidden_size,
+            qkv_bias=config.qkv_bias,
+            norm_layer=functools.partial(LayerNorm, eps=config.layer_norm_eps),
             act_layer=activation_of(folder, config),
             **extra,
         )
-    differences.refuse(f"the model of {folder / 'config.json'}", folder, module.state_dict(), mapped)
+    differences.refuse(f"the model of {folder / CONFIG}", folder, module.state_dict(), mapped)
     module.load_state_dict(mapped, strict=True, assign=True)
     return module.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
-def canonical_weights(weights: Weights) -> Weights:
+def canonical_weights(folder: Path, weights: Weights) -> Weights:
     """Tensors under timm's names; query, key and value stacked in that order."""
     whole = {
         "embeddings.cls_token": "cls_token",
@@ -217,17 +233,22 @@ def canonical_weights(weights: Weights) -> Weights:
                 mapped[key] = value
         else:
             number, _, part = stem.removeprefix("encoder.layer.").partition(".")
-            if part == "attention.attention.query":
-                names = [key.replace(".query.", f".{other}.") for other in ("query", "key", "value")]
-                mapped[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat([weights[name] for name in names])
-            elif part not in ("attention.attention.key", "attention.attention.value"):
+            if part.startswith("attention.attention."):
+                names = [f"encoder.layer.{number}.{ATTENTION[letter]}.{kind}" for letter in "qkv"]
+                lacking = [name for name in names if name not in weights]
+                if lacking:
+                    why = f"its weights have {key} but no {lacking[0]}"
+                    raise InputError(f"cannot load {folder}", why, "Copy or download the directory again")
+                if key == names[0]:
+                    mapped[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat([weights[name] for name in names])
+            else:
                 mapped[f"blocks.{number}.{BLOCK.get(part, part)}.{kind}"] = value
     return mapped
 
 
-def labels_of(config: dict[str, Any]) -> tuple[str, ...] | None:
+def labels_of(config: Config) -> tuple[str, ...] | None:
     """Class names in order; None for the placeholders LABEL_0, LABEL_1, ... or where there are none."""
-    named = config.get("id2label") or {}
+    named = config.id2label or {}
     try:
         ordered = [str(named[key]) for key in sorted(named, key=int)]
     except (TypeError, ValueError):
@@ -235,10 +256,3 @@ def labels_of(config: dict[str, Any]) -> tuple[str, ...] | None:
     if not ordered or ordered == [f"LABEL_{index}" for index in range(len(ordered))]:
         return None
     return tuple(ordered)
-
-
-def pair(value: Any) -> tuple[int, int]:
-    """(height, width) of a configuration's number or pair."""
-    if isinstance(value, list | tuple):
-        return int(value[0]), int(value[1])
-    return int(value), int(value)

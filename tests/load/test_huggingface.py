@@ -174,7 +174,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 def test_processor_of_vit_squashes_to_the_size(tmp_path: Path) -> None:
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    read = preprocessing_of(tmp_path, {}, (32, 32), [])
+    read = preprocessing_of(tmp_path, 3, (32, 32), [])
     assert (read.size, read.resized_size, read.crop_mode, read.interpolation) == (
         (32, 32),
         (32, 32),
@@ -186,7 +186,7 @@ def test_processor_of_vit_squashes_to_the_size(tmp_path: Path) -> None:
 
 def test_processor_of_deit_crops_the_centre(tmp_path: Path) -> None:
     transformers.DeiTImageProcessor(image_mean=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
-    read = preprocessing_of(tmp_path, {}, (224, 224), [])
+    read = preprocessing_of(tmp_path, 3, (224, 224), [])
     assert (read.size, read.resize_to, read.crop_mode, read.interpolation) == (
         (224, 224),
         256,
@@ -208,22 +208,111 @@ def test_rescaling_is_folded_into_mean_and_deviation(
     tmp_path: Path, values: dict[str, Any], mean: float, std: float
 ) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 32} | values))
-    read = preprocessing_of(tmp_path, {}, (32, 32), [])
+    read = preprocessing_of(tmp_path, 3, (32, 32), [])
     assert read.mean == pytest.approx((mean,) * 3)
     assert read.std == pytest.approx((std,) * 3)
 
 
 def test_missing_processor_is_said_and_wrong_size_refused(tmp_path: Path) -> None:
     notes: list[str] = []
-    assert preprocessing_of(tmp_path, {}, (32, 32), notes).mean == (0.5, 0.5, 0.5)
+    assert preprocessing_of(tmp_path, 3, (32, 32), notes).mean == (0.5, 0.5, 0.5)
     assert notes == [
         "no preprocessor_config.json: preprocessing assumed, 32x32 bilinear without crop, "
         "mean and deviation 0.5"
     ]
     (tmp_path / "preprocessor_config.json").write_text('{"size": 64}')
     with pytest.raises(InputError) as caught:
-        preprocessing_of(tmp_path, {}, (32, 32), [])
+        preprocessing_of(tmp_path, 3, (32, 32), [])
     assert str(caught.value) == (
         f"cannot load {tmp_path}: preprocessor_config.json gives 64x64 images and the model takes 32x32. "
         "Correct the size in preprocessor_config.json."
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"num_attention_heads": 5}, "5 num_attention_heads don't divide hidden_size 24"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0: Input should be greater than 0"),
+        ({"patch_size": 0}, "patch_size.0 is 0: Input should be greater than 0"),
+        ({"patch_size": 64}, "patch_size [64, 64] is larger than image_size [32, 32]"),
+        ({"image_size": [32]}, "image_size.1 is [32]: Field required"),
+        ({"hidden_size": "x"}, 'hidden_size is "x": Input should be a valid integer'),
+        (
+            {"num_hidden_layers": 10**9},
+            "num_hidden_layers is 1000000000: Input should be less than or equal to 1000",
+        ),
+        ({"hidden_act": ["gelu"]}, 'hidden_act is ["gelu"]: Input should be a valid string'),
+        ({"layer_norm_eps": None}, "layer_norm_eps is null: Input should be a valid number"),
+        ({"layer_norm_eps": 0}, "layer_norm_eps is 0: Input should be greater than 0"),
+        ({"architectures": "ViT"}, 'architectures is "ViT": Input should be a valid tuple'),
+        ({"architectures": [3]}, "architectures.0 is 3: Input should be a valid string"),
+    ],
+)
+def test_wrong_values_of_the_configuration_are_named(
+    tmp_path: Path, values: dict[str, Any], why: str
+) -> None:
+    save(tmp_path, "ViTForImageClassification")
+    change(tmp_path, **values)
+    assert error_of(tmp_path) == (
+        f"cannot use DIR/config.json: {why}. Correct the file, or copy or download it again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"size": {"height": "x", "width": 2}}, 'size.height is "x": Input should be a valid integer'),
+        ({"size": {}}, "size has neither height and width nor shortest_edge"),
+        ({"size": "x"}, 'size is "x": Input should be a number, a pair, or height and width'),
+        ({"crop_size": {"height": 32}}, "crop_size has neither height and width nor shortest_edge"),
+        ({"image_mean": None}, "image_mean.0 is null: Input should be a valid number"),
+        ({"image_mean": []}, "image_mean is []: Value should have at least 1 item after validation, not 0"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean has 2 values for 3 channels"),
+        ({"image_std": [0, 0.5, 0.5]}, "image_std.0 is 0: Input should be greater than 0"),
+        ({"rescale_factor": 0}, "rescale_factor is 0: Input should be greater than 0"),
+        ({"resample": 99}, "resample is 99: PIL's filters are 0 to 5"),
+        ({"do_resize": "yes"}, 'do_resize is "yes": Input should be a valid boolean'),
+    ],
+)
+def test_wrong_values_of_the_processor_are_named(tmp_path: Path, values: dict[str, Any], why: str) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 32} | values))
+    with pytest.raises(InputError) as caught:
+        preprocessing_of(tmp_path, 3, (32, 32), [])
+    assert str(caught.value) == (
+        f"cannot use {tmp_path}/preprocessor_config.json: {why}. "
+        "Correct the file, or copy or download it again."
+    )
+
+
+def test_one_missing_third_of_an_attention_is_named(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save(tmp_path, "ViTForImageClassification")
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    del weights["vit.encoder.layer.1.attention.attention.key.weight"]
+    save_file(weights, file)
+    assert error_of(tmp_path) == (
+        "cannot load DIR: its weights have encoder.layer.1.attention.attention.query.weight but no "
+        "encoder.layer.1.attention.attention.key.weight. Copy or download the directory again."
+    )
+
+
+def test_index_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, "ViTForImageClassification")
+    (tmp_path / "model.safetensors").unlink()
+    index = tmp_path / "model.safetensors.index.json"
+    for listed in ({}, {"a": "../other.safetensors"}, {"a": 3}, {"a": []}, ["a"]):
+        index.write_text(json.dumps({"weight_map": listed}))
+        assert error_of(tmp_path) == (
+            "cannot read DIR/model.safetensors.index.json: it lists no weights files. Copy or download it again."
+        )
+
+
+def test_names_that_transformers_has_in_memory_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    original = save(tmp_path, "ViTForImageClassification")
+    save_file(original.state_dict(), tmp_path / "model.safetensors")
+    assert difference(tmp_path, original) < 1e-4

@@ -101,6 +101,8 @@ def worker_arguments(request: CompileRequest, artefact: Path, logits: Path) -> d
         "artefact": str(artefact.resolve()),
         "quantize": plan.quantized,
         "algorithm": plan.algorithm,
+        # Keeps the last reshape of the logits off the CPU; they come out as [1, classes, 1, 1].
+        "config": {"remove_reshape": True},
         "calibration": str(request.calibration.resolve()) if plan.quantized else None,
         "evaluate": evaluate,
         "logits": str(logits.resolve()) if evaluate else None,

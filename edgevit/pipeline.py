@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from edgevit import sources
 from edgevit.backends.protocol import CompileRequest
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from edgevit.load import LoadedModel
 
 PARITY_IMAGES = 8
+WORKER_BYTES, WORKER_CORES = 4 * 2**30, 2
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,15 @@ def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Ou
     def build(pair: tuple[Board, str]) -> Outcome:
         return Outcome(*pair, step=conversion.compiled(*pair), reference=reference)
 
-    with ThreadPoolExecutor(job.side_by_side or 1) as pool:
+    with ThreadPoolExecutor(job.side_by_side or affordable(len(wanted))) as pool:
         return conversion, list(pool.map(build, wanted))
+
+
+def affordable(wanted: int) -> int:
+    """How many targets to convert at once: each wants two cores and may take memory by the gigabyte."""
+    by_memory = psutil.virtual_memory().available // WORKER_BYTES
+    by_cores = (os.cpu_count() or 1) // WORKER_CORES
+    return max(1, min(wanted, by_memory, by_cores))
 
 
 def planned(job: Job, run: Run, progress: Progress) -> Iterator[tuple[str, str]]:

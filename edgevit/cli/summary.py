@@ -36,13 +36,28 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
     accuracy = next((result["accuracy"] for result in results if result["accuracy"]), None)
     rows = [[*reference_row(accuracy)]] if accuracy else []
     rows += [[*result_row(result)] for result in results]
-    notes = [LEGEND, *manifest["model"]["notes"], f"run: {folder}"]
+    notes = [LEGEND, *parity_notes(manifest), *manifest["model"]["notes"], f"run: {folder}"]
     if accuracy is None:
         notes.insert(0, "accuracy was not measured: pass --validation with images it can be measured on")
     elif accuracy["n"] < 200:
         notes.insert(0, f"n = {accuracy['n']}: too few images to tell small losses apart; read the interval")
     images = f", {accuracy['n']} validation images" if accuracy else ""
     print_table(f"{manifest['model']['name']}{images}", COLUMNS, rows, notes)
+
+
+def parity_notes(manifest: dict[str, Any]) -> list[str]:
+    """How far exact steps moved a logit: the mapping of foreign weights, the export."""
+    notes = []
+    if manifest["model"]["parity"] is not None:
+        notes.append(
+            f"weights mapped to the canonical ViT: largest logit difference {manifest['model']['parity']:.1e}"
+        )
+    differences = [
+        stage["metrics"]["max_logit_difference"] for stage in manifest["stages"] if stage["stage"] == "export"
+    ]
+    if differences:
+        notes.append(f"exported graph against torch: largest logit difference {max(differences):.1e}")
+    return notes
 
 
 def reference_row(accuracy: dict[str, Any]) -> tuple[str, ...]:

@@ -25,11 +25,11 @@ def command() -> None:
 def install(names: tuple[str, ...]) -> None:
     """Install toolchains by NAME (rknn, litert); quick when already there."""
     from edgevit.cli.console import progress
-    from edgevit.toolchains import environment
+    from edgevit.toolchains import installation
 
     for name in names:
         with progress() as bars:
-            environment.install(name, bars)
+            installation.install(name, bars)
         click.echo(f"{name}: ready")
 
 
@@ -51,8 +51,8 @@ def list_(as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True)
 def remove(names: tuple[str, ...]) -> None:
     """Delete toolchains by NAME and free their disk space."""
-    from edgevit.toolchains import environment
+    from edgevit.toolchains import installation
 
     for name in names:
-        environment.remove(name)
+        installation.remove(name)
         click.echo(f"{name}: removed")

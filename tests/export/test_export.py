@@ -1,0 +1,89 @@
+"""Exported graphs compute what torch computes, in one input and one output, with the same bytes every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from edgevit.errors import EdgevitError, ParityError
+from edgevit.export import export_onnx, export_program, parity
+from edgevit.files import sha256_file
+from edgevit.preprocessing import Preprocessing
+
+from edgevit import torch_setup  # noqa: F401  # isort: skip
+from timm.models.vision_transformer import VisionTransformer  # isort: skip
+
+PREPROCESSING = Preprocessing(size=(32, 48))
+
+
+def tiny(**options: object) -> nn.Module:
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        img_size=(32, 48), patch_size=16, embed_dim=48, depth=2, num_heads=3, num_classes=7, **options
+    )
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model.eval().requires_grad_(False)
+
+
+def pixels(n: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, 32, 48, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"global_pool": "avg"}, {"qk_norm": True, "init_values": 0.1, "reg_tokens": 2}]
+)
+@pytest.mark.parametrize("kind", ["onnx", "program"])
+def test_export_computes_what_torch_computes(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
+    model = tiny(**options)
+    if kind == "onnx":
+        path = export_onnx(model, (32, 48), 3, tmp_path / "model.onnx")
+    else:
+        path = export_program(model, (32, 48), 3, tmp_path / "model.pt2")
+    assert parity(path, model, pixels(), PREPROCESSING) < 1e-4
+
+
+def test_onnx_has_one_named_input_and_output_and_whole_layer_norms(tmp_path: Path) -> None:
+    graph = onnx.load(export_onnx(tiny(), (32, 48), 3, tmp_path / "model.onnx")).graph
+    assert [value.name for value in graph.input] == ["input"]
+    assert [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim] == [1, 3, 32, 48]
+    assert [value.name for value in graph.output] == ["logits"]
+    assert [node.op_type for node in graph.node].count("LayerNormalization") == 5
+
+
+def test_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (
+        sha256_file(export_onnx(tiny(), (32, 48), 3, tmp_path / name / "model.onnx")) for name in ("a", "b")
+    )
+    assert first == second
+
+
+def test_export_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = tiny()
+    fused = [block.attn.fused_attn for block in model.blocks]
+    export_onnx(model, (32, 48), 3, tmp_path / "model.onnx")
+    assert [block.attn.fused_attn for block in model.blocks] == fused
+
+
+def test_wrong_graph_is_caught(tmp_path: Path) -> None:
+    model = tiny()
+    path = export_onnx(model, (32, 48), 3, tmp_path / "model.onnx")
+    nn.init.constant_(model.head.bias, 1.0)
+    with pytest.raises(ParityError, match=r"the exported \.onnx does not compute what the model computes"):
+        parity(path, model, pixels(), PREPROCESSING)
+
+
+class Untraceable(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(image[0, 0, :32, :32]).real[None]
+
+
+def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(EdgevitError, match="cannot export the model to ONNX: "):
+        export_onnx(Untraceable().eval(), (32, 32), 3, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,6 @@ from edgevit.errors import ToolchainError
 from edgevit.progress import QUIET, Progress
 from edgevit.toolchains import environment
 
-START = Path(__file__).parent.resolve() / "workers" / "start.py"
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0
 LAST_WORDS_BYTES = 64 * 1024
@@ -50,7 +49,10 @@ def run_job(
     request = {"call": call, "args": args, "borrowed": str(environment.borrowed())}
     (job_dir / "request.json").write_text(json.dumps(request), encoding="utf-8")
     events = Events(job_dir / "events.jsonl", progress)
-    with (job_dir / "log.txt").open("ab") as log, started(python, worker(toolchain), job_dir, log) as process:
+    with (
+        (job_dir / "log.txt").open("ab") as log,
+        started(python, environment.worker(toolchain), job_dir, log) as process,
+    ):
         deadline = time.monotonic() + timeout_s
         while process.poll() is None:
             events.forward()
@@ -61,16 +63,11 @@ def run_job(
     return result_of(toolchain, title, process.returncode, events, job_dir)
 
 
-def worker(toolchain: str) -> Path:
-    """The script that runs inside a toolchain's environment."""
-    return Path(__file__).parent / "workers" / f"{toolchain}.py"
-
-
 @contextmanager
 def started(python: Path, script: Path, job_dir: Path, log: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process in a group of its own, ended with the block whatever ends the block."""
     process = subprocess.Popen(
-        [python, "-I", START, str(os.getpid()), script.resolve(), job_dir.resolve()],
+        [python, "-I", environment.START, str(os.getpid()), script.resolve(), job_dir.resolve()],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

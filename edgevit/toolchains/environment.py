@@ -1,36 +1,30 @@
 """Private environments for the vendors' packages: made from hash-pinned locks, kept, checked, never half-made.
 
 Each environment is a venv in edgevit's cache folder, built under a temporary name and renamed when it works. The
-user's own environment is not touched: torch is borrowed from it at run time (its folder is appended to the
-worker's import path, so the pinned packages always win), which saves gigabytes.
+user's own environment is not touched: torch, and only torch, is borrowed from it at run time (the workers look
+for it there after everything of their own), which saves gigabytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import re
-import secrets
-import shutil
-import subprocess
 import sys
-import sysconfig
-import venv
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
 
 from edgevit.errors import InputError, ToolchainError
-from edgevit.files import replace_folder, write_atomically
-from edgevit.progress import Progress
 
 PYTHONS = ((3, 11), (3, 12))
 STATE = "edgevit.json"
+WORKERS = Path(__file__).parent.resolve() / "workers"
+START = WORKERS / "start.py"
 
 
 @dataclass(frozen=True)
@@ -72,88 +66,6 @@ class State:
     def to_json(self) -> dict[str, object]:
         """Plain values for scripts."""
         return asdict(self)
-
-
-def install(name: str, progress: Progress) -> Path:
-    """Make a toolchain's environment unless a healthy one is there; return its folder.
-
-    Safe against a second installation at the same time and against being killed. Raises ToolchainError with the
-    installer's own last error.
-    """
-    toolchain, final = known(name), folder(name)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(name, progress):
-        if damage(final) is None:
-            return final
-        for leftover in final.parent.glob(f".{name}-*.staging"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        refuse_full_disk(name, toolchain.needed_mb, final.parent)
-        staging = final.with_name(f".{name}-{secrets.token_hex(4)}.staging")
-        try:
-            build(name, staging, progress)
-            replace_folder(staging, final)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        remove_older(name, final)
-    return final
-
-
-def build(name: str, staging: Path, progress: Progress) -> None:
-    """Create a venv, install the lock into it, prove that it works, write its state last."""
-    progress.stage(f"install {TOOLCHAINS[name].title}: once; it takes a few minutes and is then reused")
-    venv.EnvBuilder(with_pip=True, symlinks=True).create(staging)
-    lock = lock_file(name)
-    total = lock.read_text(encoding="utf-8").count("==")
-    log = log_file(name)
-    command = [
-        *(interpreter(staging), "-I", "-m", "pip", "install", "--require-hashes", "--no-deps", "--no-input"),
-        *("--disable-pip-version-check", "--progress-bar", "off", "-r", str(lock)),
-    ]
-    with log.open("w", encoding="utf-8") as sink:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert process.stdout is not None
-        done = 0
-        with process:
-            try:
-                for line in process.stdout:
-                    sink.write(line)
-                    if line.startswith("Collecting "):
-                        done += 1
-                        progress.advance(done, total, line.split()[1])
-            except BaseException:
-                process.kill()
-                raise
-    if process.returncode != 0:
-        raise ToolchainError(f"cannot install the {name} toolchain", last_error(log), f"See {log}")
-    progress.advance(total, total, "checking")
-    prove(name, staging)
-    size = {"files": 0, "bytes": 0} | dict(zip(("files", "bytes"), contents(staging), strict=True))
-    write_atomically(staging / STATE, json.dumps({"name": name, "lock": digest(name), **size}))
-
-
-def prove(name: str, environment: Path) -> None:
-    """Import the toolchain in its environment. Raises ToolchainError if that fails."""
-    script = f"import sys; sys.path.append({str(borrowed())!r}); {TOOLCHAINS[name].check}"
-    process = subprocess.run(
-        [interpreter(environment), "-I", "-c", script], capture_output=True, text=True, check=False
-    )
-    if process.returncode != 0:
-        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise ToolchainError(
-            f"cannot install the {name} toolchain",
-            f"it was installed but does not work here ({lines[-1][:200]})",
-            "Report this with your Python and torch versions",
-        )
-
-
-def remove(name: str) -> None:
-    """Delete a toolchain's environments. Raises InputError if there is none."""
-    known(name)
-    found = [path for path in root().glob(f"{name}-*") if path.is_dir()] if root().is_dir() else []
-    if not found:
-        raise InputError(f"cannot remove the {name} toolchain", "it is not installed", "Nothing to do")
-    for path in found:
-        shutil.rmtree(path)
 
 
 def list_toolchains() -> list[State]:
@@ -221,7 +133,12 @@ def contents(path: Path) -> tuple[int, int]:
 def versions(name: str) -> dict[str, str]:
     """Every package of an installed toolchain with its version. Raises ToolchainError if it isn't installed."""
     python_of(name)
-    return dict(re.findall(r"^([\w.-]+)==(\S+)", lock_file(name).read_text(encoding="utf-8"), re.MULTILINE))
+    return pins(lock_file(name))
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Package to version, as a lock pins them."""
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def title(name: str) -> str:
@@ -272,65 +189,21 @@ def interpreter(environment: Path) -> str:
     return str(environment / "bin" / "python")
 
 
+def worker(name: str) -> Path:
+    """The script that runs inside a toolchain's environment."""
+    return WORKERS / f"{name}.py"
+
+
 def borrowed() -> Path:
-    """The folder that torch is borrowed from."""
-    return Path(sysconfig.get_path("purelib"))
-
-
-def log_file(name: str) -> Path:
-    """Where an installation's output goes."""
-    path = Path(platformdirs.user_log_dir("edgevit")) / f"install-{name}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def last_error(log: Path) -> str:
-    """The installer's last line that says error, else its last line."""
-    lines = [
-        line.strip()
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
-    wrong = [line for line in lines if line.startswith("ERROR")]
-    return (wrong or lines or ["no output"])[-1].removeprefix("ERROR: ").rstrip(".")[:300]
-
-
-def refuse_full_disk(name: str, needed_mb: int, where: Path) -> None:
-    """Raise ToolchainError where an installation can't fit."""
-    free = shutil.disk_usage(where).free // 2**20
-    if free < needed_mb:
+    """The folder that holds the torch edgevit itself would import. Raises ToolchainError if there is none."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
         raise ToolchainError(
-            f"cannot install the {name} toolchain",
-            f"it needs {needed_mb} MB in {where} and {free} MB are free",
-            "Make room, or set EDGEVIT_TOOLCHAINS to a folder on another disk",
+            "cannot use a toolchain", "torch is not installed", "Reinstall edgevit: pip install edgevit"
         )
+    return Path(found.origin).parents[1]
 
 
-def remove_older(name: str, keep: Path) -> None:
-    """Delete this Python's environments of an older lock."""
-    tag = keep.name.rsplit("-", 1)[0]
-    for path in keep.parent.glob(f"{tag}-*"):
-        if path != keep:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def one_at_a_time(name: str, progress: Progress) -> Iterator[None]:
-    """Wait for another installation of the same toolchain to finish."""
-    lock = FileLock(root() / f".{name}.lock")
-    if lock.lock_file and not try_now(lock):
-        progress.stage(f"another edgevit is installing {name}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def try_now(lock: FileLock) -> bool:
-    """Whether the lock was free."""
-    try:
-        lock.acquire(timeout=0)
-    except TimeoutError:
-        return False
-    return True
+def torch_version() -> str:
+    """The version of the torch that toolchains borrow, read without importing it."""
+    return importlib.metadata.version("torch")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.toolchains import call, environment
+from edgevit.toolchains import environment
 
 FakeWorker = Callable[[str], None]
 
@@ -19,7 +19,7 @@ def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     script = tmp_path / "it's a worker.py"
     monkeypatch.setattr(environment, "python_of", lambda name: Path(sys.executable))
     monkeypatch.setattr(environment, "title", lambda name: "fake-toolkit 1.0")
-    monkeypatch.setattr(call, "worker", lambda name: script)
+    monkeypatch.setattr(environment, "worker", lambda name: script)
 
     def write(body: str) -> None:
         prologue = "import json, os, pathlib, sys\njob = pathlib.Path(sys.argv[1])\n"

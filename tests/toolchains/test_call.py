@@ -7,16 +7,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from edgevit.errors import ToolchainError
 from edgevit.progress import Quiet
 from edgevit.toolchains.call import run_job
 from tests.toolchains.conftest import FakeWorker
+from tests.toolchains.processes import alive, wait_until
 
 DONE = "(job / 'result.json').write_text(json.dumps({'ok': {'answer': 42}}))\n"
 
@@ -137,7 +136,7 @@ import pathlib, sys
 from edgevit.toolchains import call, environment
 environment.python_of = lambda name: pathlib.Path(sys.executable)
 environment.title = lambda name: "fake"
-call.worker = lambda name: pathlib.Path({str(tmp_path / "it's a worker.py")!r})
+environment.worker = lambda name: pathlib.Path({str(tmp_path / "it's a worker.py")!r})
 call.run_job("fake", "build", {{}}, pathlib.Path({str(tmp_path / "job")!r}), timeout_s=600)
 """
     parent = subprocess.Popen([sys.executable, "-c", script])
@@ -174,14 +173,3 @@ def test_users_python_path_does_not_reach_the_worker(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     fake_worker("(job / 'result.json').write_text(json.dumps({'ok': {'path': sys.path}}))")
     assert str(tmp_path) not in job(tmp_path)["path"]  # type: ignore[operator]
-
-
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def wait_until(condition: object, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

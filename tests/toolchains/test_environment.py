@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 
 from edgevit.errors import InputError, ToolchainError
 from edgevit.progress import QUIET, Quiet
-from edgevit.toolchains import environment
+from edgevit.toolchains import environment, installation
 from edgevit.toolchains.environment import TOOLCHAINS, Toolchain
+from tests.toolchains.processes import alive, wait_until
 
 LOCKS = Path(environment.__file__).parent / "locks"
 
@@ -26,7 +28,10 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         f"tinytool @ {wheel.as_uri()} --hash=sha256:{environment.hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
     )
     monkeypatch.setenv("EDGEVIT_TOOLCHAINS", str(tmp_path / "cache with space"))
+    worker = tmp_path / "worker.py"
+    worker.write_text("def borrow(folder):\n    pass\n")
     monkeypatch.setattr(environment, "lock_file", lambda name: lock)
+    monkeypatch.setattr(environment, "worker", lambda name: worker)
     monkeypatch.setitem(TOOLCHAINS, "tiny", Toolchain("tinytool 1.0", "import tinytool", 1))
     return "tiny"
 
@@ -81,31 +86,31 @@ def test_missing_toolchain_is_one_line_with_the_command(tiny: str) -> None:
 
 
 def test_install_makes_it_usable_and_the_second_time_does_nothing(tiny: str) -> None:
-    folder = environment.install(tiny, QUIET)
+    folder = installation.install(tiny, QUIET)
     assert environment.python_of(tiny) == folder / "bin" / "python"
     made = (folder / environment.STATE).stat().st_mtime_ns
-    assert environment.install(tiny, QUIET) == folder
+    assert installation.install(tiny, QUIET) == folder
     assert (folder / environment.STATE).stat().st_mtime_ns == made
     assert environment.state(tiny).problem is None
 
 
 def test_damaged_toolchain_is_seen_and_made_anew(tiny: str) -> None:
-    folder = environment.install(tiny, QUIET)
+    folder = installation.install(tiny, QUIET)
     module = next(folder.rglob("tinytool.py"))
     module.unlink()
     assert "files" in str(environment.state(tiny).problem)
-    environment.install(tiny, QUIET)
+    installation.install(tiny, QUIET)
     assert module.exists()
 
 
 def test_installation_that_was_killed_is_not_taken_for_one(tiny: str) -> None:
-    folder = environment.install(tiny, QUIET)
+    folder = installation.install(tiny, QUIET)
     (folder / environment.STATE).unlink()
     with pytest.raises(ToolchainError, match="it is not installed"):
         environment.python_of(tiny)
     leftover = folder.parent / ".tiny-dead.staging"
     leftover.mkdir()
-    environment.install(tiny, QUIET)
+    installation.install(tiny, QUIET)
     assert environment.python_of(tiny).exists()
     assert not leftover.exists()
 
@@ -114,32 +119,131 @@ def test_wrong_hash_is_refused_and_leaves_nothing(tiny: str) -> None:
     lock = environment.lock_file(tiny)
     lock.write_text(lock.read_text()[:-65] + "0" * 64 + "\n")
     with pytest.raises(ToolchainError) as caught:
-        environment.install(tiny, QUIET)
+        installation.install(tiny, QUIET)
     assert str(caught.value).startswith("cannot install the tiny toolchain: ")
-    assert str(caught.value).endswith(f"See {environment.log_file(tiny)}.")
+    assert str(caught.value).endswith(f"See {installation.log_file(tiny)}.")
     assert not [path for path in environment.root().iterdir() if path.is_dir()]
 
 
 def test_package_that_does_not_work_here_is_not_kept(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TOOLCHAINS, "tiny", Toolchain("tinytool 1.0", "import nothing_of_that_name", 1))
-    with pytest.raises(
-        ToolchainError, match=r"does not work here \(ModuleNotFoundError: No module named 'nothing"
-    ):
-        environment.install(tiny, QUIET)
+    with pytest.raises(ToolchainError) as caught:
+        installation.install(tiny, QUIET)
+    torch = environment.torch_version()
+    assert str(caught.value) == (
+        f"cannot use the tiny toolchain: it is installed but does not work with torch {torch} "
+        "here (ModuleNotFoundError: No module named 'nothing_of_that_name'). "
+        "Report this with your Python and torch versions."
+    )
     assert not environment.folder(tiny).exists()
+
+
+def test_another_torch_to_borrow_is_proved_anew(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = installation.install(tiny, QUIET)
+    monkeypatch.setattr(environment, "torch_version", lambda: "99.0")
+    monkeypatch.setitem(
+        TOOLCHAINS, "tiny", Toolchain("tinytool 1.0", "raise ImportError('needs torch<99')", 1)
+    )
+    with pytest.raises(
+        ToolchainError, match=r"does not work with torch 99.0 here \(ImportError: needs torch<99\)"
+    ):
+        installation.install(tiny, QUIET)
+    monkeypatch.setitem(TOOLCHAINS, "tiny", Toolchain("tinytool 1.0", "import tinytool", 1))
+    installation.install(tiny, QUIET)
+    assert json.loads((folder / environment.STATE).read_text())["torch"] == "99.0"
+
+
+def test_users_pip_settings_do_not_move_packages(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    monkeypatch.setenv("PIP_TARGET", str(elsewhere))
+    monkeypatch.setenv("PIP_USER", "1")
+    folder = installation.install(tiny, QUIET)
+    assert list(folder.rglob("tinytool.py"))
+    assert not elsewhere.exists()
+
+
+def test_killed_installation_leaves_no_pip_behind(tiny: str, tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", SLOW_INSTALL, str(tmp_path / "staging"), str(tmp_path / "pid")]
+    )
+    pid = tmp_path / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text() != "")
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not alive(int(pid.read_text())))
+
+
+# pip, as installation starts it, but its work is to sleep.
+SLOW_INSTALL = """
+import pathlib, sys
+from edgevit.toolchains import environment, installation
+environment.interpreter = lambda folder: sys.executable
+site = pathlib.Path(sys.argv[1]); site.mkdir()
+script = site / "pip.py"
+script.write_text("import time; time.sleep(600)")
+environment.START = site / "start.py"
+real = pathlib.Path(environment.__file__).parent / "workers" / "start.py"
+environment.START.write_text(f"import sys; sys.path.insert(0, {str(site)!r})\\n" + real.read_text())
+with installation.pip_install(site, site / "lock.txt") as process:
+    pathlib.Path(sys.argv[2]).write_text(str(process.pid))
+    process.wait()
+"""
+
+
+def test_folder_that_cannot_be_made_is_one_line(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGEVIT_TOOLCHAINS", str(tmp_path / "file" / "toolchains"))
+    with pytest.raises(ToolchainError) as caught:
+        installation.install(tiny, QUIET)
+    assert str(caught.value) == (
+        f"cannot install or remove the tiny toolchain: {tmp_path / 'file' / 'toolchains'}: not a directory. "
+        "Correct that, or set EDGEVIT_TOOLCHAINS to another folder."
+    )
+
+
+def test_python_without_pip_names_the_system_package(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, folder: Path) -> None:
+        raise subprocess.CalledProcessError(1, "ensurepip")
+
+    monkeypatch.setattr("venv.EnvBuilder.create", fail)
+    with pytest.raises(ToolchainError) as caught:
+        installation.install(tiny, QUIET)
+    assert str(caught.value) == (
+        "cannot install the tiny toolchain: this Python can't create environments with pip. "
+        "On Debian and Ubuntu: sudo apt-get install python3-venv."
+    )
+
+
+@pytest.mark.parametrize("name", ["rknn", "litert"])
+def test_worker_borrows_torch_and_nothing_else(name: str, tmp_path: Path) -> None:
+    for package in ("torch", "transformers"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("VALUE = 1\n")
+    script = (
+        f"import runpy; runpy.run_path({str(environment.worker(name))!r})['borrow']({str(tmp_path)!r})\n"
+        f"import torch; assert torch.__file__.startswith({str(tmp_path)!r})\n"
+        "import transformers"
+    )
+    bare = [Path(sys.base_prefix) / "bin" / "python3", "-I", "-S", "-c", script]
+    done = subprocess.run(bare, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'transformers'"
 
 
 def test_full_disk_is_told_before_anything_is_written(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TOOLCHAINS, "tiny", Toolchain("tinytool 1.0", "import tinytool", 10**9))
     with pytest.raises(ToolchainError, match="it needs 1000000000 MB in "):
-        environment.install(tiny, QUIET)
+        installation.install(tiny, QUIET)
 
 
 def test_two_installations_at_once_both_end_well(tiny: str) -> None:
     import threading
 
     progress = [Quiet(), Quiet()]
-    threads = [threading.Thread(target=environment.install, args=(tiny, each)) for each in progress]
+    threads = [threading.Thread(target=installation.install, args=(tiny, each)) for each in progress]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -148,17 +252,17 @@ def test_two_installations_at_once_both_end_well(tiny: str) -> None:
 
 
 def test_remove_deletes_and_says_when_there_is_nothing(tiny: str) -> None:
-    folder = environment.install(tiny, QUIET)
-    environment.remove(tiny)
+    folder = installation.install(tiny, QUIET)
+    installation.remove(tiny)
     assert not folder.exists()
     with pytest.raises(InputError) as caught:
-        environment.remove(tiny)
+        installation.remove(tiny)
     assert str(caught.value) == "cannot remove the tiny toolchain: it is not installed. Nothing to do."
 
 
 def test_unknown_toolchain_is_one_line() -> None:
     with pytest.raises(InputError) as caught:
-        environment.install("rkn", QUIET)
+        installation.install("rkn", QUIET)
     assert str(caught.value) == (
         "unknown toolchain 'rkn': there is none of that name. Choose from rknn, litert."
     )
@@ -176,6 +280,6 @@ def test_other_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_state_is_json(tiny: str) -> None:
-    environment.install(tiny, QUIET)
+    installation.install(tiny, QUIET)
     assert json.loads(json.dumps(environment.state(tiny).to_json()))["installed"] is True
     shutil.rmtree(environment.root())

@@ -1,14 +1,16 @@
 """Runs LiteRT's converter, quantizer and interpreter in their own environment: `python -I litert.py JOB_DIR`.
 
-Reads request.json {"call": name, "args": {...}, "borrowed": folder of torch}, appends progress to events.jsonl and
-writes result.json last. Needs litert-torch, ai-edge-quantizer, ai-edge-litert and a borrowed torch, and never
-edgevit, which is not installed here.
+Reads request.json {"call": name, "args": {...}, "borrowed": folder that holds torch}, appends progress to
+events.jsonl and writes result.json last. Needs litert-torch, ai-edge-quantizer, ai-edge-litert and a borrowed
+torch, and never edgevit, which is not installed here.
 """
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import os
+import re
 import resource
 import statistics
 import sys
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 Values = dict[str, Any]
+BORROWED = {"torch", "torchgen", "functorch", "nvidia", "triton"}  # torch and what its CUDA builds load
+RECIPE_NAME = re.compile(r"(dynamic|static|weight_only)_\w*wi\d\w*")  # the vendor's naming rule
 
 
 def convert(program: str, artefact: str) -> Values:
@@ -53,7 +57,7 @@ def quantize(
     from ai_edge_quantizer import recipe as recipes
 
     session = vendor.Quantizer(model)
-    session.load_quantization_recipe(getattr(recipes, recipe)() if isinstance(recipe, str) else recipe)
+    session.load_quantization_recipe(rules_of(recipe, recipes))
     ranges = None
     if session.need_calibration:
         if calibration is None or mean is None or std is None:
@@ -65,6 +69,16 @@ def quantize(
     return {"artefact": artefact, "bytes": Path(artefact).stat().st_size}
 
 
+def rules_of(recipe: str | list[Values], recipes: Any) -> list[Values]:
+    """A recipe's rules. Raises ValueError with the vendor's names for an unknown one."""
+    if not isinstance(recipe, str):
+        return recipe
+    named = {name: make for name, make in vars(recipes).items() if RECIPE_NAME.fullmatch(name)}
+    if recipe not in named:
+        raise ValueError(f"no recipe named {recipe!r}; there are {', '.join(sorted(named))}")
+    return list(named[recipe]())
+
+
 def run(model: str, pixels: str, mean: list[float], std: list[float], logits: str, threads: int) -> Values:
     """Run a .tflite over pixels uint8 [n, height, width, channels]; write logits float32 [n, classes]."""
     import numpy as np
@@ -72,12 +86,12 @@ def run(model: str, pixels: str, mean: list[float], std: list[float], logits: st
     step("run")
     interpreter = open_model(model, threads)
     give, take = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    rows = []
+    rows, total = [], len(np.load(pixels, mmap_mode="r"))
     for number, image in enumerate(normalised(pixels, mean, std)):
         interpreter.set_tensor(give["index"], as_input(image, give))
         interpreter.invoke()
         rows.append(as_float(interpreter.get_tensor(take["index"]), take).reshape(-1).copy())
-        event(done=number + 1, total=len(np.load(pixels, mmap_mode="r")))
+        event(done=number + 1, total=total)
     with whole(logits) as staging:
         np.save(staging, np.stack(rows).astype(np.float32))
     return partitions(model, threads) | {"images": len(rows)}
@@ -220,6 +234,28 @@ class whole:  # noqa: N801 - reads as a verb at its use
             Path(self.staging).unlink(missing_ok=True)
 
 
+class Borrowed:
+    """Finds torch, and nothing else, in another environment's folder, after everything installed here.
+
+    The whole folder on sys.path would let the user's packages, and plug-ins that jax looks for, decide what a
+    conversion does. The same in every worker: they share no module.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        """The import system's question; None for what is not borrowed."""
+        if path is not None or name not in BORROWED:
+            return None
+        return importlib.machinery.PathFinder.find_spec(name, [self.folder])
+
+
+def borrow(folder: str) -> None:
+    """Make torch importable from the folder that holds it."""
+    sys.meta_path.append(Borrowed(folder))  # type: ignore[arg-type]  # duck-typed
+
+
 def step(name: str) -> None:
     """Name the next piece of work, in the event stream and in the log."""
     print(f"edgevit: {name}", flush=True)
@@ -236,7 +272,7 @@ def main() -> None:
     """Run the one call of the job in its folder."""
     os.chdir(sys.argv[1])
     request = json.loads(Path("request.json").read_text(encoding="utf-8"))
-    sys.path.append(request["borrowed"])  # after this environment's own packages: the pinned ones win
+    borrow(request["borrowed"])
     try:
         if request["call"] not in CALLS:
             raise ValueError(f"no call named {request['call']!r}")

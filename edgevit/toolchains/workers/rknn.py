@@ -8,6 +8,7 @@ All native output (with the compiler's layer table) goes to stdout and stderr; t
 from __future__ import annotations
 
 import ctypes
+import importlib.machinery
 import json
 import os
 import resource
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 Values = dict[str, Any]
+BORROWED = {"torch", "torchgen", "functorch", "nvidia", "triton"}  # torch and what its CUDA builds load
 DATASET = "calibration"  # folder of the job: one .npy an image
 TEMPORARY = "tmp"
 MODEL = "model.onnx"  # the toolkit sees short relative paths only: their lengths show in the .rknn
@@ -243,6 +245,28 @@ def common() -> Values:
     return {"toolkit": version("rknn-toolkit2"), "peak_bytes": peak, "addresses": os.environ[RESTARTED]}
 
 
+class Borrowed:
+    """Finds torch, and nothing else, in another environment's folder, after everything installed here.
+
+    The whole folder on sys.path would let the user's packages, and plug-ins that jax looks for, decide what a
+    conversion does. The same in every worker: they share no module.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        """The import system's question; None for what is not borrowed."""
+        if path is not None or name not in BORROWED:
+            return None
+        return importlib.machinery.PathFinder.find_spec(name, [self.folder])
+
+
+def borrow(folder: str) -> None:
+    """Make torch importable from the folder that holds it."""
+    sys.meta_path.append(Borrowed(folder))  # type: ignore[arg-type]  # duck-typed
+
+
 def step(name: str) -> None:
     """Name the next piece of work, in the event stream and in the log."""
     print(f"edgevit: {name}", flush=True)
@@ -297,10 +321,8 @@ def main() -> None:
     tempfile.tempdir = TEMPORARY
     keep_lines_whole()
     request = json.loads(Path("request.json").read_text(encoding="utf-8"))
-    if "borrowed" in request:  # torch; after this environment's own packages: the pinned ones win
-        sys.path.append(request["borrowed"])
-    if request.get("borrowed"):
-        sys.path.append(request["borrowed"])  # rknn.api imports torch; what is installed here comes first
+    if "borrowed" in request:
+        borrow(request["borrowed"])
     try:
         if request["call"] not in CALLS:
             raise ValueError(f"no call named {request['call']!r}")

@@ -20,7 +20,10 @@ from edgevit.errors import InputError
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", *PICKLES)
 # Plain weights first: they are what the training script itself evaluates unless told otherwise.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "state_dict_ema", "model_ema", "ema")
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "module"),
+    *("state_dict_ema", "model_ema", "ema"),
+)
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 # Training scripts keep their options and best scores beside the weights; these types only hold data.
 REBUILD: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
@@ -108,7 +111,7 @@ def read_pickle(path: Path, what: str) -> Any:
             # mmap leaves optimizer states on the disk; only zip files can be mapped.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error))
         if found is None:
             raise InputError(
                 what, "the file is damaged or not a torch file", "Copy or download it again"

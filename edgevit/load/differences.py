@@ -20,8 +20,11 @@ def differ(expected: Weights, given: Weights) -> bool:
     return expected.keys() != given.keys() or any(expected[k].shape != given[k].shape for k in expected)
 
 
-def refuse(name: str, path: Path, expected: Weights, given: Weights) -> None:
-    """Raises InputError that counts and shows the first missing, unexpected and misshapen tensors."""
+def refuse(name: str, path: Path, expected: Weights, given: Weights, *, fix: str | None = None) -> None:
+    """Raises InputError that counts and shows the first missing, unexpected and misshapen tensors.
+
+    `fix` is what the caller knows to be the remedy; without it, what the shapes say.
+    """
     if not differ(expected, given):
         return
     missing = [key for key in expected if key not in given]
@@ -40,9 +43,12 @@ def refuse(name: str, path: Path, expected: Weights, given: Weights) -> None:
     raise InputError(
         f"cannot load {path} into {name}",
         "; ".join(part for part in parts if part),
-        f"The weights are of another model: {hint}"
-        if hint
-        else "Name the model these weights were saved from",
+        fix
+        or (
+            f"The weights are of another model: {hint}"
+            if hint
+            else "Name the model these weights were saved from"
+        ),
     )
 
 

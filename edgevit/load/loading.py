@@ -24,6 +24,10 @@ def load_model(
     what the model has. Raises InputError for anything that can't be loaded, ParityError where mapping to the
     canonical ViT changed the logits.
     """
+    if not name.strip():
+        raise InputError(
+            "cannot load a model", "its name is empty", "Give a timm name, file.py:function or directory"
+        )
     what = f"cannot load {name}"
     if num_classes is not None and num_classes < 1:
         raise InputError(what, f"{num_classes} classes make no classifier", "Ask for one class or more")
@@ -39,10 +43,20 @@ def load_model(
             )
         return huggingface.load(folder, num_classes=num_classes, size=size)
     refuse_paths(name)
+    if weights is None and name in torchvision_vit.SHAPES:
+        raise InputError(
+            what,
+            "timm has no model of this name, torchvision has",
+            f"Name it {torchvision_vit.PREFIX}{name}, with --weights for weights of your own",
+        )
     checkpoint = read_checkpoint(weights) if weights is not None else None
     if torchvision_vit.is_reference(name) or (
-        checkpoint is not None and torchvision_vit.is_layout(checkpoint.weights)
+        checkpoint is not None
+        and torchvision_vit.is_layout(checkpoint.weights)
+        and not name.startswith(timm_models.HUB)
     ):
+        if not torchvision_vit.is_variant(name):
+            timm_models.refuse_unknown(name)
         return torchvision_vit.load(name, checkpoint, num_classes=num_classes, size=size)
     return timm_models.load(name, checkpoint, num_classes=num_classes, size=size)
 

@@ -36,6 +36,12 @@ def load(
     """What the function returns, called without arguments; a weights file then replaces its weights."""
     file, function = split(name)
     module = call(name, file, function)
+    if getattr(module, "num_classes", None) == 0:
+        raise InputError(
+            f"cannot load {name}",
+            "it gives features: it has no classifier (num_classes is 0)",
+            "Build it with the classes it was trained for",
+        )
     notes: list[str] = []
     if weights is not None:
         checkpoint = read_checkpoint(weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import sys
 from typing import Any
 
@@ -130,6 +131,7 @@ def download(name: str, num_classes: int | None, size: tuple[int, int] | None) -
         if config is not None and config.num_classes == 0:
             refuse_features(name)
     try:
+        reach(hub_files(name))
         module = create(name, size, pretrained=True)
     except Exception as error:
         raise InputError(
@@ -142,6 +144,40 @@ def download(name: str, num_classes: int | None, size: tuple[int, int] | None) -
     if size is not None and tuple(trained) != size and getattr(module, "pos_embed", None) is not None:
         notes.append(f"trained at {trained[0]}x{trained[1]}; timm resampled its position embedding")
     return module, notes
+
+
+def hub_files(name: str) -> tuple[str, tuple[str, ...]]:
+    """Repository on the Hugging Face hub and the files there that hold a model's weights."""
+    usual = (
+        "model.safetensors",
+        "open_clip_model.safetensors",
+        "pytorch_model.bin",
+        "open_clip_pytorch_model.bin",
+    )
+    if name.startswith(HUB):
+        return name.split(":", 1)[1].partition("@")[0], usual
+    config = timm.get_pretrained_cfg(name)
+    own = getattr(config, "hf_hub_filename", None)
+    return str(getattr(config, "hf_hub_id", None) or ""), (own, *usual) if own else usual
+
+
+def reach(hub: tuple[str, tuple[str, ...]]) -> None:
+    """One request without retries: offline, the hub's own client would retry for most of a minute, aloud.
+
+    Raises whatever the client raises where the hub can't be reached. Weights in the local cache need no hub.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    repository, files = hub
+    cached = (
+        (huggingface_hub.try_to_load_from_cache(repository, file) for file in files) if repository else ()
+    )
+    if not repository or any(isinstance(path, str) for path in cached):
+        return
+    # Any answer will do, a refusal as well: timm then says what is wrong.
+    with contextlib.suppress(HfHubHTTPError, OfflineModeIsEnabled):
+        huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, files[0]), timeout=10)
 
 
 def fill(
@@ -170,10 +206,42 @@ def fill(
     weights = checkpoint.weights
     if differences.differ(expected, weights):
         weights = converted(module, weights) or weights
-    differences.refuse(name, checkpoint.path, expected, weights)
+    if size is not None:
+        refuse_other_size(name, checkpoint, module, size)
+    differences.refuse(name, checkpoint.path, expected, weights, fix=twin(name, expected, weights))
     # Assigned, not copied: the random initial weights are let go one by one.
     module.load_state_dict(weights, strict=True, assign=True)
     return module, notes
+
+
+def refuse_other_size(name: str, checkpoint: Checkpoint, module: nn.Module, size: tuple[int, int]) -> None:
+    """Raises InputError where the position embedding alone doesn't fit the size asked for."""
+    expected, given = module.state_dict(), checkpoint.weights
+    other = [key for key in expected if key in given and given[key].shape != expected[key].shape]
+    if not isinstance(module, VisionTransformer) or other != ["pos_embed"] or given["pos_embed"].ndim != 3:
+        return
+    tokens = given["pos_embed"].shape[1]
+    patches = tokens - (0 if module.no_embed_class else module.num_prefix_tokens)
+    side = math.isqrt(max(patches, 0))
+    height, width = (side * patch for patch in module.patch_embed.patch_size)
+    trained = f"{height}x{width}" if side * side == patches else f"{tokens} tokens"
+    raise InputError(
+        f"cannot load {checkpoint.path} into {name} at {size[0]}x{size[1]}",
+        f"its position embedding is for {trained}",
+        "Give the size it was trained at",
+    )
+
+
+def twin(name: str, expected: differences.Weights, given: differences.Weights) -> str | None:
+    """The remedy where a DeiT's weights are those of its sibling with or without distillation token."""
+    if ("dist_token" in expected) == ("dist_token" in given):
+        return None
+    architecture = name.partition(".")[0]
+    distilled = "dist_token" in given
+    other = architecture.replace(
+        "_patch" if distilled else "_distilled_", "_distilled_patch" if distilled else "_"
+    )
+    return f"These are weights of {other}" if other != architecture and timm.is_model(other) else None
 
 
 def stored_classes(weights: dict[str, torch.Tensor], classifier: Any) -> int | None:

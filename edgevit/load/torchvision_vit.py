@@ -54,6 +54,11 @@ def is_reference(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
+def is_variant(name: str) -> bool:
+    """Whether a model's name is torchvision's own, or says torchvision."""
+    return is_reference(name) or name in SHAPES
+
+
 def is_layout(weights: dict[str, torch.Tensor]) -> bool:
     """Whether a state dict has the keys of a torchvision ViT."""
     return {"class_token", "encoder.pos_embedding", "conv_proj.weight"} <= weights.keys()
@@ -85,14 +90,18 @@ def load(
         source = f"torchvision layout, weights {checkpoint.path.name}"
         refuse_other_layout(name, checkpoint)
         preprocessing = preprocessing_for(variant, weights, notes)
+        if not is_variant(name):
+            notes.append(f"the weights are torchvision's; {name} names their shape, not their preprocessing")
     refuse_size(name, size, preprocessing.size)
     path = checkpoint.path if checkpoint is not None else Path(variant)
-    original = build_original(name, path, weights, heads_of(name, weights))
+    # No state dict tells the attention heads; the name does, and its shape fits (refuse_other_layout).
+    heads = shape_named(name)["heads"]
+    original = build_original(name, path, weights, heads)
     if "heads.pre_logits.weight" in weights:
         notes.append("kept as torchvision's module: its head has a hidden layer")
         module, parity = original, None
     else:
-        module = build_canonical(weights, heads_of(name, weights))
+        module = build_canonical(weights, heads)
         parity = prove_equal(name, module, original, preprocessing)
     return finish(
         name,
@@ -176,26 +185,26 @@ def refuse_other_layout(name: str, checkpoint: Checkpoint) -> None:
         "patch size": int(patch.shape[2]),
     }
     wanted = shape_named(name)
+    fits = [v for v, (dim, depth, _, side) in SHAPES.items() if [*found.values()] == [dim, depth, side]]
+    fix = f"Use {PREFIX}{fits[0]}" if fits else "Name the model these weights were saved from"
+    if not wanted:
+        raise InputError(what, f"the weights are a torchvision ViT's, and {name} is no plain ViT", fix)
     other = [trait for trait in found if trait in wanted and wanted[trait] != found[trait]]
     if other:
         says = ", ".join(f"{trait} {found[trait]} where it has {wanted[trait]}" for trait in other)
-        fits = [v for v, (dim, depth, _, side) in SHAPES.items() if [*found.values()] == [dim, depth, side]]
-        fix = f"Use {PREFIX}{fits[0]}" if fits else "Name the model these weights were saved from"
         raise InputError(what, f"the weights are of another model: {says}", fix)
 
 
 @functools.cache
 def shape_named(name: str) -> dict[str, int]:
-    """Width, depth, heads and patch size that a torchvision or timm name stands for; empty for other names."""
+    """Width, depth, heads and patch size that a name stands for; empty where that is no plain ViT."""
     variant = name.removeprefix(PREFIX)
     if variant in SHAPES:
         return dict(zip(("embed dim", "depth", "heads", "patch size"), SHAPES[variant], strict=True))
-    if not timm.is_model(name.partition(".")[0]):
-        return {}
     with torch.device("meta"):
         module: Any = timm.create_model(name.partition(".")[0])
-    if not isinstance(module, VisionTransformer):
-        return {"embed dim": -1}  # no torchvision ViT fits
+    if type(module) is not VisionTransformer:
+        return {}
     block: Any = module.blocks[0]
     return {
         "embed dim": module.embed_dim,
@@ -203,20 +212,6 @@ def shape_named(name: str) -> dict[str, int]:
         "heads": block.attn.num_heads,
         "patch size": module.patch_embed.patch_size[0],
     }
-
-
-def heads_of(name: str, weights: dict[str, torch.Tensor]) -> int:
-    """Attention heads, which no state dict tells: from the name, or from torchvision's variant of this width."""
-    named = shape_named(name)
-    width = int(weights["conv_proj.weight"].shape[0])
-    heads = named.get("heads") or {dim: heads for dim, _, heads, _ in SHAPES.values()}.get(width)
-    if heads is None:
-        raise InputError(
-            f"cannot load {name}",
-            f"the number of attention heads of a {width} wide ViT isn't in its weights",
-            "Give a timm name of the same shape",
-        )
-    return heads
 
 
 def refuse_size(name: str, size: tuple[int, int] | None, own: tuple[int, int]) -> None:

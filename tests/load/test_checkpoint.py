@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
         WEIGHTS,
         {"model": WEIGHTS, "epoch": 3},
         {"state_dict": prefixed("module."), "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+        {"model_state": WEIGHTS, "epoch": 3},
         {"model_state_dict": prefixed("_orig_mod.module.")},
         {"model_ema": prefixed("module.") | {"n_averaged": torch.tensor(7)}},
         {"state_dict": {"model": WEIGHTS}},
@@ -147,6 +149,20 @@ def test_pickled_module_is_not_run(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), path)
     assert error_of(path) == (
         f"cannot read weights {path}: it needs code to open (torch.nn.modules.linear.Linear), and code stored "
+        "in a weights file is not run. Save the weights alone: torch.save(model.state_dict(), path)."
+    )
+
+
+class Command:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("exit 1",)
+
+
+def test_pickled_command_is_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"model": Command()}, path)
+    assert error_of(path) == (
+        f"cannot read weights {path}: it needs code to open ({os.name}.system), and code stored "
         "in a weights file is not run. Save the weights alone: torch.save(model.state_dict(), path)."
     )
 

@@ -33,6 +33,10 @@ def build_typo():
     return model
 
 
+def build_features():
+    return VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, num_classes=0)
+
+
 def raises():
     raise ValueError("no such\\nfile")
 
@@ -136,6 +140,10 @@ def test_refusals(file: Path) -> None:
     assert error_of(f"{file}:gives_text") == (
         f"cannot load {file}:gives_text: gives_text() returned str, not a torch.nn.Module. "
         "Return the model itself."
+    )
+    assert error_of(f"{file}:build_features") == (
+        f"cannot load {file}:build_features: it gives features: it has no classifier (num_classes is 0). "
+        "Build it with the classes it was trained for."
     )
     assert error_of(f"{file}:Pair") == (
         f"cannot load {file}:Pair: its output is not logits [n, classes] but tuple. Give a classifier."

@@ -178,6 +178,7 @@ def test_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr(timm_models.timm, "create_model", offline)
+    monkeypatch.setattr(timm_models, "reach", lambda hub: None)
     assert error_of(NAME) == (
         "cannot download the weights of test_vit: URLError: <urlopen error Name or service not known>. "
         "Pass a weights file with --weights, or check the connection and try again."
@@ -186,6 +187,68 @@ def test_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         "cannot load test_vit with 3 classes: its pretrained head has 1000. "
         "Fine-tune it first and pass the result with --weights."
     )
+
+
+def test_unreachable_hub_is_asked_once_and_nothing_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def offline(url: str, **options: Any) -> None:
+        asked.append(url.rpartition("/")[2])
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", offline)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
+    for name in (NAME, "hf-hub:somebody/some_vit"):
+        assert error_of(name) == (
+            f"cannot download the weights of {name}: ConnectionError: Name or service not known. "
+            "Pass a weights file with --weights, or check the connection and try again."
+        )
+    assert asked == ["model.safetensors"] * 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cached_weights_need_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: "/cached")
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *a, **k: pytest.fail("asked the hub"))
+    timm_models.reach(timm_models.hub_files(NAME))
+
+
+def test_names_of_torchvision_and_nothing(tmp_path: Path) -> None:
+    assert error_of("vit_b_16") == (
+        "cannot load vit_b_16: timm has no model of this name, torchvision has. "
+        "Name it torchvision:vit_b_16, with --weights for weights of your own."
+    )
+    for name in ("", " "):
+        assert error_of(name) == (
+            "cannot load a model: its name is empty. Give a timm name, file.py:function or directory."
+        )
+
+
+def test_size_the_weights_were_not_trained_at(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    assert error_of(NAME, path, size=(96, 96)) == (
+        f"cannot load {path} into test_vit at 96x96: its position embedding is for 160x160. "
+        "Give the size it was trained at."
+    )
+    path, _ = saved(tmp_path, img_size=(96, 64))
+    assert error_of(NAME, path, size=(96, 96)) == (
+        f"cannot load {path} into test_vit at 96x96: its position embedding is for 25 tokens. "
+        "Give the size it was trained at."
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "stored"),
+    [
+        ("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"),
+        ("deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224"),
+    ],
+)
+def test_deit_with_and_without_distillation_are_told_apart(tmp_path: Path, named: str, stored: str) -> None:
+    path, _ = saved(tmp_path, stored)
+    assert error_of(named, path).endswith(f"). These are weights of {stored}.")
 
 
 def test_paths_in_place_of_a_name_are_explained(tmp_path: Path) -> None:

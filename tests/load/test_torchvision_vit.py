@@ -56,8 +56,31 @@ def test_state_dict_becomes_the_canonical_vit_with_the_same_logits(tmp_path: Pat
 
 
 def test_layout_is_recognised_under_another_name(tmp_path: Path) -> None:
+    path, module = saved(tmp_path)
+    assert load_model("vit_b_16", path).notes == load_model("torchvision:vit_b_16", path).notes
+    path, module = saved(tmp_path, hidden_dim=64, num_heads=2, num_layers=6)
+    loaded = load_model("test_vit", path)
+    images = torch.randn(2, 3, 64, 64)
+    assert (loaded.module(images) - module(images)).abs().max() < 1e-4
+    assert loaded.notes[-1] == (
+        "the weights are torchvision's; test_vit names their shape, not their preprocessing"
+    )
+
+
+def test_unknown_names_stay_unknown_with_torchvisions_weights(tmp_path: Path) -> None:
     path, _ = saved(tmp_path)
-    assert load_model("my_fine_tuned_vit", path).canonical
+    assert error_of("zzzz", path) == (
+        "cannot load zzzz: timm has no model of this name. See timm.list_models() for the names."
+    )
+    assert error_of("hf-hub:somebody/some_vit", path) == (
+        "cannot load hf-hub:somebody/some_vit: a model on the Hugging Face hub brings its own weights. "
+        "Leave --weights out, or give the model's timm name."
+    )
+    for name in ("resnet18", "deit_base_distilled_patch16_224"):
+        assert error_of(name, path) == (
+            f"cannot load {path} into {name}: the weights are a torchvision ViT's, and {name} is no plain ViT. "
+            "Use torchvision:vit_b_16."
+        )
 
 
 def test_names_of_old_torchvision_are_read(tmp_path: Path) -> None:
@@ -137,12 +160,4 @@ def test_refusals(tmp_path: Path) -> None:
     assert error_of("torchvision:vit_b_16", path) == (
         f"cannot load {path} into torchvision:vit_b_16: its keys are not torchvision's (the first is a). "
         "Give the timm name of the model instead."
-    )
-
-
-def test_heads_unknown_to_any_name_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, _ = saved(tmp_path, hidden_dim=12)
-    assert error_of("my_vit", path) == (
-        "cannot load my_vit: the number of attention heads of a 12 wide ViT isn't in its weights. "
-        "Give a timm name of the same shape."
     )

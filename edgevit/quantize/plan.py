@@ -1,10 +1,15 @@
-"""The precision plan: which numbers a compiled model may use where, as data."""
+"""The precision plan: which numbers a compiled model may use where, as data and as a file people can edit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from edgevit.schema import Strict, read_toml
 
 
 @dataclass(frozen=True)
@@ -13,7 +18,9 @@ class PrecisionPlan:
 
     `precision` is "float" or "int8". `algorithm` names the vendor's range estimator and `litert_recipe`
     LiteRT's quantization recipe, both used where edgevit gives no ranges of its own. `sixteen_bit` names
-    tensors kept at 16 bits, `ranges` gives (minimum, maximum) per tensor.
+    tensors kept at 16 bits, `ranges` gives (minimum, maximum) per tensor; both by the names of
+    `edgevit.quantize.taps`. `seen` holds what the calibration images showed before any range was narrowed,
+    by which a backend finds the tensors in the vendor's own table.
     """
 
     precision: str = "float"
@@ -21,6 +28,7 @@ class PrecisionPlan:
     litert_recipe: str = "dynamic_wi8_afp32"
     sixteen_bit: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    seen: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def quantized(self) -> bool:
@@ -30,3 +38,35 @@ class PrecisionPlan:
     def to_json(self) -> dict[str, Any]:
         """Plain values, the key of the compile stage among others."""
         return asdict(self)
+
+    def to_toml(self) -> str:
+        """The plan as a file that can be read, edited and given back."""
+        lines = [
+            f'precision = "{self.precision}"',
+            f'algorithm = "{self.algorithm}"',
+            f'litert_recipe = "{self.litert_recipe}"',
+            "# Tensors kept in 16 bits; everything else is int8.",
+            "sixteen_bit = [" + "".join(f'\n    "{name}",' for name in self.sixteen_bit) + "\n]",
+        ]
+        for title, values in (("ranges", self.ranges), ("seen", self.seen)):
+            if values:
+                lines += ["", f"[{title}]"]
+                lines += [f'"{name}" = [{low!r}, {high!r}]' for name, (low, high) in values.items()]
+        return "\n".join(lines) + "\n"
+
+
+class PlanFile(Strict):
+    """A plan as people write it."""
+
+    id: str = ""
+    precision: Literal["float", "int8"]
+    algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
+    litert_recipe: str = "dynamic_wi8_afp32"
+    sixteen_bit: tuple[str, ...] = ()
+    ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    seen: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+
+def read_plan(path: Path) -> PrecisionPlan:
+    """A plan from a TOML file. Raises InputError naming the file, the key and the likely fix."""
+    return PrecisionPlan(**read_toml(path, PlanFile).model_dump(exclude={"id"}))

@@ -1,0 +1,66 @@
+"""Ranges from samples, and whether there were enough images to trust them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from edgevit.quantize.fake import Ranges
+from edgevit.quantize.observers import Range, choose_range
+from edgevit.quantize.samples import Samples
+from edgevit.quantize.taps import kind_of
+
+# One half of the images may see a range this much wider than the other before we call the set too small.
+UNSTABLE = 1.25
+UNSTABLE_SHARE = 0.1
+
+
+def ranges_of(samples: Samples, observer: str | Mapping[str, str]) -> dict[str, Range]:
+    """A range for every tensor: one observer for all, or one for each kind of tensor ("" for the others)."""
+    by_kind = {"": observer} if isinstance(observer, str) else dict(observer)
+    return {
+        name: choose_range(kind_of(name), sample, by_kind.get(kind_of(name), by_kind[""]))
+        for name, sample in samples.items()
+    }
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How far two disjoint halves of the calibration images agree about the tensors' ranges."""
+
+    images: int
+    unstable: tuple[str, ...]
+    worst: str
+    worst_ratio: float
+    tensors: int
+
+    @property
+    def warning(self) -> str | None:
+        """One line for the user where the set is too small, else None."""
+        if len(self.unstable) <= UNSTABLE_SHARE * self.tensors:
+            return None
+        return (
+            f"{self.images} calibration images are few for this model: ranges of {len(self.unstable)} of "
+            f"{self.tensors} tensors differ by more than {UNSTABLE - 1:.0%} between two halves of them "
+            f"(most in {self.worst}, {self.worst_ratio:.1f} times); give more images"
+        )
+
+
+def stability(samples: Samples) -> Stability:
+    """Compare the widths that even and odd images need."""
+    ratios = {}
+    for name, sample in samples.items():
+        widths = []
+        for half in (0, 1):
+            part = replace(sample, low=sample.low[half::2], high=sample.high[half::2])
+            widths.append(part.full[1] - part.full[0])
+        ratios[name] = max(widths) / max(min(widths), 1e-12)
+    worst = max(ratios, key=lambda name: ratios[name])
+    images = len(next(iter(samples.values())).low)
+    unstable = tuple(name for name, ratio in ratios.items() if ratio > UNSTABLE)
+    return Stability(images, unstable, worst, ratios[worst], len(ratios))
+
+
+def predicted_effect(samples: Samples, ranges: Ranges) -> dict[str, float]:
+    """The KL divergence per image (nats) that rounding each tensor causes, if errors are independent."""
+    return {name: samples[name].effect(span) for name, span in ranges.items()}

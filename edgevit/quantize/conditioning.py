@@ -1,0 +1,182 @@
+"""Which exact changes make a model fit int8, found by trying them on images they were not fitted on.
+
+Every candidate is a model with the same outputs in float. It is calibrated on one half of the calibration
+images and judged on the other half, by several errors against the float model, and kept only if it is better
+than what there was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from edgevit.quantize import moves
+from edgevit.quantize.fake import int8_logits
+from edgevit.quantize.observers import Range
+from edgevit.quantize.rotation import (
+    Matrix,
+    centre_stream,
+    learned_rotation,
+    random_rotation,
+    rotate,
+    structured_rotation,
+    why_not_rotated,
+)
+from edgevit.quantize.samples import Samples, collect, extremes
+from edgevit.quantize.taps import STREAM_TAPS, divergence, kind_of, logits_of
+
+from edgevit.progress import QUIET, Progress  # isort: skip
+
+IMAGES = 192  # used of the calibration set: half to fit, half to judge
+SCREENED = 16  # rotations of each sort whose stream widths are compared before any is tried on images
+TRIED = 3
+Candidate = tuple[str, str, Any]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far an int8 model is from the float one: KL in nats an image, mean and median; mean logit cosine."""
+
+    kl: float
+    median_kl: float
+    cosine: float
+    agreement: float
+
+    @property
+    def badness(self) -> float:
+        """Geometric mean of three errors. One alone misleads: few images decide a mean, none a median."""
+        product = max(self.kl, 1e-9) * max(self.median_kl, 1e-9) * max(1 - self.cosine, 1e-9)
+        return float(product ** (1 / 3))
+
+
+@dataclass(frozen=True)
+class ConditioningStep:
+    """One candidate: what it was, the errors without and with it on held-out images, whether it was kept."""
+
+    name: str
+    what: str
+    kept: bool
+    before: Score
+    after: Score
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return asdict(self)
+
+
+def score(logits: torch.Tensor, reference: torch.Tensor) -> Score:
+    """Errors of logits [n, classes] against the float model's."""
+    kl = divergence(logits, reference)
+    return Score(
+        kl=float(kl.mean()),
+        median_kl=float(kl.median()),
+        cosine=float(functional.cosine_similarity(logits.double(), reference.double()).mean()),
+        agreement=float((logits.argmax(1) == reference.argmax(1)).double().mean()),
+    )
+
+
+class Judge:
+    """Calibrates a candidate on one half of the images and scores it on the other."""
+
+    def __init__(self, vit: Any, images: torch.Tensor) -> None:
+        self.fit, self.held_out = images[: len(images) // 2], images[len(images) // 2 :]
+        self.reference = logits_of(vit, self.held_out)
+
+    def __call__(self, vit: Any) -> Score:
+        ranges = full_ranges(extremes(vit, self.fit))
+        return score(int8_logits(vit, self.held_out, ranges), self.reference)
+
+
+def full_ranges(ends: dict[str, torch.Tensor]) -> dict[str, Range]:
+    """The range each tensor needs for all images seen."""
+    return {name: (float(low.min()), float(high.max())) for name, (low, high) in ends.items()}
+
+
+def condition(
+    vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = QUIET
+) -> tuple[Any, list[ConditioningStep]]:
+    """The best version of a `prepared` ViT found, and every candidate with its gain.
+
+    `images` [n, channels, H, W] are normalised calibration images; the first IMAGES of them are used.
+    """
+    judge = Judge(vit, images[:IMAGES])
+    samples = collect(vit, judge.fit, seed=seed, progress=progress)
+    current, errors, steps = vit, judge(vit), []
+    for number, make in enumerate(STEPS):
+        progress.advance(number, len(STEPS), f"conditioning, KL {errors.kl:.4f}")
+        before, best = errors, None
+        for name, what, candidate in make(current, samples, seed):
+            found = judge(candidate)
+            if best is None or found.badness < best[1].badness:
+                best = (
+                    ConditioningStep(name, what, found.badness < before.badness, before, found),
+                    found,
+                    candidate,
+                )
+        if best is not None:
+            steps.append(best[0])
+            if best[0].kept:
+                current, errors = best[2], best[1]
+    return current, steps
+
+
+def rotations(vit: Any, samples: Samples, seed: int) -> Iterator[Candidate]:
+    """The rotations with the narrowest streams of a few dozen, and one learned from the narrowest."""
+    if why_not_rotated(vit) is not None:
+        return
+    streams = [
+        (sample.rows, sample.importance)
+        for name, sample in samples.items()
+        if kind_of(name) in (*STREAM_TAPS, "patch")
+    ]
+    dim = vit.embed_dim
+    makers = {"structured": structured_rotation, "random": random_rotation}
+    drawn = [
+        (f"{kind} rotation, seed {seed + number}", make(dim, seed + number))
+        for kind, make in makers.items()
+        for number in range(SCREENED)
+    ]
+    drawn.sort(key=lambda pair: stream_effect(streams, pair[1]))
+    learned = learned_rotation(drawn[0][1], streams)
+    for what, rotation in [(f"learned from {drawn[0][0]}", learned), *drawn[: TRIED - 1]]:
+        yield "rotation", what, rotate(vit, rotation)
+
+
+def stream_effect(streams: list[tuple[torch.Tensor, float]], rotation: Matrix) -> float:
+    """The KL divergence (nats an image) that rounding the turned stream would cause, by its widths."""
+    turn, total = torch.from_numpy(rotation).float(), 0.0
+    for rows, importance in streams:
+        low, high = (rows @ turn).aminmax()
+        total += importance * (float(high - low) / 255) ** 2 / 12
+    return total
+
+
+def single(name: str, what: str, move: Callable[..., Any]) -> Callable[..., Iterator[Candidate]]:
+    """A step with one candidate."""
+
+    def make(vit: Any, samples: Samples, seed: int) -> Iterator[Candidate]:
+        yield name, what, move(vit, samples)
+
+    return make
+
+
+def centred(vit: Any, samples: Samples, seed: int) -> Iterator[Candidate]:
+    """The stream without its mean over channels, where LayerNorm is all that reads it."""
+    if why_not_rotated(vit) is None:
+        yield "centre-stream", "no mean over channels in the residual stream", centre_stream(vit)
+
+
+# In the order in which they are tried. Moves inside the attention don't change with the stream's rotation, so
+# that samples taken before it serve all of them.
+STEPS: tuple[Callable[..., Iterator[Candidate]], ...] = (
+    rotations,
+    centred,
+    single("centre-values", "value means moved into proj's bias", moves.centre_values),
+    single("centre-keys", "key means dropped, softmax ignores them", moves.centre_keys),
+    single("equalise-values", "channels of v made equally wide, proj undoes it", moves.equalise_values),
+    single("equalise-queries", "channels of q and k made equally wide", moves.equalise_queries),
+)

@@ -1,0 +1,125 @@
+"""Every conditioning step keeps the function, whatever the ViT looks like."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from vits import images, random_vit, vits
+
+from edgevit.errors import InputError
+from edgevit.quantize import moves
+from edgevit.quantize.rotation import (
+    centre_stream,
+    learned_rotation,
+    random_rotation,
+    rotate,
+    structured_rotation,
+    why_not_rotated,
+)
+from edgevit.quantize.samples import collect
+from edgevit.quantize.taps import forward, prepared, tap_names, why_not_tapped
+from edgevit.surgery.last_block import trim_last_block
+
+MOVES = (moves.centre_values, moves.centre_keys, moves.equalise_values, moves.equalise_queries)
+
+
+def same(model: Any, changed: Any, inputs: torch.Tensor) -> None:
+    """Compared in double, where only a wrong formula shows."""
+    with torch.inference_mode():
+        expected = copy.deepcopy(model).double()(inputs.double())
+        found = forward(copy.deepcopy(changed).double(), inputs.double())
+    scale = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, atol=2e-5 * scale, rtol=0)
+
+
+@settings(max_examples=10, deadline=None)
+@given(vits(), st.integers(0, 99))
+def test_conditioning_any_vit_keeps_its_function(model: Any, seed: int) -> None:
+    assume(why_not_tapped(model) is None)
+    vit, inputs = prepared(model), images(model)
+    same(model, vit, inputs)
+    samples = collect(vit, inputs, seed=seed)
+    changed = vit
+    for move in MOVES:
+        changed = move(changed, samples)
+        same(model, changed, inputs)
+    if why_not_rotated(vit) is None and vit.embed_dim > 2:
+        changed = centre_stream(rotate(changed, random_rotation(vit.embed_dim, seed)))
+        same(model, rotate(changed, structured_rotation(vit.embed_dim, seed)), inputs)
+
+
+def test_conditioning_follows_the_trimmed_last_block() -> None:
+    model = random_vit(class_token=True, global_pool="token")
+    vit = prepared(trim_last_block(model).module)
+    samples = collect(vit, images(model), seed=0)
+    changed = rotate(moves.centre_values(vit, samples), random_rotation(24, 0))
+    same(model, changed, images(model))
+
+
+@pytest.mark.parametrize("dim", [3, 24, 192, 384, 768])
+@pytest.mark.parametrize("make", [random_rotation, structured_rotation])
+def test_rotations_are_orthogonal_and_keep_ones(dim: int, make: Any) -> None:
+    rotation = make(dim, 1)
+    np.testing.assert_allclose(rotation.T @ rotation, np.eye(dim), atol=1e-12)
+    np.testing.assert_allclose(rotation.T @ np.ones(dim), np.ones(dim), atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [random_rotation, structured_rotation])
+def test_a_seed_gives_one_rotation(make: Any) -> None:
+    np.testing.assert_array_equal(make(48, 5), make(48, 5))
+    assert not np.allclose(make(48, 5), make(48, 6))
+
+
+def test_structured_rotation_spreads_one_channel_over_all() -> None:
+    spread = np.abs(structured_rotation(192, 0)[41])
+    assert spread.max() < 3 / np.sqrt(192)
+
+
+def test_learned_rotation_narrows_the_stream_and_keeps_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(500, 24, generator=generator)
+    rows[:, 3] *= 20
+    start = np.eye(24)
+    rotation = learned_rotation(start, [(rows, 1.0)], steps=80)
+    np.testing.assert_allclose(rotation.T @ rotation, np.eye(24), atol=1e-9)
+    np.testing.assert_allclose(rotation.T @ np.ones(24), np.ones(24), atol=1e-9)
+    assert float((rows @ torch.from_numpy(rotation).float()).abs().max()) < 0.6 * float(rows.abs().max())
+
+
+def test_a_norm_on_the_stream_is_a_reason_not_to_rotate() -> None:
+    vit = prepared(random_vit(pre_norm=True))
+    assert why_not_rotated(vit) == "a LayerNorm writes to the residual stream"
+
+
+def test_a_model_that_is_not_a_vit_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        prepared(torch.nn.Linear(2, 2).eval())
+    assert str(caught.value) == (
+        "cannot condition this model for int8: Linear is not timm's VisionTransformer. "
+        "Choose a recipe without conditioning."
+    )
+
+
+def test_centred_values_have_no_mean() -> None:
+    vit = prepared(random_vit())
+    samples = collect(vit, images(vit, 8), seed=0)
+    after = collect(moves.centre_values(vit, samples), images(vit, 8), seed=0)
+    for block in range(2):
+        assert float(after[f"blocks.{block}.v"].rows.mean(0).abs().max()) < 1e-4
+
+
+def test_every_tap_is_called_once_where_its_tensor_is_made() -> None:
+    vit, made = prepared(random_vit()), []
+
+    def tap(name: str, value: torch.Tensor, reader: str = "") -> torch.Tensor:
+        made.extend([] if reader else [name])
+        return value
+
+    forward(vit, images(vit), tap)
+    assert made == tap_names(2)

@@ -33,7 +33,7 @@ NAMES = tuple("0123456789")
 def build() -> VisionTransformer:
     """The untrained model: a plain ViT of the usual shape, patch 16, class token, made small."""
     return VisionTransformer(
-        img_size=SIZE, patch_size=16, embed_dim=96, depth=6, num_heads=3, num_classes=10, mlp_ratio=4
+        img_size=SIZE, patch_size=16, embed_dim=96, depth=5, num_heads=3, num_classes=10, mlp_ratio=4
     )
 
 

@@ -38,7 +38,9 @@ def identity(job: Job) -> dict[str, Any]:
     """What decides the loaded model: its name, the content of its files, the libraries that define it."""
     files = [job.weights] if job.weights else []
     named = Path(job.model.partition(".py:")[0] + ".py" if ".py:" in job.model else job.model)
-    if named.is_file():
+    if named.suffix == ".py" and named.is_file():
+        files += sorted(named.parent.glob("*.py"))  # it may import its neighbours
+    elif named.is_file():
         files.append(named)
     elif named.is_dir():
         files += sorted(path for path in named.iterdir() if path.suffix in MODEL_FILES)

@@ -10,6 +10,7 @@ from torch import nn
 from edgevit import torch_setup  # noqa: F401
 
 from timm.layers import activations  # isort: skip
+from timm.layers.attention_pool import AttentionPoolLatent  # isort: skip
 from timm.layers.attention import Attention  # isort: skip
 from timm.layers.drop import DropPath  # isort: skip
 from timm.layers.layer_scale import LayerScale  # isort: skip
@@ -43,11 +44,13 @@ def why_not_canonical(
     blocks: Kinds = (Block,),
     attentions: Kinds = (Attention,),
     before_blocks: Kinds = (),
+    poolings: tuple[str, ...] = POOLINGS,
 ) -> str | None:
     """None for a ViT surgery can rewrite; else one phrase naming the part it doesn't understand.
 
     Types are compared exactly: a subclass may compute something else under the same attribute names. Surgery
-    passes the kinds of part it puts in place itself; `before_blocks` are those it puts at `patch_drop`.
+    passes the kinds of part it puts in place itself (`before_blocks`: at `patch_drop`) and the `poolings`,
+    timm's names of how a head reads the tokens, that it can tell apart.
     """
     if type(module) not in models:
         return f"{type(module).__name__} is not timm's VisionTransformer"
@@ -57,13 +60,11 @@ def why_not_canonical(
         return f"patch_embed is a {type(module.patch_embed).__name__}"
     if module.dynamic_img_size:
         return "it resizes its position embedding at run time (dynamic_img_size)"
-    if getattr(module.patch_embed, "dynamic_img_pad", False):
-        return "it pads images at run time (dynamic_img_pad)"
-    if module.global_pool not in POOLINGS:
-        return f"its head pools by {module.global_pool!r}, not by {' or '.join(POOLINGS)}"
+    if module.global_pool not in poolings:
+        return f"its head pools by {module.global_pool!r}, not by {' or '.join(poolings)}"
     return (
-        wrong_part(module, "", model_parts(module, before_blocks))
-        or wrong_block(module, blocks, attentions)
+        wrong_block(module, blocks, attentions)
+        or wrong_part(module, "", model_parts(module, before_blocks))
         or changed_behaviour(module)
     )
 
@@ -78,7 +79,7 @@ def model_parts(module: Any, before_blocks: Kinds) -> dict[str, Kinds]:
         "norm_pre": MAYBE_NORM,
         "blocks": (nn.Sequential, nn.ModuleList),
         "norm": MAYBE_NORM,
-        "attn_pool": NOTHING,
+        "attn_pool": (AttentionPoolLatent,) if module.global_pool == "map" else NOTHING,
         "fc_norm": MAYBE_NORM,
         "head_drop": DROP,
         "head": LINEAR,

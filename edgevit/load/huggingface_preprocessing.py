@@ -24,7 +24,7 @@ def preprocessing_of(folder: Path, channels: int, own: tuple[int, int], notes: l
     if path.is_file():
         values = read(folder, PREPROCESSOR, Preprocessor)
     else:
-        values = Preprocessor(size=whole)
+        values = Preprocessor.model_validate({"size": whole})
         notes.append(
             f"no {PREPROCESSOR}: preprocessing assumed, {own[0]}x{own[1]} bilinear without crop, "
             "mean and deviation 0.5"
@@ -89,7 +89,7 @@ def normalisation(
     scale = values.rescale_factor * 255 if values.do_rescale else 255.0
     if math.isclose(scale, 1.0, rel_tol=1e-6):
         scale = 1.0
-    given = {"image_mean": (0.0,), "image_std": (1.0,)}
+    given: dict[str, tuple[float, ...]] = {"image_mean": (0.0,), "image_std": (1.0,)}
     if values.do_normalize:
         given = {"image_mean": values.image_mean, "image_std": values.image_std}
     for key, numbers in given.items():

@@ -68,7 +68,7 @@ def compare(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64] | N
         )
     same = logits.argmax(1) == reference.argmax(1)
     low, high = wilson(int(same.sum()), len(same))
-    common = {
+    common: dict[str, Any] = {
         "n": len(logits),
         "agreement": float(same.mean()),
         "agreement_low": low,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import onnx
 import torch
@@ -27,8 +28,6 @@ def export_onnx(
 
     The same module gives the same bytes. Raises EdgevitError naming what can't be exported.
     """
-    import onnxslim
-
     example = torch.zeros(1, channels, *size)
     with TemporaryDirectory() as folder, unfused_attention(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's remarks on shapes, which are static here
@@ -46,10 +45,24 @@ def export_onnx(
             )
         except Exception as error:
             raise not_exportable("ONNX", error) from error
-        graph = onnxslim.slim(onnx.load(plain))
+        graph = simplified(onnx.load(plain))
     onnx.checker.check_model(graph)
     write_atomically(out, without_provenance(graph).SerializeToString(deterministic=True))
     return out
+
+
+def simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold what static shapes decide, then remove and fuse what is left over.
+
+    onnxslim alone leaves the shape arithmetic of windowed models (Swin) in the graph; onnxsim folds it. Its
+    own rewriting is off because it drops the layers' names.
+    """
+    import onnxsim
+    import onnxslim
+
+    folded, _ = onnxsim.simplify(graph, perform_optimization=False)
+    slim: onnx.ModelProto = onnxslim.slim(folded)
+    return slim
 
 
 def without_provenance(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -67,7 +80,7 @@ def without_provenance(graph: onnx.ModelProto) -> onnx.ModelProto:
 @contextmanager
 def unfused_attention(module: nn.Module) -> Iterator[None]:
     """Have timm's attention spell out its products and softmax, which every backend knows how to fuse."""
-    fused = [part for part in module.modules() if getattr(part, "fused_attn", False)]
+    fused: list[Any] = [part for part in module.modules() if getattr(part, "fused_attn", False)]
     for part in fused:
         part.fused_attn = False
     try:

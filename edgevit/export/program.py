@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ class ChannelsLast(nn.Module):
 def export_program(module: nn.Module, size: tuple[int, int], channels: int, out: Path) -> Path:
     """Write a module as a .pt2 that takes float32 [1, height, width, channels] normalised.
 
-    Raises EdgevitError naming what can't be exported.
+    The same module gives the same bytes. Raises EdgevitError naming what can't be exported.
     """
     example = torch.zeros(1, *size, channels)
     with unfused_attention(module), warnings.catch_warnings():
@@ -37,6 +38,10 @@ def export_program(module: nn.Module, size: tuple[int, int], channels: int, out:
             program = torch.export.export(ChannelsLast(module).eval(), (example,), strict=False)
         except Exception as error:
             raise not_exportable("a torch.export program", error) from error
-    with atomic_path(out) as staging:
-        torch.export.save(program, staging)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # where this machine keeps its Python files
+    # The archive's entries carry the file's name, so it is written under a name that never varies.
+    with TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, atomic_path(out) as staging:
+        torch.export.save(program, Path(folder) / "model.pt2")
+        (Path(folder) / "model.pt2").replace(staging)
     return out

@@ -136,9 +136,10 @@ def wordnet_ids() -> dict[str, int]:
     """WordNet id to class number, ImageNet-1k order."""
     from edgevit import torch_setup  # noqa: F401
 
-    from timm.data import ImageNetInfo  # isort: skip
+    from timm.data.imagenet_info import ImageNetInfo  # isort: skip
 
-    return {name: index for index, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    names: list[str] = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]
+    return {name: number for number, name in enumerate(names)}
 
 
 def from_csv(source: Path, num_classes: int, labelled: bool) -> tuple[list[Path], list[int] | None]:

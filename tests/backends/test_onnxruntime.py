@@ -1,0 +1,97 @@
+"""The ONNX Runtime backend: the graph itself, or the vendor's dynamic int8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from edgevit import torch_setup  # noqa: F401
+from edgevit.backends import onnxruntime
+from edgevit.backends.protocol import CompileRequest
+from edgevit.export import export_onnx
+from edgevit.files import sha256_file
+from edgevit.preprocessing import Preprocessing
+from edgevit.progress import Quiet
+from edgevit.quantize.plan import PrecisionPlan
+from edgevit.schema import Board
+
+from timm.models.vision_transformer import VisionTransformer  # isort: skip
+
+PREPROCESSING = Preprocessing(size=(32, 32))
+BOARD = Board(id="onnx", name="ONNX Runtime", backend="onnxruntime", source="test")
+
+
+def tiny() -> nn.Module:
+    torch.manual_seed(0)
+    model = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=3, num_classes=7)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model.eval().requires_grad_(False)
+
+
+def request(folder: Path, precision: str, *, evaluate: bool = True) -> CompileRequest:
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    np.save(folder / "pixels.npy", pixels)
+    (folder / "out").mkdir()
+    return CompileRequest(
+        onnx=export_onnx(tiny(), (32, 32), 3, folder / "float.onnx"),
+        program=None,
+        plan=PrecisionPlan(precision=precision),
+        board=BOARD,
+        preprocessing=PREPROCESSING,
+        calibration=folder / "pixels.npy",
+        evaluate=folder / "pixels.npy" if evaluate else None,
+        out=folder / "out",
+    )
+
+
+def torch_logits(folder: Path) -> np.ndarray:
+    inputs = PREPROCESSING.normalise(np.load(folder / "pixels.npy"))
+    with torch.inference_mode():
+        return tiny()(torch.from_numpy(inputs)).numpy()
+
+
+def test_float_artefact_is_the_graph_itself_and_agrees_with_torch(tmp_path: Path) -> None:
+    asked = request(tmp_path, "float")
+    result = onnxruntime.compile(asked, Quiet())
+    assert asked.onnx is not None
+    assert sha256_file(result.artefact) == sha256_file(asked.onnx)
+    assert result.logits is not None
+    logits = np.load(result.logits)
+    assert (logits.shape, logits.dtype) == ((5, 7), np.float32)
+    np.testing.assert_allclose(logits, torch_logits(tmp_path), atol=1e-4)
+    assert result.how == "host CPU"
+    assert set(result.tools) == {"onnx", "onnxruntime"}
+
+
+def test_int8_artefact_is_smaller_close_and_has_int8_matmuls(tmp_path: Path) -> None:
+    asked = request(tmp_path, "int8")
+    result = onnxruntime.compile(asked, Quiet())
+    ops = [node.op_type for node in onnx.load(result.artefact).graph.node]
+    assert ops.count("MatMulInteger") == 2 * 4 + 1  # qkv, proj, fc1, fc2 of each block, and the head
+    assert asked.onnx is not None
+    assert result.artefact.stat().st_size < 0.7 * asked.onnx.stat().st_size
+    assert result.logits is not None
+    logits, expected = np.load(result.logits), torch_logits(tmp_path)
+    assert not np.array_equal(logits, expected)
+    cosine = (logits * expected).sum(1) / np.linalg.norm(logits, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosine.min() > 0.99
+
+
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_same_request_gives_the_same_bytes_and_nothing_else_in_the_folder(
+    tmp_path: Path, precision: str
+) -> None:
+    first, second = (
+        onnxruntime.compile(request(tmp_path / name, precision, evaluate=False), Quiet())
+        for name in ("a", "b")
+    )
+    assert first.logits is None
+    assert sha256_file(first.artefact) == sha256_file(second.artefact)
+    assert [path.name for path in (tmp_path / "a" / "out").iterdir()] == ["model.onnx"]

@@ -35,7 +35,7 @@ WARNING = re.compile(r"[WE] (?:RKNN: \[[0-9:.]+\] ?)?(.*)")
 HARMLESS = re.compile(
     r"need parameter qtype|is already in IndependentMap|Unkown op target: 0|TRANSPOSE: mismatch input dims"
     r"|temperate env|only support mini rknn model|default (?:in|out)put dtype of|^build: =+ WARN"
-    r"|^rknn-toolkit2 version|disable_rules="
+    r"|^rknn-toolkit2 version|disable_rules=|The output shape of"
 )
 
 

@@ -13,7 +13,6 @@ from torch.nn import functional
 from edgevit.progress import QUIET, Progress
 from edgevit.surgery.calibration_views import Split
 from edgevit.surgery.compensation import Moments, correct, solve
-from edgevit.surgery.resolution import resample_tokens
 from edgevit.surgery.steps import (
     BATCH,
     Function,
@@ -28,6 +27,8 @@ from edgevit.surgery.steps import (
 )
 
 LAYERS = ("proj", "fc2")
+# Patch tokens of an image that enter a fit.
+PATCHES = 64
 # How far the class token may outweigh all patch tokens together in a fit.
 LARGEST = 10.0
 
@@ -88,22 +89,34 @@ class Streams:
     student: torch.Tensor
     teacher: torch.Tensor
     fitted: int
-    old_grid: tuple[int, int]
-    new_grid: tuple[int, int]
     prefix: int
+    same_grid: bool
 
-    def targets(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The teacher's tokens on the student's grid."""
-        if self.old_grid == self.new_grid:
-            return tokens
-        patches = resample_tokens(tokens[:, self.prefix :], self.old_grid, self.new_grid)
-        return torch.cat([tokens[:, : self.prefix], patches], dim=1)
+    def lacking(self, part: slice) -> torch.Tensor:
+        """What the student's tokens lack to be the teacher's, [n, tokens, dim].
+
+        On different grids patch tokens have no counterpart, and resampled ones would be blurred: there, each
+        lacks what the mean over the image's patches does.
+        """
+        ours, theirs = self.student[part], self.teacher[part]
+        if self.same_grid:
+            return theirs - ours
+        shift = theirs[:, self.prefix :].mean(1, keepdim=True) - ours[:, self.prefix :].mean(1, keepdim=True)
+        leading = theirs[:, : self.prefix] - ours[:, : self.prefix]
+        return torch.cat([leading, shift.expand(-1, ours.shape[1] - self.prefix, -1)], dim=1)
 
     def slices(self) -> Iterator[tuple[slice, bool]]:
         """Batches, and whether they are fitted on."""
         for start, end, fitted in ((0, self.fitted, True), (self.fitted, len(self.student), False)):
             for first in range(start, end, BATCH):
                 yield slice(first, min(first + BATCH, end)), fitted
+
+    def sample(self, part: slice) -> torch.Tensor:
+        """Indices of the prefix tokens and of some patches: neighbours say much the same."""
+        patches = self.student.shape[1] - self.prefix
+        generator = torch.Generator().manual_seed(part.start)
+        chosen = torch.randperm(patches, generator=generator)[:PATCHES] + self.prefix
+        return torch.cat([torch.arange(self.prefix), chosen.sort().values])
 
 
 def start_streams(student: Any, teacher: Any, split: Split) -> Streams:
@@ -115,9 +128,8 @@ def start_streams(student: Any, teacher: Any, split: Split) -> Streams:
         ours,
         reference,
         len(split.fit),
-        tuple(teacher.patch_embed.grid_size),
-        tuple(student.patch_embed.grid_size),
         student.num_prefix_tokens,
+        tuple(teacher.patch_embed.grid_size) == tuple(student.patch_embed.grid_size),
     )
 
 
@@ -149,42 +161,55 @@ def refit(
     streams, fits = start_streams(student, teacher, split), []
     for index, (block, dense) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
         streams.teacher = in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
+        outputs = in_batches(lambda t, b=block: head_outputs(b.attn, b.norm1(t)), streams.student)
         if "proj" in layers:
-            moments = measure(
-                streams,
-                lambda t, b=block: head_outputs(b.attn, b.norm1(t)),
-                block.attn.proj,
-                block.ls1,
-                moderated(felt.attention[index], streams.prefix, largest),
-            )
+            weights = moderated(felt.attention[index], streams.prefix, largest)
+            moments = measure_projection(streams, outputs, block, weights)
             fits.append(fit_layer(f"blocks.{index}.attn.proj", block.attn.proj, *moments))
-        streams.student = in_batches(lambda t, b=block: after_attention(b, t), streams.student)
+        streams.student = in_batches(
+            lambda t, o, b=block: t + b.ls1(b.attn.proj(o)), streams.student, outputs
+        )
         streams.teacher = in_batches(lambda t, d=dense: after_mlp(d, t), streams.teacher)
         if "fc2" in layers:
-            moments = measure(
-                streams,
-                lambda t, b=block: hidden(b.mlp, b.norm2(t)),
-                block.mlp.fc2,
-                block.ls2,
-                moderated(felt.mlp[index], streams.prefix, largest),
-            )
+            weights = moderated(felt.mlp[index], streams.prefix, largest)
+            moments = measure_mlp(streams, block, weights)
             fits.append(fit_layer(f"blocks.{index}.mlp.fc2", block.mlp.fc2, *moments))
         streams.student = in_batches(lambda t, b=block: after_mlp(b, t), streams.student)
         progress.advance(index + 1, len(student.blocks), "least squares")
     return fits
 
 
-def measure(
-    streams: Streams, features: Function, linear: nn.Linear, scale: nn.Module, weights: torch.Tensor
+def measure_projection(
+    streams: Streams, outputs: torch.Tensor, block: Any, weights: torch.Tensor
 ) -> tuple[Moments, Moments]:
-    """Moments (fitted, held out) of a layer's input and of what its output lacks to reach the teacher."""
+    """Moments (fitted, held out) of head outputs and of what the projection lacks to reach the teacher."""
+    return measure(
+        streams, block.attn.proj, block.ls1, weights, lambda part, tokens: outputs[part][:, tokens]
+    )
+
+
+def measure_mlp(streams: Streams, block: Any, weights: torch.Tensor) -> tuple[Moments, Moments]:
+    """Moments (fitted, held out) of the MLP's neurons and of what fc2 lacks to reach the teacher."""
+
+    def neurons(part: slice, tokens: torch.Tensor) -> torch.Tensor:
+        return hidden(block.mlp, block.norm2(streams.student[part][:, tokens]))
+
+    return measure(streams, block.mlp.fc2, block.ls2, weights, neurons)
+
+
+def measure(
+    streams: Streams, linear: nn.Linear, scale: nn.Module, weights: torch.Tensor, features: Function
+) -> tuple[Moments, Moments]:
+    """Moments of `features(part, tokens)`, a layer's input, and of what its output lacks."""
     fit = Moments(linear.in_features, linear.out_features)
     check = Moments(linear.in_features, linear.out_features)
     for part, fitted in streams.slices():
-        tokens = streams.student[part]
-        x = features(tokens)
-        lacking = unscaled(streams.targets(streams.teacher[part]) - tokens, scale) - linear(x)
-        (fit if fitted else check).add(x, lacking, weights)
+        tokens = streams.sample(part)
+        x = features(part, tokens)
+        lacking = unscaled(streams.lacking(part)[:, tokens], scale) - linear(x)
+        counted = weights[tokens]
+        counted[streams.prefix :] *= (len(weights) - streams.prefix) / max(1, len(tokens) - streams.prefix)
+        (fit if fitted else check).add(x, lacking, counted)
     return fit, check
 
 

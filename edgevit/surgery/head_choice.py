@@ -13,7 +13,7 @@ from torch import nn
 from edgevit.progress import QUIET, Progress
 from edgevit.surgery.calibration_views import Split
 from edgevit.surgery.compensation import Centred, Correction, correct, solve
-from edgevit.surgery.fitting import LARGEST, Felt, measure, moderated, start_streams
+from edgevit.surgery.fitting import LARGEST, Felt, measure_projection, moderated, start_streams
 from edgevit.surgery.steps import (
     after_attention,
     after_mlp,
@@ -103,17 +103,18 @@ def view_blocks(student: Any, teacher: Any, split: Split, felt: Felt) -> list[Bl
     streams, views = start_streams(student, teacher, split), []
     for index, (block, dense) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
         streams.teacher = in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
+        outputs = in_batches(lambda t, b=block: head_outputs(b.attn, b.norm1(t)), streams.student)
         weights = moderated(felt.attention[index], streams.prefix, LARGEST)
-        features = lambda t, b=block: head_outputs(b.attn, b.norm1(t))  # noqa: E731
-        fit, check = measure(streams, features, block.attn.proj, block.ls1, weights)
-        held_out = streams.student[streams.fitted :]
-        outputs = in_batches(features, held_out)
-        total = float(felt.attention[index].sum())
-        views.append(BlockView(fit.centred(), check.centred(), total, held_out, outputs))
-        for step, reference in ((after_attention, None), (after_mlp, dense)):
-            streams.student = in_batches(lambda t, b=block, s=step: s(b, t), streams.student)
-            if reference is not None:
-                streams.teacher = in_batches(lambda t, d=reference: after_mlp(d, t), streams.teacher)
+        fit, check = measure_projection(streams, outputs, block, weights)
+        entering, total = streams.student[streams.fitted :].clone(), float(felt.attention[index].sum())
+        views.append(
+            BlockView(fit.centred(), check.centred(), total, entering, outputs[streams.fitted :].clone())
+        )
+        streams.student = in_batches(
+            lambda t, o, b=block: t + b.ls1(b.attn.proj(o)), streams.student, outputs
+        )
+        streams.student = in_batches(lambda t, b=block: after_mlp(b, t), streams.student)
+        streams.teacher = in_batches(lambda t, d=dense: after_mlp(d, t), streams.teacher)
     return views
 
 

@@ -12,14 +12,22 @@ from edgevit.errors import InputError
 from edgevit.progress import QUIET, Progress
 from edgevit.surgery.calibration_views import Split, split_images
 from edgevit.surgery.compensation import Centred
-from edgevit.surgery.fitting import LARGEST, Felt, LayerFit, feel, measure, moderated, refit, start_streams
+from edgevit.surgery.fitting import (
+    LARGEST,
+    Felt,
+    LayerFit,
+    feel,
+    measure_mlp,
+    moderated,
+    refit,
+    start_streams,
+)
 from edgevit.surgery.head_choice import frozen_copy, linear_of
 from edgevit.surgery.steps import (
     Closeness,
     after_attention,
     after_mlp,
     closeness,
-    hidden,
     in_batches,
     logits_of,
     require_prunable,
@@ -135,9 +143,7 @@ def mlp_moments(vit: Any, split: Split, felt: Felt) -> list[Centred]:
         streams.student = in_batches(lambda t, b=block: after_attention(b, t), streams.student)
         streams.teacher = in_batches(lambda t, b=block: after_mlp(b, t), streams.student)
         weights = moderated(felt.mlp[index], streams.prefix, LARGEST)
-        fit, _ = measure(
-            streams, lambda t, b=block: hidden(b.mlp, b.norm2(t)), block.mlp.fc2, block.ls2, weights
-        )
+        fit, _ = measure_mlp(streams, block, weights)
         found.append(fit.centred())
         streams.student = streams.teacher
     return found

@@ -20,7 +20,7 @@ LAST_COLUMNS = (("RW(KB)", "FullName"), ("SparseRatio", "RW(KB)", "FullName"))
 PREFIX = re.compile(r"^D RKNN: \[[0-9:.]+\] ?")
 ROW = re.compile(
     r"(?P<index>\d+)\s+(?P<op>\w+)\s+(?P<dtype>[A-Z]+\d*)\s+(?P<target>NPU|CPU)\s+(?P<inputs>\S+)\s+(?P<outputs>\S+)\s+"
-    r"(?P<ddr>\d+)/(?P<npu>\d+)/(?P<total>\d+)\s+(?:[\d.]+%\s+)?(?P<traffic>\d+)\s+(?P<name>\S.*?)\s*"
+    r"(?P<ddr>\d+)/(?P<npu>\d+)/(?P<total>\d+)\s+(?:[\d.]+%\s+)?(?P<traffic>\d+)(?:\s+(?P<name>\S.*?))?\s*"
 )
 TENSOR = re.compile(r"(\d+)\s+(\w+)\s.*\|\s*0x")
 SHAPES = re.compile(r"\(\d+(?:,\d+)*\)(?:,\(\d+(?:,\d+)*\))*(?:,\.\.\.)?|\\")
@@ -79,7 +79,7 @@ def _row(line: str) -> Layer:
         cycles_npu=int(match["npu"]),
         cycles_total=int(match["total"]),
         traffic_kb=int(match["traffic"]),
-        name=match["name"],
+        name=match["name"] or "",  # none for what the compiler adds before the first layer
     )
 
 

@@ -135,3 +135,14 @@ def test_two_different_tables_are_refused() -> None:
 def test_table_printed_twice_is_counted_once() -> None:
     log = recorded("tiny-rk3588-int8")
     assert parse_log(log + log) == parse_log(log)
+
+
+def test_layer_without_a_name_is_counted() -> None:
+    """The compiler gives none to the normalisation it puts before a first convolution that it splits."""
+    log = recorded("deit-rk3588-float")
+    whole = parse_log(log)
+    name = whole.layers[1].name
+    assert log.count(name) >= 1
+    nameless = parse_log(log.replace(name, " " * len(name)))
+    assert nameless.layers[1].name == ""
+    assert nameless.cycles == whole.cycles

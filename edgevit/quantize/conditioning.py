@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from edgevit.quantize import moves
+from edgevit.quantize.correction import shift_values
 from edgevit.quantize.fake import int8_logits
 from edgevit.quantize.observers import Range
 from edgevit.quantize.rotation import (
@@ -34,6 +35,7 @@ from edgevit.progress import QUIET, Progress  # isort: skip
 IMAGES = 192  # used of the calibration set: half to fit, half to judge
 SCREENED = 16  # rotations of each sort whose stream widths are compared before any is tried on images
 TRIED = 3
+SHIFT_IMAGES = 32
 Candidate = tuple[str, str, Any]
 
 
@@ -109,7 +111,7 @@ def condition(
     for number, make in enumerate(STEPS):
         progress.advance(number, len(STEPS), f"conditioning, KL {errors.kl:.4f}")
         before, best = errors, None
-        for name, what, candidate in make(current, samples, seed):
+        for name, what, candidate in make(current, samples, seed, judge.fit):
             found = judge(candidate)
             if best is None or found.badness < best[1].badness:
                 best = (
@@ -124,7 +126,7 @@ def condition(
     return current, steps
 
 
-def rotations(vit: Any, samples: Samples, seed: int) -> Iterator[Candidate]:
+def rotations(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
     """The rotations with the narrowest streams of a few dozen, and one learned from the narrowest."""
     if why_not_rotated(vit) is not None:
         return
@@ -158,16 +160,24 @@ def stream_effect(streams: list[tuple[torch.Tensor, float]], rotation: Matrix) -
 def single(name: str, what: str, move: Callable[..., Any]) -> Callable[..., Iterator[Candidate]]:
     """A step with one candidate."""
 
-    def make(vit: Any, samples: Samples, seed: int) -> Iterator[Candidate]:
+    def make(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
         yield name, what, move(vit, samples)
 
     return make
 
 
-def centred(vit: Any, samples: Samples, seed: int) -> Iterator[Candidate]:
+def centred(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
     """The stream without its mean over channels, where LayerNorm is all that reads it."""
     if why_not_rotated(vit) is None:
         yield "centre-stream", "no mean over channels in the residual stream", centre_stream(vit)
+
+
+def shifted(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
+    """Constants moved out of the values: their mean, or what an int8 softmax loses least with."""
+    yield "shift-values", "value means moved into proj's bias", moves.centre_values(vit, samples)
+    ranges = {name: sample.full for name, sample in samples.items()}
+    fitted = shift_values(vit, images[:SHIFT_IMAGES], ranges)
+    yield "shift-values", "values shifted against int8 attention weights, proj undoes it", fitted
 
 
 # In the order in which they are tried. Moves inside the attention don't change with the stream's rotation, so
@@ -175,7 +185,7 @@ def centred(vit: Any, samples: Samples, seed: int) -> Iterator[Candidate]:
 STEPS: tuple[Callable[..., Iterator[Candidate]], ...] = (
     rotations,
     centred,
-    single("centre-values", "value means moved into proj's bias", moves.centre_values),
+    shifted,
     single("centre-keys", "key means dropped, softmax ignores them", moves.centre_keys),
     single("equalise-values", "channels of v made equally wide, proj undoes it", moves.equalise_values),
     single("equalise-queries", "channels of q and k made equally wide", moves.equalise_queries),

@@ -73,8 +73,7 @@ def collect(vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = Q
         collector.finish_batch()
         progress.advance(min(len(images), (done + 1) * BATCH), len(images), "calibration statistics")
     samples = {name: joined(parts) for name, parts in collector.parts.items()}
-    ends = extremes(vit, rest) if len(rest) else {}
-    return {name: with_extremes(sample, ends.get(name)) for name, sample in samples.items()}
+    return joined_extremes(samples, extremes(vit, rest)) if len(rest) else samples
 
 
 def joined(parts: list[Sample]) -> Sample:
@@ -85,11 +84,14 @@ def joined(parts: list[Sample]) -> Sample:
     return Sample(rows, gradient, low, high, parts[0].per_image)
 
 
-def with_extremes(sample: Sample, ends: torch.Tensor | None) -> Sample:
-    """The sample with more images' extremes [2, n] added."""
-    if ends is None:
-        return sample
-    return replace(sample, low=torch.cat([sample.low, ends[0]]), high=torch.cat([sample.high, ends[1]]))
+def joined_extremes(samples: Samples, more: dict[str, torch.Tensor]) -> Samples:
+    """Samples that know the extremes of more images, [2, n] per tensor."""
+    return {
+        name: replace(
+            sample, low=torch.cat([sample.low, more[name][0]]), high=torch.cat([sample.high, more[name][1]])
+        )
+        for name, sample in samples.items()
+    }
 
 
 @torch.inference_mode()

@@ -1,0 +1,113 @@
+"""A float ViT made ready for int8: conditioned, calibrated, explained. The entry point of this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgevit.progress import QUIET, Progress
+from edgevit.quantize.calibration import NARROWINGS, Stability, narrowed, ranges_of, stability
+from edgevit.quantize.conditioning import (
+    IMAGES,
+    ConditioningStep,
+    Score,
+    condition,
+    full_ranges,
+    score,
+)
+from edgevit.quantize.diagnosis import MassiveActivation, in_words, massive_activations
+from edgevit.quantize.fake import int8_logits
+from edgevit.quantize.observers import OBSERVERS, Range
+from edgevit.quantize.plan import PrecisionPlan
+from edgevit.quantize.samples import Samples, collect, extremes, joined_extremes
+from edgevit.quantize.taps import logits_of, prepared
+
+SEEN_IMAGES = 8  # by whose extremes a backend finds tensors in the vendor's table: it calibrates on the same
+DIAGNOSED_IMAGES = 64
+MEASURED = "measured"
+
+
+@dataclass(frozen=True)
+class RangeTrial:
+    """One way to choose ranges and its errors on held-out images."""
+
+    observer: str
+    errors: Score
+
+
+@dataclass(frozen=True)
+class Int8Model:
+    """A conditioned module (float, same outputs), the plan that makes all of it int8, and how it came about."""
+
+    module: Any
+    plan: PrecisionPlan
+    samples: Samples
+    steps: tuple[ConditioningStep, ...]
+    trials: tuple[RangeTrial, ...]
+    stability: Stability
+    massive: tuple[MassiveActivation, ...]
+
+    @property
+    def words(self) -> str | None:
+        """What makes the model hard, in a sentence; None where nothing does."""
+        return in_words(list(self.massive))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return {
+            "conditioning": [step.to_json() for step in self.steps],
+            "ranges": [{"observer": trial.observer, **vars(trial.errors)} for trial in self.trials],
+            "stability": vars(self.stability) | {"warning": self.stability.warning},
+            "massive": [item.to_json() for item in self.massive],
+            "words": self.words,
+        }
+
+
+def prepare_int8(
+    model: nn.Module,
+    images: torch.Tensor,
+    *,
+    observer: str = MEASURED,
+    seed: int = 0,
+    progress: Progress = QUIET,
+) -> Int8Model:
+    """Condition a canonical ViT and choose ranges, on normalised calibration images [n, channels, H, W].
+
+    `observer` is a name in OBSERVERS, or "measured": the best of a few on held-out images. Call it after the
+    exact surgeries, and export the module it gives. Raises InputError for a model that isn't canonical.
+    """
+    vit = prepared(model)
+    massive = massive_activations(vit, images[:DIAGNOSED_IMAGES])
+    vit, steps = condition(vit, images, seed=seed, progress=progress)
+    samples = collect(vit, images[: IMAGES // 2], seed=seed, progress=progress)
+    held_out = images[IMAGES // 2 : IMAGES]
+    names = (
+        [f"{MEASURED} {share}" for share in NARROWINGS] + ["minmax"] if observer == MEASURED else [observer]
+    )
+    trials = [RangeTrial(name, try_ranges(vit, held_out, ranges_by(samples, name))) for name in names]
+    best = min(trials, key=lambda trial: trial.errors.badness)
+    samples = joined_extremes(samples, extremes(vit, images[IMAGES // 2 :]))
+    steady = stability(samples)
+    if steady.warning is not None:
+        progress.warn(steady.warning)
+    plan = PrecisionPlan(
+        precision="int8",
+        ranges=ranges_by(samples, best.observer),
+        seen=full_ranges(extremes(vit, images[:SEEN_IMAGES])),
+    )
+    return Int8Model(vit, plan, samples, tuple(steps), tuple(trials), steady, tuple(massive))
+
+
+def ranges_by(samples: Samples, observer: str) -> dict[str, Range]:
+    """Ranges by an observer's name; "measured 0.5" narrows the stream's half the way."""
+    if observer in OBSERVERS:
+        return ranges_of(samples, observer)
+    return narrowed(samples, float(observer.removeprefix(MEASURED)))
+
+
+def try_ranges(vit: Any, images: torch.Tensor, ranges: dict[str, Range]) -> Score:
+    """Errors of everything int8 with these ranges."""
+    return score(int8_logits(vit, images, ranges), logits_of(vit, images))

@@ -1,0 +1,80 @@
+"""From an int8-ready model to the plan that keeps its predictions at the fewest cycles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgevit.progress import QUIET, Progress
+from edgevit.quantize.calibration import predicted_effect
+from edgevit.quantize.fake import int8_logits
+from edgevit.quantize.int8 import Int8Model
+from edgevit.quantize.plan import PrecisionPlan
+from edgevit.quantize.search import Found, Logits, ladder, search
+from edgevit.quantize.taps import logits_of
+from edgevit.quantize.units import Costs, Errors, shape_of, units_of
+from edgevit.schema import Npu
+
+FAKE_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plan found and the search that led to it."""
+
+    plan: PrecisionPlan
+    found: Found
+
+
+def find_plan(
+    model: Int8Model,
+    images: torch.Tensor,
+    npu: Npu,
+    *,
+    simulate: Callable[[PrecisionPlan], Logits],
+    max_drop: float,
+    minutes: float,
+    budget_cycles: float | None = None,
+    state: Path | None = None,
+    progress: Progress = QUIET,
+) -> Planned:
+    """The cheapest plan that loses at most `max_drop` points, judged on `images` by `simulate`.
+
+    `images` [n, channels, H, W] are normalised calibration images, best those that no range was fitted on;
+    `simulate` realises a plan and returns its logits [n, classes] on the same images. A search that was
+    stopped goes on from the file `state`.
+    """
+    reference = logits_of(model.module, images).numpy()
+    shape = shape_of(model.module)
+    effects = predicted_effect(model.samples, model.plan.ranges)
+    rungs = ladder(units_of(shape.blocks), Errors(effects, shape.blocks), Costs(shape, npu), budget_cycles)
+    few = images[:FAKE_IMAGES]
+
+    def fake(sixteen_bit: tuple[str, ...]) -> Logits:
+        return int8_logits(model.module, few, model.plan.ranges, sixteen_bit).numpy()
+
+    found = search(
+        rungs,
+        fake=fake,
+        simulate=lambda sixteen_bit: simulate(replace(model.plan, sixteen_bit=sixteen_bit)),
+        references={"fake": reference[: len(few)], "simulate": reference},
+        max_drop=max_drop,
+        minutes=minutes,
+        state=state,
+        key=fingerprint(model.plan, reference),
+        progress=progress,
+    )
+    return Planned(replace(model.plan, sixteen_bit=found.rung.sixteen_bit), found)
+
+
+def fingerprint(plan: PrecisionPlan, reference: Logits) -> str:
+    """Changes with the model, its ranges or the images: measurements of another search are not reused."""
+    digest = hashlib.sha256(json.dumps(plan.to_json(), sort_keys=True).encode())
+    digest.update(np.round(reference, 3).tobytes())
+    return digest.hexdigest()[:16]

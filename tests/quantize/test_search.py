@@ -1,0 +1,167 @@
+"""The search finds the cheapest plan that a simulator accepts, whatever the estimates say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgevit.quantize.fake import rounded_when_made, rounded_when_read
+from edgevit.quantize.search import Drop, Rung, drop_of, ladder, search
+from edgevit.quantize.taps import tap_names
+from edgevit.quantize.units import Costs, Errors, Shape, units_of
+from edgevit.schema import Npu
+
+IMAGES, CLASSES = 200, 5
+NPU = Npu(target="fake", macs_per_cycle_int8=1024, macs_per_cycle_float=512, ddr_bytes_per_cycle=21.3)
+SHAPE = Shape(dim=192, hidden=768, heads=3, tokens=197, queries=(197, 197))
+
+
+def reference() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(IMAGES, CLASSES)).astype(np.float32) * 3
+
+
+def rungs(count: int = 12) -> list[Rung]:
+    names = tuple(f"blocks.{index}.residual1" for index in range(count))
+    return [
+        Rung(f"unit {index}", f"unit {index}", names[:index], 100.0 * index, 0.0, 0.0)
+        for index in range(count)
+    ]
+
+
+class Simulator:
+    """Logits whose error falls with every 16-bit tensor, and are the float ones from `enough` on."""
+
+    def __init__(self, enough: int) -> None:
+        self.enough, self.calls = enough, []  # type: ignore[var-annotated]
+
+    def __call__(self, sixteen_bit: tuple[str, ...]) -> np.ndarray:
+        self.calls.append(len(sixteen_bit))
+        error = max(0.0, 1.5 * (self.enough - len(sixteen_bit)))
+        return reference() + error * np.random.default_rng(1).normal(size=(IMAGES, CLASSES)).astype(
+            np.float32
+        )
+
+
+def run(fake: Simulator, simulate: Simulator, **options: Any) -> Any:
+    given = {"max_drop": 0.5, "minutes": 5.0, "references": {"fake": reference(), "simulate": reference()}}
+    return search(rungs(), fake=fake, simulate=simulate, **{**given, **options})
+
+
+def test_the_cheapest_plan_that_the_simulator_accepts_is_found() -> None:
+    found = run(Simulator(4), Simulator(4))
+    assert found.met
+    assert len(found.rung.sixteen_bit) == 4
+
+
+def test_the_simulator_has_the_last_word_when_estimates_are_too_good() -> None:
+    found = run(Simulator(2), Simulator(7))
+    assert found.met
+    assert len(found.rung.sixteen_bit) == 7
+
+
+def test_the_search_steps_back_when_estimates_are_too_bad() -> None:
+    found = run(Simulator(9), Simulator(3))
+    assert found.met
+    assert len(found.rung.sixteen_bit) == 3
+
+
+def test_nothing_moves_when_everything_int8_is_good_enough() -> None:
+    found = run(Simulator(0), Simulator(0))
+    assert found.met
+    assert found.rung.sixteen_bit == ()
+
+
+def test_an_impossible_target_ends_with_the_best_plan_and_says_what_is_needed() -> None:
+    found = run(Simulator(99), Simulator(99))
+    assert not found.met
+    assert len(found.rung.sixteen_bit) == 11
+    assert found.sentence.startswith("target of 0.5 points not met by any plan: ")
+    assert "give more calibration images" in found.sentence
+
+
+def test_without_time_the_most_accurate_plan_is_taken() -> None:
+    simulate = Simulator(7)
+    found = run(Simulator(2), simulate, minutes=0.0)
+    assert found.met
+    assert simulate.calls == [11]
+
+
+def test_a_stopped_search_goes_on_where_it_was(tmp_path: Path) -> None:
+    state, simulate = tmp_path / "search.json", Simulator(7)
+    first = run(Simulator(2), simulate, state=state, key="a")
+    calls = len(simulate.calls)
+    second = run(Simulator(2), simulate, state=state, key="a")
+    assert len(simulate.calls) == calls
+    assert second.rung == first.rung
+    assert json.loads(state.read_text())["key"] == "a"
+
+
+def test_another_model_does_not_reuse_measurements(tmp_path: Path) -> None:
+    state, simulate = tmp_path / "search.json", Simulator(7)
+    run(Simulator(2), simulate, state=state, key="a")
+    calls = len(simulate.calls)
+    run(Simulator(2), simulate, state=state, key="b")
+    assert len(simulate.calls) == 2 * calls
+
+
+def test_equal_logits_are_no_drop() -> None:
+    assert drop_of(reference(), reference()) == Drop(0.0, 0.0, 1.0, pytest.approx(1.0), 0.0, IMAGES)
+
+
+def test_a_changed_prediction_costs_the_difference_of_its_probabilities() -> None:
+    theirs = np.log(np.array([[0.6, 0.4]], dtype=np.float32))
+    drop = drop_of(theirs[:, ::-1], theirs)
+    assert drop.points == pytest.approx(20.0, abs=1e-3)
+    assert drop.agreement == 0.0
+
+
+def effects(**known: float) -> dict[str, float]:
+    return {name: known.get(name.replace(".", "_"), 1e-6) for name in tap_names(2)}
+
+
+def test_the_ladder_starts_at_int8_and_takes_the_worst_tensor_first() -> None:
+    errors = Errors(effects(blocks_1_residual1=0.5), 2)
+    found = ladder(units_of(2), errors, Costs(SHAPE, NPU))
+    assert found[0].sixteen_bit == ()
+    assert "blocks.1.residual1" in found[1].sixteen_bit
+    assert "blocks.1.norm2" in found[1].sixteen_bit
+    assert all(
+        a.estimated_kl > b.estimated_kl and a.cycles <= b.cycles
+        for a, b in zip(found, found[1:], strict=False)
+    )
+
+
+def test_a_massive_fc2_takes_its_addition_and_its_input_along() -> None:
+    massive = effects(blocks_0_fc2=5.0, blocks_0_residual2=5.0, blocks_0_gelu=2.0)
+    found = ladder(units_of(2), Errors(massive, 2), Costs(SHAPE, NPU))
+    assert {"blocks.0.fc2", "blocks.0.gelu", "blocks.0.residual2"} <= set(found[1].sixteen_bit)
+
+
+def test_float16_convolutions_cost_what_the_compiler_says() -> None:
+    # DeiT-Ti's fc2 on RK3588: 29952 cycles in int8, 59904 in float16.
+    costs = Costs(SHAPE, NPU)
+    assert costs.compiler({"blocks.0.fc2"}) == 29952
+    assert costs.compiler({"blocks.0.residual1", "blocks.0.norm2"}) == 0
+    assert costs({"blocks.0.residual1", "blocks.0.norm2"}) > 1000
+
+
+def test_a_fused_result_is_rounded_on_its_own_only_beside_a_16_bit_addition() -> None:
+    assert not rounded_when_made("blocks.0.fc2", ())
+    assert rounded_when_made("blocks.0.fc2", {"blocks.0.residual2"})
+    assert not rounded_when_made("blocks.0.fc2", {"blocks.0.residual2", "blocks.0.fc2"})
+
+
+def test_attention_in_16_bits_rounds_no_weights() -> None:
+    assert rounded_when_made("blocks.0.softmax", ())
+    assert not rounded_when_made("blocks.0.softmax", {"blocks.0.attention"})
+
+
+def test_a_16_bit_tensor_is_rounded_for_an_int8_reader() -> None:
+    assert rounded_when_read("blocks.0.residual1", "blocks.0.norm2", {"blocks.0.residual1"})
+    assert not rounded_when_read(
+        "blocks.0.residual1", "blocks.0.norm2", {"blocks.0.residual1", "blocks.0.norm2"}
+    )

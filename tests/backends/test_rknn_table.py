@@ -1,0 +1,126 @@
+"""The vendor's table is read by values, edited in place, and anything planned but absent stops the run."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgevit.backends.rknn_table import edit, match, read_table
+from edgevit.errors import ToolchainError
+
+TABLE = """custom_quantize_layers: {}
+quantize_parameters:
+    input:
+        qtype: asym
+        qmethod: layer
+        dtype: float32
+        min:
+        -   -2.5
+        max:
+        -   2.5
+        scale: []
+        zero_point: []
+    /blocks/blocks.0/norm1/LayerNormalization#1:
+        qtype: asym
+        qmethod: layer
+        dtype: int8
+        min:
+        -   -4.0
+        max:
+        -   5.0
+        scale:
+        -   0.035
+        zero_point:
+        -   -14
+        ori_min:
+        -   -4.0
+        ori_max:
+        -   5.0
+    /blocks/blocks.1/Slice_output_0-rs:
+        qtype: asym
+        qmethod: layer
+        dtype: int8
+        min:
+        -   -7.0
+        max:
+        -   8.0
+        scale:
+        -   0.058
+        zero_point:
+        -   -9
+    /blocks/blocks.0/Add_1_output_0-rs:
+        qtype: asym
+        qmethod: layer
+        dtype: int8
+        min:
+        -   -7.0
+        max:
+        -   8.0
+        scale:
+        -   0.058
+        zero_point:
+        -   -9
+    weights:
+        qtype: asym
+        qmethod: channel
+        dtype: int8
+        min:
+        -   -1.0
+        -   -2.0
+        max:
+        -   1.0
+        -   2.0
+"""
+SEEN = {"blocks.0.norm1": (-4.0001, 5.0), "blocks.0.residual2": (-7.0, 8.0003), "blocks.0.gelu": (-0.17, 3.0)}
+
+
+def test_tensors_are_found_by_their_values_and_block() -> None:
+    found = match(read_table(TABLE), SEEN)
+    assert found == {
+        "blocks.0.norm1": ["/blocks/blocks.0/norm1/LayerNormalization#1"],
+        "blocks.0.residual2": ["/blocks/blocks.1/Slice_output_0-rs", "/blocks/blocks.0/Add_1_output_0-rs"],
+        "blocks.0.gelu": [],
+    }
+
+
+def test_per_channel_entries_are_no_tensors() -> None:
+    assert "weights" not in read_table(TABLE)
+
+
+def test_a_tensor_of_a_far_block_with_the_same_values_is_another_one() -> None:
+    found = match(read_table(TABLE), {"blocks.5.residual2": (-7.0, 8.0)})
+    assert found == {"blocks.5.residual2": []}
+
+
+def test_ranges_and_types_are_written_and_nothing_else() -> None:
+    found = match(read_table(TABLE), SEEN)
+    edited = edit(TABLE, found, {"blocks.0.norm1": (-3.0, 4.5)}, ["blocks.0.residual2"])
+    table = read_table(edited)
+    assert table["/blocks/blocks.0/norm1/LayerNormalization#1"].range == (-3.0, 4.5)
+    assert table["/blocks/blocks.0/Add_1_output_0-rs"].range == (-7.0, 8.0)
+    assert edited.startswith(
+        "custom_quantize_layers:\n    '/blocks/blocks.1/Slice_output_0-rs': float16\n"
+        "    '/blocks/blocks.0/Add_1_output_0-rs': float16\nquantize_parameters:\n"
+    )
+    changed = [
+        pair
+        for pair in zip(TABLE.splitlines()[1:], edited.splitlines()[3:], strict=True)
+        if len(set(pair)) > 1
+    ]
+    assert changed == [
+        ("        -   -4.0", "        -   -3.000000000000"),
+        ("        -   5.0", "        -   4.500000000000"),
+    ]
+
+
+def test_a_planned_tensor_that_is_missing_is_named() -> None:
+    found = match(read_table(TABLE), SEEN)
+    with pytest.raises(ToolchainError) as caught:
+        edit(TABLE, found, {}, ["blocks.0.gelu"])
+    assert str(caught.value) == (
+        "cannot realise the precision plan: the compiler's table has no tensor with the values of blocks.0.gelu. "
+        "Remove them from the plan, or report the model and the toolkit's version."
+    )
+
+
+def test_the_wrong_text_is_no_table() -> None:
+    assert read_table("nothing: here\n") == {}

@@ -80,6 +80,12 @@ class Recipe(Strict):
     calibration_images: int = Field(ge=1, le=4096)
     rknn_algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
     litert_recipe: str = "dynamic_wi8_afp32"
+    conditioning: bool = Field(False, description="rotate and shift the float model, exactly, to fit int8")
+    observer: Literal["vendor", "measured", "minmax", "percentile", "mse", "output-error"] = Field(
+        "vendor", description="who chooses int8 ranges; measured: what is best on held-out calibration images"
+    )
+    search_minutes: float = Field(0.0, ge=0, description="time to find what must stay in 16 bits; 0: nothing")
+    seed: int = 0
 
 
 Model = TypeVar("Model", bound=Strict)

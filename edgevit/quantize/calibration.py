@@ -29,9 +29,9 @@ def ranges_of(samples: Samples, observer: str | Mapping[str, str]) -> dict[str, 
 NARROWINGS = (0.0, 0.5, 1.0)
 
 
-def narrowed(samples: Samples, share: float) -> dict[str, Range]:
-    """Output-error ranges; those of the stream a geometric mean with everything seen, `share` of it narrow."""
-    best = ranges_of(samples, "output-error")
+def narrowed(samples: Samples, least: Ranges, share: float) -> dict[str, Range]:
+    """`least` (output-error ranges); those of the stream a geometric mean with all seen, `share` of it narrow."""
+    best = dict(least)
     for name, sample in samples.items():
         if kind_of(name) in (*STREAM_TAPS, "patch"):
             ends = zip(sample.full, best[name], strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgevit.errors import InputError
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.calibration import NARROWINGS, Stability, narrowed, ranges_of, stability
 from edgevit.quantize.conditioning import (
@@ -28,6 +29,7 @@ from edgevit.quantize.taps import logits_of, prepared
 SEEN_IMAGES = 8  # by whose extremes a backend finds tensors in the vendor's table: it calibrates on the same
 DIAGNOSED_IMAGES = 64
 MEASURED = "measured"
+LEAST_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -79,33 +81,45 @@ def prepare_int8(
     `observer` is a name in OBSERVERS, or "measured": the best of a few on held-out images. Call it after the
     exact surgeries, and export the module it gives. Raises InputError for a model that isn't canonical.
     """
+    if len(images) < LEAST_IMAGES:
+        raise InputError(
+            "cannot calibrate int8",
+            f"{len(images)} calibration images are too few",
+            f"Give at least {LEAST_IMAGES}, better 64 to 512",
+        )
     vit = prepared(model)
     massive = massive_activations(vit, images[:DIAGNOSED_IMAGES])
     vit, steps = condition(vit, images, seed=seed, progress=progress)
-    samples = collect(vit, images[: IMAGES // 2], seed=seed, progress=progress)
-    held_out = images[IMAGES // 2 : IMAGES]
+    half = min(IMAGES, len(images)) // 2
+    samples = collect(vit, images[:half], seed=seed, progress=progress)
+    held_out = images[half : 2 * half]
     names = (
         [f"{MEASURED} {share}" for share in NARROWINGS] + ["minmax"] if observer == MEASURED else [observer]
     )
-    trials = [RangeTrial(name, try_ranges(vit, held_out, ranges_by(samples, name))) for name in names]
+    tried = ranges_by(samples, names)
+    trials = [RangeTrial(name, try_ranges(vit, held_out, tried[name])) for name in names]
     best = min(trials, key=lambda trial: trial.errors.badness)
-    samples = joined_extremes(samples, extremes(vit, images[IMAGES // 2 :]))
+    samples = joined_extremes(samples, extremes(vit, images[half:]))
     steady = stability(samples)
     if steady.warning is not None:
         progress.warn(steady.warning)
     plan = PrecisionPlan(
         precision="int8",
-        ranges=ranges_by(samples, best.observer),
+        ranges=ranges_by(samples, [best.observer])[best.observer],
         seen=full_ranges(extremes(vit, images[:SEEN_IMAGES])),
     )
     return Int8Model(vit, plan, samples, tuple(steps), tuple(trials), steady, tuple(massive))
 
 
-def ranges_by(samples: Samples, observer: str) -> dict[str, Range]:
-    """Ranges by an observer's name; "measured 0.5" narrows the stream's half the way."""
-    if observer in OBSERVERS:
-        return ranges_of(samples, observer)
-    return narrowed(samples, float(observer.removeprefix(MEASURED)))
+def ranges_by(samples: Samples, names: list[str]) -> dict[str, dict[str, Range]]:
+    """Ranges by each observer's name; "measured 0.5" narrows the stream's half the way."""
+    least = ranges_of(samples, "output-error") if any(name not in OBSERVERS for name in names) else {}
+    return {
+        name: ranges_of(samples, name)
+        if name in OBSERVERS
+        else narrowed(samples, least, float(name.removeprefix(MEASURED)))
+        for name in names
+    }
 
 
 def try_ranges(vit: Any, images: torch.Tensor, ranges: dict[str, Range]) -> Score:

@@ -21,7 +21,7 @@ from edgevit.quantize.taps import logits_of
 from edgevit.quantize.units import Costs, Errors, shape_of, units_of
 from edgevit.schema import Npu
 
-FAKE_IMAGES = 64
+FAKE_IMAGES = 128
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import torch
 
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.observers import Sample
-from edgevit.quantize.taps import forward, kind_of
+from edgevit.quantize.taps import STREAM_TAPS, forward, kind_of
 
-VALUES = 400_000  # kept of each tensor; enough for a range
+VALUES = 120_000  # kept of each tensor: enough for a range
+STREAM_VALUES = 400_000  # of the residual stream, whose rare tokens decide its rotation
 GRADIENT_IMAGES = 48  # of which gradients are taken: three times the work of an image without
 BATCH = 8
 
@@ -51,7 +52,8 @@ class Collector:
         for name, value in self.batch.items():
             gradient = as_rows(name, torch.zeros_like(value) if value.grad is None else value.grad)
             rows, ends = as_rows(name, value.detach()), value.detach().flatten(1)
-            count = max(1, VALUES * len(value) // (self.images * rows.shape[1]))
+            kept = STREAM_VALUES if kind_of(name) in STREAM_TAPS else VALUES
+            count = max(1, kept * len(value) // (self.images * rows.shape[1]))
             drawn = torch.randperm(len(rows), generator=self.generator)[:count]
             part = Sample(rows[drawn], gradient[drawn], ends.amin(1), ends.amax(1), len(rows) // len(value))
             self.parts.setdefault(name, []).append(part)

@@ -42,7 +42,7 @@ def record(variant: str, conversion: Conversion, board: Board, precision: str) -
         "target": board.id,
         "precision": precision,
         "bytes": step.path(step.metrics["artefact"]).stat().st_size,
-        "surgeries": conversion.exported(board).metrics["surgeries"],
+        "surgeries": conversion.exported(board, precision).metrics["surgeries"],
     }
     return found | (npu_record(details, board) if "placement" in details else dict(details))
 

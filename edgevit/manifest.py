@@ -112,7 +112,7 @@ def refuse_missed_gate(manifest: dict[str, Any]) -> None:
 def all_steps(conversion: Conversion, outcomes: Sequence[Outcome]) -> list[Step]:
     """Every step of the run in order, each once."""
     steps = [conversion.model, conversion.probe, conversion.validation, conversion.reference]
-    steps += [conversion.exported(outcome.board) for outcome in outcomes]
+    steps += [conversion.exported(outcome.board, outcome.precision) for outcome in outcomes]
     steps += [outcome.step for outcome in outcomes]
     unique = {step.key: step for step in steps if step is not None}
     return list(unique.values())

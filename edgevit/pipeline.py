@@ -19,7 +19,7 @@ from edgevit.backends.registry import BACKENDS
 from edgevit.job import Job
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
-from edgevit.quantize.plan import PrecisionPlan
+from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.schema import Board
 from edgevit.store import Run, Step, WouldRun
 
@@ -131,35 +131,46 @@ class Conversion:
 
         return self.run.step("float", inputs, make)
 
-    def exported(self, board: Board) -> Step:
-        """The float graph a backend starts from, proved against torch on real images."""
-        wanted = [name for name in board.surgeries if name not in self.job.without]
-        surgeries = wanted if self.model.metrics["canonical"] else []
-        handover = BACKENDS[board.backend].HANDOVER
+    def exported(self, board: Board, precision: str) -> Step:
+        """The float graph a backend starts from, proved against torch on real images.
+
+        For int8, where recipe, model and backend allow, it is conditioned and comes with a plan of ranges.
+        """
+        backend, recipe = BACKENDS[board.backend], self.job.recipe
+        canonical = self.model.metrics["canonical"]
+        surgeries = [each for each in board.surgeries if canonical and each not in self.job.without]
+        conditioned = recipe.conditioning and precision == "int8" and canonical and backend.TAKES_RANGES
+        limits = board.npu.model_dump(mode="json", exclude={"cpu_ops", "target"}) if board.npu else None
         inputs = {
             "model": self.model.key,
             "images": self.probe.key,
-            "handover": handover,
+            "handover": backend.HANDOVER,
             "surgeries": surgeries,
-            "limits": board.npu.model_dump(mode="json", exclude={"cpu_ops", "target"})
-            if board.npu and surgeries
-            else None,
+            "limits": limits if surgeries else None,
+            "conditioning": [recipe.observer, recipe.seed] if conditioned else None,
         }
 
         def make(folder: Path) -> dict[str, Any]:
-            from edgevit.reference import export
+            from edgevit import reference
 
+            pixels = np.load(self.probe.path("pixels.npy"), mmap_mode="r")
+            if conditioned:
+                self.progress.stage("condition for int8 and check against torch")
+                return reference.export_conditioned(
+                    self.loaded, np.asarray(pixels), folder, surgeries, board.npu, recipe, self.progress
+                )
             self.progress.stage("export and check against torch")
-            pixels = np.load(self.probe.path("pixels.npy"), mmap_mode="r")[:PARITY_IMAGES]
-            return export(self.loaded, np.asarray(pixels), folder, handover, surgeries, board.npu)
+            few = np.asarray(pixels[:PARITY_IMAGES])
+            return reference.export(self.loaded, few, folder, backend.HANDOVER, surgeries, board.npu)
 
         return self.run.step("export", inputs, make)
 
     def compiled(self, board: Board, precision: str) -> Step:
         """The artefact, and its logits on the validation images."""
         backend = BACKENDS[board.backend]
-        exported, validation = self.exported(board), self.validation
-        plan = plan_of(self.job, precision)
+        exported, validation = self.exported(board, precision), self.validation
+        own = existing(exported.path("plan.toml"))
+        plan = read_plan(own) if own else plan_of(self.job, precision)
         inputs = {
             "export": exported.key,
             "calibration": self.probe.key if plan.quantized else None,
@@ -197,8 +208,8 @@ def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Ou
     conversion = Conversion(job, run, progress)
     reference = conversion.reference
     wanted = [(board, precision) for board in job.targets for precision in job.precisions]
-    for board in job.targets:
-        conversion.exported(board)
+    for pair in wanted:
+        conversion.exported(*pair)
 
     def build(pair: tuple[Board, str]) -> Outcome:
         return Outcome(*pair, step=conversion.compiled(*pair), reference=reference)
@@ -209,9 +220,9 @@ def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Ou
 
 def affordable(wanted: int) -> int:
     """How many targets to convert at once: each wants two cores and may take memory by the gigabyte."""
-    by_memory = psutil.virtual_memory().available // WORKER_BYTES
+    by_memory: int = psutil.virtual_memory().available // WORKER_BYTES
     by_cores = (os.cpu_count() or 1) // WORKER_CORES
-    return max(1, min(wanted, by_memory, by_cores))
+    return int(max(1, min(wanted, by_memory, by_cores)))
 
 
 def planned(job: Job, run: Run, progress: Progress) -> Iterator[tuple[str, str]]:
@@ -224,8 +235,8 @@ def planned(job: Job, run: Run, progress: Progress) -> Iterator[tuple[str, str]]
     if "validation" in stages:
         stages["float"] = lambda: conversion.reference
     for board in job.targets:
-        stages[f"export for {board.backend}"] = partial(conversion.exported, board)
         for precision in job.precisions:
+            stages[f"export for {board.id}-{precision}"] = partial(conversion.exported, board, precision)
             stages[f"{board.id}-{precision}"] = partial(conversion.compiled, board, precision)
     for name, make in stages.items():
         try:

@@ -14,13 +14,15 @@ from edgevit.export import export_onnx, export_program, parity
 from edgevit.load import LoadedModel
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
-from edgevit.schema import Npu
+from edgevit.quantize.int8 import MEASURED, prepare_int8
+from edgevit.schema import Npu, Recipe
 from edgevit.surgery.equivalence import apply_surgeries
 
 if TYPE_CHECKING:
     from torch import nn
 
 BATCH = 16
+PARITY_IMAGES = 8
 
 
 def write_logits(loaded: LoadedModel, pixels: Path, out: Path, progress: Progress) -> dict[str, Any]:
@@ -42,6 +44,37 @@ def logits_of(
         logits.append(module(torch.from_numpy(batch)).float().numpy())
         progress.advance(min(start + BATCH, len(pixels)), len(pixels))
     return np.concatenate(logits)
+
+
+def export_conditioned(
+    loaded: LoadedModel,
+    pixels: np.ndarray[Any, Any],
+    folder: Path,
+    surgeries: Sequence[str],
+    npu: Npu | None,
+    recipe: Recipe,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Rewrite and condition for int8; write model.onnx, proved equal to torch, and plan.toml with its ranges.
+
+    `pixels` are the calibration images. Returns what `export` does, and what conditioning did.
+    """
+    inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
+    few = inputs[:PARITY_IMAGES]
+    module, records = apply_surgeries(loaded.module, surgeries, few, npu=npu)
+    observer = MEASURED if recipe.observer == "vendor" else recipe.observer
+    ready = prepare_int8(module, inputs, observer=observer, seed=recipe.seed, progress=progress)
+    size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
+    path = export_onnx(ready.module, size, channels, folder / "model.onnx")
+    (folder / "plan.toml").write_text(ready.plan.to_toml(), encoding="utf-8")
+    for text in (ready.stability.warning, ready.words):
+        if text:
+            progress.warn(text)
+    return {
+        "max_logit_difference": parity(path, loaded.module, pixels[:PARITY_IMAGES], loaded.preprocessing),
+        "surgeries": [asdict(record) for record in records],
+        "int8": ready.to_json(),
+    }
 
 
 def export(

@@ -17,6 +17,7 @@ from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
 
 HANDOVER: Handover = "onnx"
+TAKES_RANGES = False
 
 
 def tools() -> dict[str, str]:

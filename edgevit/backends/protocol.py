@@ -49,6 +49,7 @@ class Backend(Protocol):
     """A backend is a module with these members."""
 
     HANDOVER: Handover
+    TAKES_RANGES: bool  # whether a plan's own ranges and 16-bit tensors are realised
 
     def tools(self) -> dict[str, str]:
         """What decides an artefact besides its request: versions, a toolchain's lock. Raises ToolchainError."""

@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from edgevit.backends import rknn_table
 from edgevit.backends.protocol import CompileRequest, CompileResult, Handover
 from edgevit.errors import InputError, ToolchainError
+from edgevit.files import write_atomically
 from edgevit.placement.rknn_log import parse_log
 from edgevit.progress import Progress
+from edgevit.quantize.plan import SEEN_IMAGES
 from edgevit.toolchains import environment
 from edgevit.toolchains.call import run_job
 
 HANDOVER: Handover = "onnx"
+TAKES_RANGES = True
 TOOLCHAIN = "rknn"
 HOW = "vendor simulator"
 
@@ -60,11 +64,14 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
     mean and std are folded into it. Details: `placement` (layers, cycles, memory), `disabled_rules`,
     `warnings`, `peak_bytes` of the worker, `reproducible` (whether a rebuild gives the same bytes).
     """
-    refuse_unrealised(request)
     artefact, logits = request.out / "model.rknn", request.out / "logits.npy"
     arguments = worker_arguments(request, artefact, logits)
     timeout_s = BUILD_SECONDS + IMAGE_SECONDS * images(request)
-    built = build(arguments, request.out / "jobs", progress, timeout_s)
+    jobs = request.out / "jobs"
+    if request.plan.ranges or request.plan.sixteen_bit:
+        built = realise(request, arguments, jobs, progress, timeout_s)
+    else:
+        built = build("build", arguments, jobs, progress, timeout_s)
     warnings = warnings_in(built.log)
     for text in warnings:
         progress.warn(f"{request.board.name}: {text}")
@@ -109,8 +116,35 @@ def worker_arguments(request: CompileRequest, artefact: Path, logits: Path) -> d
     }
 
 
-def build(arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: float) -> Build:
-    """Run the worker's build, again without each rule that died, as long as the toolkit names new ones.
+def realise(
+    request: CompileRequest, arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: float
+) -> Build:
+    """Build with the plan's own ranges and 16-bit tensors, written into the vendor's table between its two steps.
+
+    Raises ToolchainError naming a planned tensor that the table has not.
+    """
+    few = request.out / "seen.npy"
+    np.save(few, np.load(request.calibration, mmap_mode="r", allow_pickle=False)[:SEEN_IMAGES])
+    names = ("model", "target", "mean", "std", "algorithm", "config")
+    first = {name: arguments[name] for name in names} | {"calibration": str(few.resolve())}
+    begun = build("hybrid_step1", first, jobs, progress, timeout_s)
+    few.unlink()
+    table = Path(begun.result["table"])
+    text = table.read_text(encoding="utf-8")
+    found = rknn_table.match(rknn_table.read_table(text), request.plan.seen)
+    rknn_table.require(found, request.plan.ranges)
+    planned = rknn_table.edit(text, found, request.plan.ranges, request.plan.sixteen_bit)
+    write_atomically(table, planned)
+    second = {name: begun.result[name] for name in ("graph", "data", "table")}
+    second |= {name: arguments[name] for name in ("artefact", "evaluate", "logits")}
+    result = run_job(TOOLCHAIN, "hybrid_step2", second, jobs / "plan", progress=progress, timeout_s=timeout_s)
+    for name in ("graph", "data"):
+        Path(begun.result[name]).unlink(missing_ok=True)  # as large as the model itself
+    return Build(result, read_log(jobs / "plan"), begun.disabled_rules)
+
+
+def build(call: str, arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: float) -> Build:
+    """Run a worker's call that compiles, again without each rule that died, as long as the toolkit names new ones.
 
     Each attempt has a folder with its log. Raises the ToolchainError of the last one.
     """
@@ -119,7 +153,7 @@ def build(arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: 
         job = jobs / f"build-{len(disabled)}"
         try:
             attempt = arguments | {"disable_rules": disabled}
-            result = run_job(TOOLCHAIN, "build", attempt, job, progress=progress, timeout_s=timeout_s)
+            result = run_job(TOOLCHAIN, call, attempt, job, progress=progress, timeout_s=timeout_s)
         except ToolchainError:
             rules = [rule for rule in rules_to_disable(read_log(job)) if rule not in disabled]
             if not rules:
@@ -156,13 +190,3 @@ def images(request: CompileRequest) -> int:
     """How many images the worker will see."""
     paths = [request.evaluate, request.calibration if request.plan.quantized else None]
     return sum(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths if path)
-
-
-def refuse_unrealised(request: CompileRequest) -> None:
-    """A plan's own ranges and 16-bit tensors must never be dropped in silence."""
-    if request.plan.ranges or request.plan.sixteen_bit:
-        raise InputError(
-            f"cannot compile for {request.board.name}",
-            "its backend takes the vendor's ranges and types only",
-            "Use a plan without ranges and 16-bit tensors",
-        )

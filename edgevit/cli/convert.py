@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -53,7 +54,7 @@ def command(
     out: Path | None,
     dry_run: bool,
     as_json: bool,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Convert MODEL for one or more targets and measure what was lost.
 

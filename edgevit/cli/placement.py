@@ -38,15 +38,20 @@ def print_npu(title: str, record: dict[str, Any], top: int) -> None:
     ]
     notes = [
         f"{record['cycles']:,} cycles an image ({record['how']}), {record['traffic_kb'] / 1024:.1f} MB moved; "
-        f"memory: weights {record['weight_bytes'] / 2**20:.1f} MB, internal {record['internal_bytes'] / 2**20:.1f} MB",
+        f"memory: weights {megabytes(record['weight_bytes'])}, internal {megabytes(record['internal_bytes'])}",
         *cpu_lines(record["cpu_ops"]),
         *surgery_lines(record),
     ]
     if record["disabled_rules"]:
         notes.append(
-            f"built without the compiler's fusion rules {', '.join(record['disabled_rules'])}, which fail here"
+            f"built without the compiler's rules {', '.join(record['disabled_rules'])}, which fail here"
         )
     print_table(title, LAYER_COLUMNS, rows, notes)
+
+
+def megabytes(size: int) -> str:
+    """A size in MB with one decimal."""
+    return f"{size / 2**20:.1f} MB"
 
 
 def cpu_lines(cpu_ops: list[dict[str, Any]]) -> list[str]:

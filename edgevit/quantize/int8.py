@@ -22,11 +22,10 @@ from edgevit.quantize.conditioning import (
 from edgevit.quantize.diagnosis import MassiveActivation, in_words, massive_activations
 from edgevit.quantize.fake import int8_logits
 from edgevit.quantize.observers import OBSERVERS, Range
-from edgevit.quantize.plan import PrecisionPlan
+from edgevit.quantize.plan import SEEN_IMAGES, PrecisionPlan
 from edgevit.quantize.samples import Samples, collect, extremes, joined_extremes
 from edgevit.quantize.taps import logits_of, prepared
 
-SEEN_IMAGES = 8  # by whose extremes a backend finds tensors in the vendor's table: it calibrates on the same
 DIAGNOSED_IMAGES = 64
 MEASURED = "measured"
 LEAST_IMAGES = 8

@@ -11,6 +11,10 @@ from pydantic import Field
 
 from edgevit.schema import Strict, read_toml
 
+SEEN_IMAGES = (
+    8  # the first calibration images: by their extremes a backend finds tensors in the vendor's table
+)
+
 
 @dataclass(frozen=True)
 class PrecisionPlan:

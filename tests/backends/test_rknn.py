@@ -140,13 +140,6 @@ def test_board_without_an_npu_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_ranges_of_a_plan_are_never_dropped_in_silence(tmp_path: Path) -> None:
-    asked = request(tmp_path)
-    plan = PrecisionPlan(precision="int8", sixteen_bit=("/blocks.0/Add",))
-    with pytest.raises(InputError, match="its backend takes the vendor's ranges and types only"):
-        rknn.compile(CompileRequest(**{**vars(asked), "plan": plan}), Quiet())
-
-
 # --- with the vendor's toolchain ---
 
 

@@ -37,6 +37,7 @@ SCREENED = 16  # rotations of each sort whose stream widths are compared before 
 TRIED = 3
 SHIFT_IMAGES = 32
 Candidate = tuple[str, str, Any]
+Kinds = frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Score:
 
 @dataclass(frozen=True)
 class ConditioningStep:
-    """One candidate: what it was, the errors without and with it on held-out images, whether it was kept."""
+    """One change: what it was, the errors without and with it on held-out images, whether it was kept."""
 
     name: str
     what: str
@@ -88,9 +89,15 @@ class Judge:
         self.fit, self.held_out = images[: len(images) // 2], images[len(images) // 2 :]
         self.reference = logits_of(vit, self.held_out)
 
-    def __call__(self, vit: Any) -> Score:
+    def __call__(self, vit: Any, kinds: Kinds | None = None) -> Score:
+        """Errors with everything int8, or only these kinds of tensors.
+
+        Rounding errors of other tensors are as good as random from one candidate to the next: where a
+        candidate changes few kinds of tensors, those alone show whether it helps.
+        """
         ranges = full_ranges(extremes(vit, self.fit))
-        return score(int8_logits(vit, self.held_out, ranges), self.reference)
+        rounded = {name: span for name, span in ranges.items() if kinds is None or kind_of(name) in kinds}
+        return score(int8_logits(vit, self.held_out, rounded), self.reference)
 
 
 def full_ranges(ends: dict[str, torch.Tensor]) -> dict[str, Range]:
@@ -101,28 +108,28 @@ def full_ranges(ends: dict[str, torch.Tensor]) -> dict[str, Range]:
 def condition(
     vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = QUIET
 ) -> tuple[Any, list[ConditioningStep]]:
-    """The best version of a `prepared` ViT found, and every candidate with its gain.
+    """The best version of a `prepared` ViT found, and every step with its gain.
 
     `images` [n, channels, H, W] are normalised calibration images; the first IMAGES of them are used.
     """
     judge = Judge(vit, images[:IMAGES])
     samples = collect(vit, judge.fit, seed=seed, progress=progress)
-    current, errors, steps = vit, judge(vit), []
-    for number, make in enumerate(STEPS):
-        progress.advance(number, len(STEPS), f"conditioning, KL {errors.kl:.4f}")
-        before, best = errors, None
+    current, steps, known = vit, [], {}
+    for number, (kinds, make) in enumerate(STEPS):
+        progress.advance(number, len(STEPS), "conditioning")
+        if kinds not in known:
+            known = {kinds: judge(current, kinds)}
+        before, tried = known[kinds], []
         for name, what, candidate in make(current, samples, seed, judge.fit):
-            found = judge(candidate)
-            if best is None or found.badness < best[1].badness:
-                best = (
-                    ConditioningStep(name, what, found.badness < before.badness, before, found),
-                    found,
-                    candidate,
-                )
-        if best is not None:
-            steps.append(best[0])
-            if best[0].kept:
-                current, errors = best[2], best[1]
+            after = judge(candidate, kinds)
+            tried.append(
+                (ConditioningStep(name, what, after.badness < before.badness, before, after), candidate)
+            )
+        if tried:
+            step, candidate = min(tried, key=lambda pair: pair[0].after.badness)
+            steps.append(step)
+            if step.kept:
+                current, known = candidate, {kinds: step.after}
     return current, steps
 
 
@@ -180,13 +187,19 @@ def shifted(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iter
     yield "shift-values", "values shifted against int8 attention weights, proj undoes it", fitted
 
 
-# In the order in which they are tried. Moves inside the attention don't change with the stream's rotation, so
-# that samples taken before it serve all of them.
-STEPS: tuple[Callable[..., Iterator[Candidate]], ...] = (
-    rotations,
-    centred,
-    shifted,
-    single("centre-keys", "key means dropped, softmax ignores them", moves.centre_keys),
-    single("equalise-values", "channels of v made equally wide, proj undoes it", moves.equalise_values),
-    single("equalise-queries", "channels of q and k made equally wide", moves.equalise_queries),
+STREAM: Kinds = frozenset({"patch", *STREAM_TAPS})
+ATTENTION: Kinds = frozenset({"q", "k", "v", "scores", "softmax", "attention"})
+
+# In the order in which they are tried, with the tensors that tell (None: all). Moves inside the attention don't
+# change with the stream's rotation, so that samples taken before it serve all of them.
+STEPS: tuple[tuple[Kinds | None, Callable[..., Iterator[Candidate]]], ...] = (
+    (None, rotations),
+    (STREAM, centred),
+    (ATTENTION, shifted),
+    (ATTENTION, single("centre-keys", "key means dropped, softmax ignores them", moves.centre_keys)),
+    (
+        ATTENTION,
+        single("equalise-values", "channels of v made equally wide, proj undoes it", moves.equalise_values),
+    ),
+    (ATTENTION, single("equalise-queries", "channels of q and k made equally wide", moves.equalise_queries)),
 )

@@ -1,0 +1,66 @@
+"""The bundled model through the vendors' real toolchains."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgevit.toolchains import environment
+from tests.convert.conftest import Project
+
+pytestmark = [pytest.mark.toolchain, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    for name in ("rknn", "litert"):
+        if environment.state(name).problem:
+            pytest.skip(f"edgevit toolchain install {name}")
+
+
+def test_bundled_model_converts_for_every_backend_and_keeps_its_accuracy(project: Project) -> None:
+    targets = ("--target", "rk3588", "--target", "tflite", "--target", "onnx")
+    done = project.run("convert", *targets, "--max-drop", "2")
+    results = {result["target"]: result for result in project.manifest("runs/demo")["results"]}
+    assert {name: result["how"] for name, result in results.items()} == {
+        "rk3588": "vendor simulator",
+        "tflite": "host CPU",
+        "onnx": "host CPU",
+    }
+    for result in results.values():
+        assert result["accuracy"]["n"] == 400
+        assert result["accuracy"]["reference_top1"] >= 0.98
+        assert result["accuracy"]["agreement"] > 0.97
+        assert result["gate"] == "met"
+    assert results["rk3588"]["details"]["placement"]["cpu_layers"] == 0
+    assert results["tflite"]["details"]["partitions"] == 1
+    assert "runs/demo" in done.stdout
+
+
+def test_conditioned_recipe_is_realised_in_the_vendors_table(project: Project) -> None:
+    project.run("convert", "--target", "rk3588", "--recipe", "conditioned", "--validation-images", "100")
+    manifest = project.manifest("runs/demo")
+    export = next(stage for stage in manifest["stages"] if stage["stage"] == "export")
+    assert export["metrics"]["int8"]["conditioning"]
+    assert export["metrics"]["max_logit_difference"] < 1e-3
+    assert manifest["results"][0]["accuracy"]["agreement"] > 0.97
+
+
+def test_inspect_shows_that_the_rewrites_pay(project: Project) -> None:
+    done = project.run("inspect", "--target", "rk3588", "--before-after", "--json")
+    plain, edgevit = json.loads(done.stdout)
+    assert (plain["variant"], edgevit["variant"]) == ("plain export", "edgevit")
+    assert edgevit["cycles"] < 0.5 * plain["cycles"]
+    assert edgevit["cpu_ops"] == []
+    assert sum(layer["cycles_total"] for layer in edgevit["layers"]) == edgevit["cycles"]
+    shown = project.run("inspect", "--target", "rk3588").stdout
+    assert f"{edgevit['cycles']:,} cycles an image (vendor compiler estimate)" in shown
+    assert "every op runs on the NPU" in shown
+
+
+def test_inspect_names_the_ops_outside_the_delegate(project: Project) -> None:
+    record = json.loads(project.run("inspect", "--target", "tflite", "--json").stdout)[0]
+    assert record["partitions"] == 1
+    assert record["outside"] == {}
+    assert record["operations"]["FULLY_CONNECTED"] > 10

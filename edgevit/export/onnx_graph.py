@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +51,8 @@ def export_onnx(
         graph = simplified(onnx.load(plain))
     onnx.checker.check_model(graph)
     write_atomically(out, without_provenance(graph).SerializeToString(deterministic=True))
+    del graph
+    give_back_memory()
     return out
 
 
@@ -75,6 +80,17 @@ def without_provenance(graph: onnx.ModelProto) -> onnx.ModelProto:
         node.doc_string = ""
         del node.metadata_props[:]
     return graph
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system: the vendor's compiler runs next, beside this process.
+
+    glibc keeps it otherwise; for ViT-B/16 that is 1.3 GB after the copies of its graph are gone.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager

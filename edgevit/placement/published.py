@@ -2,7 +2,8 @@
 
 `published.json.gz` holds twelve latencies of Rockchip's model zoo (three models on four platforms) with the layer
 tables that rknn-toolkit2 2.5.0 prints for the same architectures with random weights, exported plainly, and 22
-single layers of three transformers measured on an RK3588. Each names its source.
+single layers of three transformers measured on an RK3588. Each names its source. Two of these transformers, whole,
+are for checking only: their layers are fitted, their latencies are not.
 `python -m edgevit.placement.published` fits again and writes `fitted.json`, which `estimate` reads.
 """
 
@@ -70,6 +71,20 @@ def published() -> tuple[tuple[Point, ...], tuple[Point, ...]]:
     values = json.loads(gzip.decompress(PUBLISHED.read_bytes()))
     models, layers = (tuple(point(each) for each in values[kind]) for kind in ("models", "layers"))
     return models, layers
+
+
+def encoders() -> tuple[Point, ...]:
+    """Whole transformers that were measured on one core, with their layers; no fit sees these latencies."""
+    return tuple(point(each) for each in json.loads(gzip.decompress(PUBLISHED.read_bytes()))["encoders"])
+
+
+def encoders_left_out() -> tuple[float, ...]:
+    """Every whole transformer's error against a fit without its own layers."""
+    models, layers = published()
+    return tuple(
+        error(each, fit(models, [other for other in layers if other.source != each.source]))
+        for each in encoders()
+    )
 
 
 def point(values: dict[str, Any]) -> Point:
@@ -190,6 +205,9 @@ def report() -> str:
     lines += ["", "| layer | measured, ms | its source left out |", "|---|---|---|"]
     left_out = zip(published()[1], layers_left_out(), strict=True)
     lines += [f"| {each.model} | {each.ms:.3f} | {100 * off:+.0f} % |" for each, off in left_out]
+    lines += ["", "| whole transformer | measured, ms | its layers left out |", "|---|---|---|"]
+    whole = zip(encoders(), encoders_left_out(), strict=True)
+    lines += [f"| {each.model} | {each.ms:.1f} | {100 * off:+.0f} % |" for each, off in whole]
     return "\n".join([*lines, "", str(best())])
 
 

@@ -149,3 +149,10 @@ def test_left_out_points_are_within_a_quarter_at_the_median_and_within_the_inter
         assert median(abs(getattr(row, name)) for row in table) < 0.25, name
     assert published.spread(row.without_model for row in table) <= fitted().spread * 1.001
     assert published.spread(row.without_board for row in table) <= fitted().spread_other_boards * 1.001
+
+
+def test_whole_transformers_unseen_by_the_fit_are_within_their_interval() -> None:
+    for each, off in zip(published.encoders(), published.encoders_left_out(), strict=True):
+        found = estimate(of_layers(*each.layers), load_board(each.board))
+        assert found.low_ms < each.ms < found.high_ms
+        assert abs(off) < 0.25

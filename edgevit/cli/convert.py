@@ -8,29 +8,14 @@ from typing import Any
 
 import click
 
-FILE = click.Path(path_type=Path)
+from edgevit.cli.options import FILE, model_options
 
 
 @click.command(name="convert")
-@click.argument("model", default="demo")
-@click.option(
-    "--weights", type=FILE, help="Trained weights: .safetensors, or .pth loaded without running code."
-)
+@model_options
 @click.option("--calibration", type=FILE, help="Typical images for int8: a folder, or a CSV of path[,label].")
 @click.option(
     "--validation", type=FILE, help="Labelled images to measure on: class folders, or a CSV path,label."
-)
-@click.option(
-    "--target", "targets", multiple=True, metavar="NAME", help="A board or a path to its TOML; repeatable."
-)
-@click.option(
-    "--precision",
-    "precisions",
-    multiple=True,
-    type=click.Choice(["float", "int8"]),
-    default=("int8",),
-    show_default=True,
-    help="What the artefact computes in; repeatable.",
 )
 @click.option("--recipe", metavar="NAME", help="Quantization recipe or a path to its TOML.")
 @click.option(
@@ -40,7 +25,6 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--max-drop", type=click.FloatRange(0), help="Exit code 4 if top-1 falls more points than this."
 )
-@click.option("--without", multiple=True, metavar="SURGERY", help="Leave an exact rewrite out; repeatable.")
 @click.option("--out", type=FILE, help="Run directory; runs/MODEL by default.")
 @click.option("--seed", default=0, show_default=True, help="Decides which images a limit picks.")
 @click.option("--side-by-side", type=click.IntRange(1), help="Targets at once; by default as memory allows.")

@@ -8,23 +8,11 @@ from typing import Any
 
 import click
 
-from edgevit.cli.convert import FILE
+from edgevit.cli.options import model_options
 
 
 @click.command(name="inspect")
-@click.argument("model", default="demo")
-@click.option("--weights", type=FILE, help="Trained weights; without them timm downloads its own.")
-@click.option("--target", "targets", multiple=True, metavar="NAME", help="A board or its TOML; repeatable.")
-@click.option(
-    "--precision",
-    "precisions",
-    multiple=True,
-    type=click.Choice(["float", "int8"]),
-    default=("int8",),
-    show_default=True,
-    help="What the artefact computes in; repeatable.",
-)
-@click.option("--without", multiple=True, metavar="SURGERY", help="Leave an exact rewrite out; repeatable.")
+@model_options
 @click.option("--before-after", is_flag=True, help="Show the plain export beside edgevit's graph.")
 @click.option("--top", default=10, show_default=True, help="How many of the costliest layers to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, every layer included.")

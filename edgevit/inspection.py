@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
+from edgevit.errors import InputError
 from edgevit.job import Job
 from edgevit.pipeline import Conversion
+from edgevit.placement.estimate import estimate
 from edgevit.placement.layers import Placement
 from edgevit.progress import Progress
 from edgevit.schema import Board
@@ -47,6 +49,16 @@ def record(variant: str, conversion: Conversion, board: Board, precision: str) -
     return found | (npu_record(details, board) if "placement" in details else dict(details))
 
 
+def latency(details: dict[str, Any], board: Board) -> dict[str, Any] | None:
+    """The estimated latency on an NPU; None for other backends and boards without published clocks."""
+    if "placement" not in details:
+        return None
+    try:
+        return asdict(estimate(Placement.from_json(details["placement"]), board))
+    except InputError:
+        return None
+
+
 def npu_record(details: dict[str, Any], board: Board) -> dict[str, Any]:
     """Layers, totals and the ops that left the NPU, with why."""
     placement = Placement.from_json(details["placement"])
@@ -54,6 +66,7 @@ def npu_record(details: dict[str, Any], board: Board) -> dict[str, Any]:
     return {
         "how": "vendor compiler estimate",
         "cycles": placement.cycles,
+        "latency": latency(details, board),
         "traffic_kb": placement.traffic_kb,
         "internal_bytes": placement.internal_bytes,
         "weight_bytes": placement.weight_bytes,

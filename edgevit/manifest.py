@@ -17,6 +17,7 @@ from edgevit import __version__
 from edgevit.errors import QualityGateMissed
 from edgevit.evaluate import compare
 from edgevit.files import write_atomically
+from edgevit.inspection import latency
 from edgevit.pipeline import Conversion, Outcome
 from edgevit.store import Run, Step, publish
 
@@ -72,6 +73,7 @@ def result(run: Run, conversion: Conversion, outcome: Outcome) -> dict[str, Any]
         "cached": outcome.step.cached,
         "accuracy": accuracy,
         "gate": gate(accuracy, conversion.job.max_drop),
+        "latency": latency(outcome.step.metrics["details"], outcome.board),
         "details": outcome.step.metrics["details"],
     }
 

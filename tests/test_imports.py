@@ -21,6 +21,7 @@ ORDER = [
     {"job", "evaluate"},
     {"sources", "reference"},
     {"pipeline"},
+    {"inspection"},
     {"manifest"},
     {"report"},
     {"cli"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import platform
@@ -21,6 +22,9 @@ COMMANDS = {
     "inspect": "edgevit.cli.inspect",
     "toolchain": "edgevit.cli.toolchain",
 }
+
+# A full or read-only disk, a quota, a file size limit, permissions: nothing edgevit could do better.
+OUTSIDE_FAULTS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
 
 EPILOG = """\b
 Examples:
@@ -76,10 +80,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing to tell it
         return 0
+    except OSError as error:
+        if error.errno not in OUTSIDE_FAULTS:
+            return unexpected(error)
+        where = f" {error.filename}" if error.filename else ""
+        click.echo(f"error: cannot write{where}: {one_line(str(error.strerror)).lower()}", err=True)
+        return 1
     except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the user gets one line and a log
-        click.echo(f"error: unexpected {type(error).__name__}: {one_line(str(error))[:300]}", err=True)
-        click.echo(f"       the trace and versions are in {write_log(error)}; please report it", err=True)
-        return 3
+        return unexpected(error)
+
+
+def unexpected(error: Exception) -> int:
+    """Say that something unforeseen happened and where its trace is; exit code 3."""
+    click.echo(f"error: unexpected {type(error).__name__}: {one_line(str(error))[:300]}", err=True)
+    click.echo(f"       the trace and versions are in {write_log(error)}; please report it", err=True)
+    return 3
 
 
 def one_line(text: str) -> str:

@@ -39,6 +39,7 @@ def print_npu(title: str, record: dict[str, Any], top: int) -> None:
     notes = [
         f"{record['cycles']:,} cycles an image ({record['how']}), {record['traffic_kb'] / 1024:.1f} MB moved; "
         f"memory: weights {megabytes(record['weight_bytes'])}, internal {megabytes(record['internal_bytes'])}",
+        *latency_lines(record["latency"]),
         *cpu_lines(record["cpu_ops"]),
         *surgery_lines(record),
     ]
@@ -52,6 +53,15 @@ def print_npu(title: str, record: dict[str, Any], top: int) -> None:
 def megabytes(size: int) -> str:
     """A size in MB with one decimal."""
     return f"{size / 2**20:.1f} MB"
+
+
+def latency_lines(latency: dict[str, Any] | None) -> list[str]:
+    """The estimated latency with its interval, and what it is made of."""
+    if latency is None:
+        return []
+    parts = ", ".join(f"{name} {ms:.1f}" for name, ms in latency["parts"].items() if ms >= 0.05)
+    interval = f"{latency['low_ms']:.1f} to {latency['high_ms']:.1f} ms"
+    return [f"{interval} an image on one core ({latency['label']}; parts in ms: {parts})"]
 
 
 def cpu_lines(cpu_ops: list[dict[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgevit.cli.console import print_table
+from edgevit.cli.placement import latency_lines
 from edgevit.job import Job
 
 COLUMNS = ("target", "type", "top-1", "top-5", "agrees", "KL", "cosine", "lost [95 %]", "MB", "how")
@@ -36,13 +37,28 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
     accuracy = next((result["accuracy"] for result in results if result["accuracy"]), None)
     rows = [[*reference_row(accuracy)]] if accuracy else []
     rows += [[*result_row(result)] for result in results]
-    notes = [LEGEND, *parity_notes(manifest), *manifest["model"]["notes"], f"run: {folder}"]
+    notes = [
+        LEGEND,
+        *latency_notes(manifest),
+        *parity_notes(manifest),
+        *manifest["model"]["notes"],
+        f"run: {folder}",
+    ]
     if accuracy is None:
         notes.insert(0, "accuracy was not measured: pass --validation with images it can be measured on")
     elif accuracy["n"] < 200:
         notes.insert(0, f"n = {accuracy['n']}: too few images to tell small losses apart; read the interval")
     images = f", {accuracy['n']} validation images" if accuracy else ""
     print_table(f"{manifest['model']['name']}{images}", COLUMNS, rows, notes)
+
+
+def latency_notes(manifest: dict[str, Any]) -> list[str]:
+    """What the artefacts may take on their targets, where that can be estimated."""
+    return [
+        f"{result['target']} {result['precision']}: {line}"
+        for result in manifest["results"]
+        for line in latency_lines(result["latency"])
+    ]
 
 
 def parity_notes(manifest: dict[str, Any]) -> list[str]:

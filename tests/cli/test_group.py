@@ -25,6 +25,11 @@ from edgevit.errors import InputError, QualityGateMissed
         (QualityGateMissed("a", "b", "C"), 4, "error: a: b. C.\n"),
         (InputError("cannot read a\nb\x1b[31m", "no", "Do"), 1, "error: cannot read a b [31m: no. Do.\n"),
         (
+            OSError(28, "No space left on device", "/x/y"),
+            1,
+            "error: cannot write /x/y: no space left on device\n",
+        ),
+        (
             KeyboardInterrupt(),
             130,
             "interrupted: finished stages are kept, the same command goes on from there\n",

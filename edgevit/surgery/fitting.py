@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn import functional
 from edgevit.progress import QUIET, Progress
 from edgevit.surgery.calibration_views import Split
 from edgevit.surgery.compensation import Moments, correct, solve
+from edgevit.surgery.fitting_streams import Streams, start_streams
 from edgevit.surgery.steps import (
     BATCH,
     Function,
@@ -25,10 +26,9 @@ from edgevit.surgery.steps import (
     stem,
     unscaled,
 )
+from edgevit.surgery.values import MOST_FEATURES, measure_values, set_values, solve_values
 
-LAYERS = ("proj", "fc2")
-# Patch tokens of an image that enter a fit.
-PATCHES = 64
+LAYERS = ("values", "proj", "fc2")
 # How far the class token may outweigh all patch tokens together in a fit.
 LARGEST = 10.0
 
@@ -82,57 +82,6 @@ def moderated(weights: torch.Tensor, prefix: int, largest: float) -> torch.Tenso
     return capped / capped.sum()
 
 
-@dataclass
-class Streams:
-    """Token states of student and teacher, of fitted then held-out images, advanced block by block."""
-
-    student: torch.Tensor
-    teacher: torch.Tensor
-    fitted: int
-    prefix: int
-    same_grid: bool
-
-    def lacking(self, part: slice) -> torch.Tensor:
-        """What the student's tokens lack to be the teacher's, [n, tokens, dim].
-
-        On different grids patch tokens have no counterpart, and resampled ones would be blurred: there, each
-        lacks what the mean over the image's patches does.
-        """
-        ours, theirs = self.student[part], self.teacher[part]
-        if self.same_grid:
-            return theirs - ours
-        shift = theirs[:, self.prefix :].mean(1, keepdim=True) - ours[:, self.prefix :].mean(1, keepdim=True)
-        leading = theirs[:, : self.prefix] - ours[:, : self.prefix]
-        return torch.cat([leading, shift.expand(-1, ours.shape[1] - self.prefix, -1)], dim=1)
-
-    def slices(self) -> Iterator[tuple[slice, bool]]:
-        """Batches, and whether they are fitted on."""
-        for start, end, fitted in ((0, self.fitted, True), (self.fitted, len(self.student), False)):
-            for first in range(start, end, BATCH):
-                yield slice(first, min(first + BATCH, end)), fitted
-
-    def sample(self, part: slice) -> torch.Tensor:
-        """Indices of the prefix tokens and of some patches: neighbours say much the same."""
-        patches = self.student.shape[1] - self.prefix
-        generator = torch.Generator().manual_seed(part.start)
-        chosen = torch.randperm(patches, generator=generator)[:PATCHES] + self.prefix
-        return torch.cat([torch.arange(self.prefix), chosen.sort().values])
-
-
-def start_streams(student: Any, teacher: Any, split: Split) -> Streams:
-    """States entering the first block."""
-    ours = torch.cat([in_batches(lambda b: stem(student, b), part) for part in (split.fit, split.check)])
-    theirs = [split.teacher_fit, split.teacher_check]
-    reference = torch.cat([in_batches(lambda b: stem(teacher, b), part) for part in theirs])
-    return Streams(
-        ours,
-        reference,
-        len(split.fit),
-        student.num_prefix_tokens,
-        tuple(teacher.patch_embed.grid_size) == tuple(student.patch_embed.grid_size),
-    )
-
-
 @dataclass(frozen=True)
 class LayerFit:
     """Mean squared residual of a layer's output on held-out images, before and after its correction."""
@@ -161,6 +110,9 @@ def refit(
     streams, fits = start_streams(student, teacher, split), []
     for index, (block, dense) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
         streams.teacher = in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
+        if "values" in layers and values_fit(block.attn):
+            weights = moderated(felt.attention[index], streams.prefix, largest)
+            fits.append(fit_values(f"blocks.{index}.attn", block, streams, weights))
         outputs = in_batches(lambda t, b=block: head_outputs(b.attn, b.norm1(t)), streams.student)
         if "proj" in layers:
             weights = moderated(felt.attention[index], streams.prefix, largest)
@@ -177,6 +129,19 @@ def refit(
         streams.student = in_batches(lambda t, b=block: after_mlp(b, t), streams.student)
         progress.advance(index + 1, len(student.blocks), "least squares")
     return fits
+
+
+def values_fit(attention: Any) -> bool:
+    """Whether moments of all heads' inputs are small enough to hold."""
+    return bool(attention.num_heads * attention.qkv.in_features <= MOST_FEATURES)
+
+
+def fit_values(name: str, block: Any, streams: Streams, weights: torch.Tensor) -> LayerFit:
+    """Refit a block's values and projection in place and say what it gained."""
+    fit, check = measure_values(streams, block, weights)
+    found = solve_values(block.attn, fit.centred(), check.centred())
+    set_values(block.attn, found)
+    return LayerFit(name, found.before, found.after, found.ridge)
 
 
 def measure_projection(
@@ -207,9 +172,7 @@ def measure(
         tokens = streams.sample(part)
         x = features(part, tokens)
         lacking = unscaled(streams.lacking(part)[:, tokens], scale) - linear(x)
-        counted = weights[tokens]
-        counted[streams.prefix :] *= (len(weights) - streams.prefix) / max(1, len(tokens) - streams.prefix)
-        (fit if fitted else check).add(x, lacking, counted)
+        (fit if fitted else check).add(x, lacking, streams.weights_of_sample(weights, tokens))
     return fit, check
 
 

@@ -13,7 +13,8 @@ from torch import nn
 from edgevit.progress import QUIET, Progress
 from edgevit.surgery.calibration_views import Split
 from edgevit.surgery.compensation import Centred, Correction, correct, solve
-from edgevit.surgery.fitting import LARGEST, Felt, measure_projection, moderated, start_streams
+from edgevit.surgery.fitting import LARGEST, Felt, measure_projection, moderated
+from edgevit.surgery.fitting_streams import start_streams
 from edgevit.surgery.steps import (
     after_attention,
     after_mlp,

@@ -20,8 +20,8 @@ from edgevit.surgery.fitting import (
     measure_mlp,
     moderated,
     refit,
-    start_streams,
 )
+from edgevit.surgery.fitting_streams import start_streams
 from edgevit.surgery.head_choice import frozen_copy, linear_of
 from edgevit.surgery.steps import (
     Closeness,

@@ -1,0 +1,72 @@
+"""Token states of a student and its teacher, side by side through the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from edgevit.surgery.calibration_views import Split
+from edgevit.surgery.steps import BATCH, in_batches, stem
+
+# Patch tokens of an image that enter a fit.
+PATCHES = 64
+
+
+@dataclass
+class Streams:
+    """Token states of student and teacher, of fitted then held-out images, advanced block by block."""
+
+    student: torch.Tensor
+    teacher: torch.Tensor
+    fitted: int
+    prefix: int
+    same_grid: bool
+
+    def lacking(self, part: slice) -> torch.Tensor:
+        """What the student's tokens lack to be the teacher's, [n, tokens, dim].
+
+        On different grids patch tokens have no counterpart, and resampled ones would be blurred: there, each
+        lacks what the mean over the image's patches does.
+        """
+        ours, theirs = self.student[part], self.teacher[part]
+        if self.same_grid:
+            return theirs - ours
+        shift = theirs[:, self.prefix :].mean(1, keepdim=True) - ours[:, self.prefix :].mean(1, keepdim=True)
+        leading = theirs[:, : self.prefix] - ours[:, : self.prefix]
+        return torch.cat([leading, shift.expand(-1, ours.shape[1] - self.prefix, -1)], dim=1)
+
+    def slices(self) -> Iterator[tuple[slice, bool]]:
+        """Batches, and whether they are fitted on."""
+        for start, end, fitted in ((0, self.fitted, True), (self.fitted, len(self.student), False)):
+            for first in range(start, end, BATCH):
+                yield slice(first, min(first + BATCH, end)), fitted
+
+    def sample(self, part: slice) -> torch.Tensor:
+        """Indices of the prefix tokens and of some patches: neighbours say much the same."""
+        patches = self.student.shape[1] - self.prefix
+        generator = torch.Generator().manual_seed(part.start)
+        chosen = torch.randperm(patches, generator=generator)[:PATCHES] + self.prefix
+        return torch.cat([torch.arange(self.prefix), chosen.sort().values])
+
+    def weights_of_sample(self, weights: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Weights [tokens] of the sampled tokens, so that sampled patches stand for all."""
+        counted = weights[tokens]
+        counted[self.prefix :] *= (len(weights) - self.prefix) / max(1, len(tokens) - self.prefix)
+        return counted
+
+
+def start_streams(student: Any, teacher: Any, split: Split) -> Streams:
+    """States entering the first block."""
+    ours = torch.cat([in_batches(lambda b: stem(student, b), part) for part in (split.fit, split.check)])
+    theirs = [split.teacher_fit, split.teacher_check]
+    reference = torch.cat([in_batches(lambda b: stem(teacher, b), part) for part in theirs])
+    return Streams(
+        ours,
+        reference,
+        len(split.fit),
+        student.num_prefix_tokens,
+        tuple(teacher.patch_embed.grid_size) == tuple(student.patch_embed.grid_size),
+    )

@@ -6,14 +6,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgevit.backends.protocol import CompileRequest, CompileResult, Handover
+from edgevit.errors import InputError
 from edgevit.progress import Progress
 from edgevit.toolchains import environment
 from edgevit.toolchains.call import run_job
 
 HANDOVER: Handover = "program"
+TAKES_RANGES = False
 TOOLCHAIN = "litert"
-HOUR_S = 3600.0
+# A conversion takes a minute, an image some milliseconds; only a hang should ever meet these.
+BUILD_SECONDS = 3600.0
+IMAGE_SECONDS = 30.0
 
 
 def tools() -> dict[str, str]:
@@ -22,13 +28,22 @@ def tools() -> dict[str, str]:
 
 
 def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # noqa: A001 - the protocol's word
-    """Convert, quantize if the plan says so, run on the host's CPU."""
+    """Make a .tflite that takes float32 [1, height, width, channels] normalised; run it on this machine's CPU.
+
+    Details: `partitions` (pieces that XNNPACK runs; more than one costs time), `operations`, `outside` (those
+    XNNPACK does not run), `peak_bytes` of the largest worker.
+    """
+    refuse_unrealised(request)
+    timeout_s = BUILD_SECONDS + IMAGE_SECONDS * images(request)
+    peaks = []
     jobs = request.out / "jobs"
     mean = [255 * value for value in request.preprocessing.mean]
     std = [255 * value for value in request.preprocessing.std]
 
     def call(name: str, **args: Any) -> dict[str, Any]:
-        return run_job(TOOLCHAIN, name, args, jobs / name, progress=progress, timeout_s=HOUR_S)
+        result = run_job(TOOLCHAIN, name, args, jobs / name, progress=progress, timeout_s=timeout_s)
+        peaks.append(result["peak_bytes"])
+        return result
 
     artefact = request.out / "model.tflite"
     converted = jobs / "float.tflite" if request.plan.quantized else artefact
@@ -60,7 +75,24 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
     else:
         ran = call("partitions", model=text(artefact))
     details = {name: ran[name] for name in ("partitions", "operations", "outside")}
+    details["peak_bytes"] = max(peaks)
     return CompileResult(artefact, logits, "host CPU", tools(), details)
+
+
+def refuse_unrealised(request: CompileRequest) -> None:
+    """A plan's own ranges and 16-bit tensors must never be dropped in silence."""
+    if request.plan.ranges or request.plan.sixteen_bit:
+        raise InputError(
+            f"cannot compile for {request.board.name}",
+            "its backend takes the vendor's ranges and types only",
+            "Use a plan without ranges and 16-bit tensors",
+        )
+
+
+def images(request: CompileRequest) -> int:
+    """How many images the workers will see."""
+    paths = [request.evaluate, request.calibration if request.plan.quantized else None]
+    return sum(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths if path)
 
 
 def text(path: Path | None) -> str:

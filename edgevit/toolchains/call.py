@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -24,6 +25,7 @@ from edgevit.toolchains import environment
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0
+OWN_WORDS = "edgevit: "  # the workers' marks of a new stage
 LAST_WORDS_BYTES = 64 * 1024
 MISSING_MODULE = ("ModuleNotFoundError", "ImportError")
 
@@ -180,7 +182,7 @@ def last_words(log: Path) -> str:
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - LAST_WORDS_BYTES))
         lines = [" ".join(line.split()) for line in stream.read().decode(errors="replace").splitlines()]
-    spoken = [line for line in lines if any(character.isalnum() for character in line)]
+    spoken = [line for line in lines if re.search(r"\w", line) and not line.startswith(OWN_WORDS)]
     wrong = [line for line in spoken if line.startswith(("E ", "F ")) or "rror" in line or "verflow" in line]
     return shorten((wrong or spoken or [""])[-1])
 

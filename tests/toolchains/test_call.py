@@ -78,6 +78,11 @@ def test_abort_names_signal_stage_and_last_words(tmp_path: Path, fake_worker: Fa
     )
 
 
+def test_workers_own_marks_are_not_the_vendors_last_words(tmp_path: Path, fake_worker: FakeWorker) -> None:
+    fake_worker("os.write(1, b'out of registers\\nedgevit: build\\n---\\n')\nos.abort()\n")
+    assert "it last said: out of registers. See" in failure(tmp_path)
+
+
 def test_vanishing_without_a_result_is_an_error(tmp_path: Path, fake_worker: FakeWorker) -> None:
     fake_worker("os._exit(0)")
     assert failure(tmp_path) == (

@@ -23,6 +23,7 @@ from typing import Any
 Values = dict[str, Any]
 BORROWED = {"torch", "torchgen", "functorch", "nvidia", "triton"}  # torch and what its CUDA builds load
 RECIPE_NAME = re.compile(r"(dynamic|static|weight_only)_\w*wi\d\w*")  # the vendor's naming rule
+USUAL_RECIPES = ("dynamic_wi8_afp32", "static_wi8_ai8", "static_wi8_ai16", "weight_only_wi8_afp32")
 
 
 def convert(program: str, artefact: str) -> Values:
@@ -70,12 +71,12 @@ def quantize(
 
 
 def rules_of(recipe: str | list[Values], recipes: Any) -> list[Values]:
-    """A recipe's rules. Raises ValueError with the vendor's names for an unknown one."""
+    """A recipe's rules. Raises ValueError with the usual names for an unknown one."""
     if not isinstance(recipe, str):
         return recipe
     named = {name: make for name, make in vars(recipes).items() if RECIPE_NAME.fullmatch(name)}
     if recipe not in named:
-        raise ValueError(f"no recipe named {recipe!r}; there are {', '.join(sorted(named))}")
+        raise ValueError(f"no recipe named {recipe!r}; the usual ones are {', '.join(USUAL_RECIPES)}")
     return list(named[recipe]())
 
 

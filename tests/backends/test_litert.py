@@ -1,0 +1,246 @@
+"""LiteRT on a CPU: what is asked of the worker, and that its artefacts compute what torch computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgevit.backends import litert
+from edgevit.backends.protocol import CompileRequest, CompileResult
+from edgevit.errors import InputError, ToolchainError
+from edgevit.files import sha256_file
+from edgevit.preprocessing import Preprocessing
+from edgevit.progress import QUIET
+from edgevit.quantize.plan import PrecisionPlan
+from edgevit.schema import load_board
+from edgevit.toolchains import environment
+from edgevit.toolchains.call import run_job
+
+TINY = Preprocessing(size=(32, 48), mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
+MEAN, STD = [255 * value for value in TINY.mean], [255 * value for value in TINY.std]
+CLASSES = 7
+
+
+def request(folder: Path, precision: str = "float", recipe: str = "dynamic_wi8_afp32") -> CompileRequest:
+    """A request for the program and pixels in `folder`; its artefact goes to a new folder there."""
+    out = folder / f"out-{len(list(folder.glob('out-*')))}"
+    out.mkdir()
+    return CompileRequest(
+        onnx=None,
+        program=folder / "tiny.pt2",
+        plan=PrecisionPlan(precision=precision, litert_recipe=recipe),
+        board=load_board("tflite"),
+        preprocessing=TINY,
+        calibration=folder / "calibration.npy",
+        evaluate=folder / "evaluate.npy",
+        out=out,
+    )
+
+
+def write_pixels(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, count in (("calibration", 6), ("evaluate", 5)):
+        np.save(folder / f"{name}.npy", random.integers(0, 256, (count, 32, 48, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """The calls made to a worker that does nothing, in order."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def record(toolchain: str, name: str, args: dict[str, Any], job: Path, **_: Any) -> dict[str, Any]:
+        calls.append((name, args))
+        if "artefact" in args:
+            Path(args["artefact"]).write_bytes(b"model")
+        return {"partitions": 1, "operations": {"ADD": 1}, "outside": {}, "peak_bytes": len(calls)}
+
+    monkeypatch.setattr(litert, "run_job", record)
+    monkeypatch.setattr(litert, "tools", lambda: {"litert-torch": "1"})
+    write_pixels(tmp_path)
+    return calls
+
+
+def test_float_is_converted_and_run(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
+    result = litert.compile(request(tmp_path), QUIET)
+    assert [name for name, _ in asked] == ["convert", "run"]
+    assert asked[1][1]["mean"] == pytest.approx(MEAN)
+    assert result.how == "host CPU"
+    assert result.details == {"partitions": 1, "operations": {"ADD": 1}, "outside": {}, "peak_bytes": 2}
+
+
+def test_int8_is_quantized_from_float_by_the_plans_recipe(
+    tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]
+) -> None:
+    wanted = request(tmp_path, "int8", "static_wi8_ai8")
+    result = litert.compile(wanted, QUIET)
+    assert [name for name, _ in asked] == ["convert", "quantize", "run"]
+    quantize = asked[1][1]
+    assert quantize["model"] == asked[0][1]["artefact"] != str(result.artefact)
+    assert (quantize["recipe"], quantize["calibration"]) == ("static_wi8_ai8", str(wanted.calibration))
+    assert [path.name for path in wanted.out.rglob("*.tflite")] == ["model.tflite"]
+
+
+def test_without_images_nothing_is_run(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
+    result = litert.compile(dataclasses.replace(request(tmp_path), evaluate=None), QUIET)
+    assert [name for name, _ in asked] == ["convert", "partitions"]
+    assert result.logits is None
+
+
+@pytest.mark.parametrize("part", [{"sixteen_bit": ("add",)}, {"ranges": {"add": (-1.0, 1.0)}}])
+def test_plan_it_cannot_realise_is_refused(
+    tmp_path: Path, asked: list[tuple[str, dict[str, Any]]], part: dict[str, Any]
+) -> None:
+    wanted = dataclasses.replace(request(tmp_path), plan=PrecisionPlan(precision="int8", **part))
+    with pytest.raises(InputError) as caught:
+        litert.compile(wanted, QUIET)
+    assert str(caught.value) == (
+        "cannot compile for LiteRT on a CPU: its backend takes the vendor's ranges and types only. "
+        "Use a plan without ranges and 16-bit tensors."
+    )
+    assert asked == []
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny ViT's program, pixels, and torch's logits of those to evaluate."""
+    try:
+        environment.python_of(litert.TOOLCHAIN)
+    except ToolchainError as error:
+        pytest.skip(str(error))
+    import torch
+
+    from edgevit import torch_setup  # noqa: F401
+    from edgevit.export import export_program
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write_pixels(folder)
+    model = tiny_vit()
+    export_program(model, TINY.size, 3, folder / "tiny.pt2")
+    with torch.inference_mode():
+        images = torch.from_numpy(TINY.normalise(np.load(folder / "evaluate.npy")))
+        np.save(folder / "torch.npy", model(images).numpy())
+    return folder
+
+
+def tiny_vit() -> Any:
+    import torch
+    from timm.models.vision_transformer import VisionTransformer
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        img_size=TINY.size, patch_size=16, embed_dim=48, depth=2, num_heads=3, num_classes=CLASSES
+    )
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def in_float(tiny: Path) -> CompileResult:
+    return litert.compile(request(tiny), QUIET)
+
+
+def errors(result: CompileResult, tiny: Path) -> tuple[float, float]:
+    """(largest logit difference to torch, largest logit)."""
+    assert result.logits is not None
+    logits, wanted = np.load(result.logits), np.load(tiny / "torch.npy")
+    assert (logits.shape, logits.dtype) == ((5, CLASSES), np.float32)
+    return float(np.abs(logits - wanted).max()), float(np.abs(wanted).max())
+
+
+@pytest.mark.toolchain
+@pytest.mark.slow
+def test_float_computes_what_torch_computes(tiny: Path, in_float: CompileResult) -> None:
+    error, largest = errors(in_float, tiny)
+    assert error < 1e-5 * largest
+    assert in_float.details["partitions"] == 1
+    assert in_float.details["outside"] == {}
+
+
+@pytest.mark.toolchain
+@pytest.mark.slow
+def test_same_program_gives_the_same_bytes(tiny: Path, in_float: CompileResult) -> None:
+    assert sha256_file(litert.compile(request(tiny), QUIET).artefact) == sha256_file(in_float.artefact)
+
+
+@pytest.mark.toolchain
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "tolerance"), [("dynamic_wi8_afp32", 0.05), ("static_wi8_ai8", 0.25)])
+def test_int8_is_smaller_and_close(
+    tiny: Path, in_float: CompileResult, tmp_path: Path, recipe: str, tolerance: float
+) -> None:
+    args = {"mean": MEAN, "std": STD, "recipe": recipe, "calibration": str(tiny / "calibration.npy")}
+    artefact = quantized(in_float.artefact, tmp_path, args)
+    assert artefact.stat().st_size < 0.45 * in_float.artefact.stat().st_size
+    asked = {
+        "model": str(artefact),
+        "pixels": str(tiny / "evaluate.npy"),
+        "mean": MEAN,
+        "std": STD,
+        "threads": 1,
+    }
+    run_job(
+        "litert", "run", asked | {"logits": str(tmp_path / "logits.npy")}, tmp_path / "run", timeout_s=300
+    )
+    ran = dataclasses.replace(in_float, logits=tmp_path / "logits.npy")
+    error, largest = errors(ran, tiny)
+    assert 0 < error < tolerance * largest
+
+
+@pytest.mark.toolchain
+def test_unknown_recipe_names_the_known(in_float: CompileResult, tmp_path: Path) -> None:
+    with pytest.raises(ToolchainError) as caught:
+        quantized(in_float.artefact, tmp_path, {"recipe": "int8"})
+    assert str(caught.value) == (
+        "litert-torch 0.10.0 failed in stage 'quantize': no recipe named 'int8'; the usual ones are "
+        "dynamic_wi8_afp32, static_wi8_ai8, static_wi8_ai16, weight_only_wi8_afp32. "
+        f"See {tmp_path / 'quantize' / 'log.txt'}."
+    )
+    assert not (tmp_path / "quantized.tflite").exists()
+
+
+@pytest.mark.toolchain
+def test_damaged_model_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(b"not a model")
+    with pytest.raises(ToolchainError) as caught:
+        quantized(tmp_path / "model.tflite", tmp_path, {"recipe": "dynamic_wi8_afp32"})
+    assert str(caught.value).startswith("litert-torch 0.10.0 failed in stage 'quantize': ")
+    assert str(caught.value).endswith(f"See {tmp_path / 'quantize' / 'log.txt'}.")
+
+
+def quantized(model: Path, folder: Path, args: dict[str, Any]) -> Path:
+    artefact = folder / "quantized.tflite"
+    paths = {"model": str(model), "artefact": str(artefact)}
+    run_job("litert", "quantize", paths | args, folder / "quantize", timeout_s=300)
+    return artefact
+
+
+@pytest.mark.toolchain
+@pytest.mark.yardstick
+@pytest.mark.slow
+def test_trained_model_keeps_its_logits_in_float(reference_data: Path, tmp_path: Path) -> None:
+    import torch
+
+    from edgevit.export import export_program
+    from edgevit.images import read_image_set
+    from edgevit.images import write_pixels as write_photographs
+    from edgevit.load import load_model
+
+    weights = reference_data / "deit-tiny" / "deit_tiny_patch16_224.safetensors"
+    loaded = load_model("deit_tiny_patch16_224", weights)
+    csv = reference_data / "imagenet-dev" / "validation.csv"
+    images = read_image_set(csv, num_classes=1000, labelled=True, limit=16, seed=0, progress=QUIET)
+    write_photographs(images, loaded.preprocessing, tmp_path / "evaluate.npy", QUIET)
+    export_program(loaded.module, loaded.preprocessing.size, 3, tmp_path / "tiny.pt2")
+    asked = dataclasses.replace(request(tmp_path), preprocessing=loaded.preprocessing)
+    result = litert.compile(asked, QUIET)
+    with torch.inference_mode():
+        pixels = np.load(tmp_path / "evaluate.npy")
+        wanted = loaded.module(torch.from_numpy(loaded.preprocessing.normalise(pixels))).numpy()
+    assert result.logits is not None
+    np.testing.assert_allclose(np.load(result.logits), wanted, rtol=0, atol=1e-4)

@@ -32,9 +32,9 @@ from edgevit.quantize.taps import STREAM_TAPS, divergence, kind_of, logits_of
 
 from edgevit.progress import QUIET, Progress  # isort: skip
 
-IMAGES = 192  # used of the calibration set: half to fit, half to judge
+IMAGES = 128  # used of the calibration set: half to fit, half to judge
 SCREENED = 16  # rotations of each sort whose stream widths are compared before any is tried on images
-TRIED = 3
+TRIED = 2
 SHIFT_IMAGES = 32
 Candidate = tuple[str, str, Any]
 Kinds = frozenset[str]
@@ -114,7 +114,8 @@ def condition(
     """
     judge = Judge(vit, images[:IMAGES])
     samples = collect(vit, judge.fit, seed=seed, progress=progress)
-    current, steps, known = vit, [], {}
+    current, steps = vit, []
+    known: dict[Kinds, Score] = {}
     for number, (kinds, make) in enumerate(STEPS):
         progress.advance(number, len(STEPS), "conditioning")
         if kinds not in known:
@@ -187,13 +188,13 @@ def shifted(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iter
     yield "shift-values", "values shifted against int8 attention weights, proj undoes it", fitted
 
 
-STREAM: Kinds = frozenset({"patch", *STREAM_TAPS})
+STREAM: Kinds = frozenset({"patch", "norm1", "norm2", "norm", *STREAM_TAPS})
 ATTENTION: Kinds = frozenset({"q", "k", "v", "scores", "softmax", "attention"})
 
-# In the order in which they are tried, with the tensors that tell (None: all). Moves inside the attention don't
+# In the order in which they are tried, with the tensors that tell. Moves inside the attention don't
 # change with the stream's rotation, so that samples taken before it serve all of them.
-STEPS: tuple[tuple[Kinds | None, Callable[..., Iterator[Candidate]]], ...] = (
-    (None, rotations),
+STEPS: tuple[tuple[Kinds, Callable[..., Iterator[Candidate]]], ...] = (
+    (STREAM, rotations),
     (STREAM, centred),
     (ATTENTION, shifted),
     (ATTENTION, single("centre-keys", "key means dropped, softmax ignores them", moves.centre_keys)),

@@ -13,7 +13,7 @@ from edgevit.quantize.taps import STREAM_TAPS, forward, kind_of
 
 VALUES = 120_000  # kept of each tensor: enough for a range
 STREAM_VALUES = 400_000  # of the residual stream, whose rare tokens decide its rotation
-GRADIENT_IMAGES = 48  # of which gradients are taken: three times the work of an image without
+GRADIENT_IMAGES = 32  # of which gradients are taken: three times the work of an image without
 BATCH = 8
 
 Samples = dict[str, Sample]

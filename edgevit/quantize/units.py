@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from edgevit.quantize.fake import FUSED, INSIDE, rounded_when_made, rounded_when_read
 from edgevit.quantize.taps import kind_of, sibling, tap_names
 from edgevit.schema import Npu
@@ -103,6 +105,7 @@ class Shape:
     heads: int
     tokens: int
     queries: tuple[int, ...]
+    stem_macs: int = 0  # of the patch embedding's convolutions, rounded up as the NPU computes them
 
     @property
     def blocks(self) -> int:
@@ -116,7 +119,12 @@ def shape_of(vit: Any) -> Shape:
     queries = [getattr(block, "queries", None) or tokens + padding for block in vit.blocks]
     block = vit.blocks[0]
     return Shape(
-        vit.embed_dim, block.mlp.fc1.out_features, block.attn.num_heads, tokens + padding, tuple(queries)
+        dim=vit.embed_dim,
+        hidden=block.mlp.fc1.out_features,
+        heads=block.attn.num_heads,
+        tokens=tokens + padding,
+        queries=tuple(queries),
+        stem_macs=stem_macs(vit.patch_embed),
     )
 
 
@@ -160,11 +168,11 @@ class Costs:
             "fc1": (shape.dim, shape.hidden),
             "fc2": (shape.hidden, shape.dim),
         }
-        if kind not in inputs_outputs:
-            return 0.0
-        inputs, outputs = inputs_outputs[kind]
-        rows = round_up(self.tokens(name), PIXEL_BLOCK)
-        macs = rows * round_up(inputs, CHANNEL_BLOCK) * round_up(outputs, CHANNEL_BLOCK)
+        if kind in inputs_outputs:
+            inputs, outputs = inputs_outputs[kind]
+            macs = rounded_macs(self.tokens(name), inputs, outputs)
+        else:
+            macs = shape.stem_macs if kind == "patch" else 0
         eight, sixteen = self.npu.macs_per_cycle_int8 or 1024, self.npu.macs_per_cycle_float or 512
         return macs / sixteen - macs / eight
 
@@ -182,6 +190,22 @@ class Costs:
         if kind in INSIDE:
             return self.tokens(sibling(name, "q")) * self.shape.tokens * self.shape.heads
         return self.tokens(name) * (self.shape.hidden if kind in ("fc1", "gelu") else self.shape.dim)
+
+
+def rounded_macs(pixels: int, inputs: int, outputs: int) -> int:
+    """Multiply-accumulates of a 1x1 convolution as an NPU computes them, in whole blocks."""
+    return round_up(pixels, PIXEL_BLOCK) * round_up(inputs, CHANNEL_BLOCK) * round_up(outputs, CHANNEL_BLOCK)
+
+
+def stem_macs(stem: Any) -> int:
+    """Of all convolutions of a patch embedding."""
+    (height, width), total = stem.img_size, 0
+    for conv in stem.modules():
+        if isinstance(conv, nn.Conv2d):
+            height, width = height // conv.stride[0], width // conv.stride[1]
+            taps = conv.kernel_size[0] * conv.kernel_size[1]
+            total += taps * rounded_macs(height * width, conv.in_channels, conv.out_channels)
+    return total
 
 
 def computed_in_16(reader: str, sixteen_bit: Collection[str]) -> bool:

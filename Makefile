@@ -8,10 +8,10 @@ demo: toolchains  ## convert the bundled model for rk3588 and for LiteRT
 	$(BIN)/edgevit convert --target rk3588 --target tflite
 
 test: toolchains  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 fast: .venv/ready  ## the tests that need no vendor toolchain: what to run on every save
-	$(BIN)/python -m pytest -m "not toolchain and not slow and not ssh and not adb and not browser"
+	$(BIN)/python -m pytest -n 2 -m "not toolchain and not slow and not ssh and not adb and not browser"
 
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -22,8 +22,8 @@ from edgevit.surgery.canonical import require_canonical
 from edgevit.surgery.steps import Closeness, closeness, logits_of
 
 BATCH = 32
-LEARNING_RATE = 2e-4
-WARM_UP = 0.05
+LEARNING_RATE = 5e-5
+WARM_UP = 0.1
 CHECK_SHARE = 0.25
 FEWEST_IMAGES = 8
 MOST_CHECK_IMAGES = 512

@@ -6,13 +6,13 @@ import torch
 from torch.nn import functional
 
 SMALLEST_AREA = 0.35
-MIXED_SHARE = 0.5
+MIXED_SHARE = 0.25
 
 
 def random_views(images: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """`count` views [count, C, H, W] of random images [n, C, H, W].
 
-    A view is a random box of at least a third of the picture, mirrored half the time; half of the views are
+    A view is a random box of at least a third of the picture, mirrored half the time; a quarter of the views are
     mixed with another one, as a teacher that sees the same mixture allows (Beyer et al. 2022).
     """
     chosen = torch.randint(len(images), (count,), generator=generator)

@@ -61,7 +61,9 @@ class State:
         """One line for people."""
         if not self.installed:
             return f"{self.title}: not installed (edgevit toolchain install {self.name})"
-        return f"{self.title}: {self.problem or 'ready'}, {self.folder}"
+        if self.problem:
+            return f"{self.title}: damaged: {self.problem} (edgevit toolchain install {self.name})"
+        return f"{self.title}: ready, {self.folder}"
 
     def to_json(self) -> dict[str, object]:
         """Plain values for scripts."""

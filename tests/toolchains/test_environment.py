@@ -98,7 +98,9 @@ def test_damaged_toolchain_is_seen_and_made_anew(tiny: str) -> None:
     folder = installation.install(tiny, QUIET)
     module = next(folder.rglob("tinytool.py"))
     module.unlink()
-    assert "files" in str(environment.state(tiny).problem)
+    summary = environment.state(tiny).summary
+    assert summary.startswith("tinytool 1.0: damaged: ")
+    assert summary.endswith(" (edgevit toolchain install tiny)")
     installation.install(tiny, QUIET)
     assert module.exists()
 

@@ -22,6 +22,7 @@ from edgevit.surgery.canonical import require_canonical
 from edgevit.surgery.steps import Closeness, closeness, logits_of
 
 BATCH = 32
+# Four times as much undid the least squares within a minute: held-out KL of a pruned DeiT-Ti 0.08 to 0.22.
 LEARNING_RATE = 5e-5
 WARM_UP = 0.1
 CHECK_SHARE = 0.25

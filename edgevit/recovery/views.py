@@ -12,8 +12,8 @@ MIXED_SHARE = 0.25
 def random_views(images: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """`count` views [count, C, H, W] of random images [n, C, H, W].
 
-    A view is a random box of at least a third of the picture, mirrored half the time; a quarter of the views are
-    mixed with another one, as a teacher that sees the same mixture allows (Beyer et al. 2022).
+    A view is a random box of at least a third of the picture, mirrored half the time; a quarter of the views
+    are mixed with another one, as a teacher that sees the same mixture allows (Beyer et al. 2022).
     """
     chosen = torch.randint(len(images), (count,), generator=generator)
     boxes = torch.stack([random_box(generator) for _ in range(count)]).to(images.device)

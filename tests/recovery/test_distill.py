@@ -196,5 +196,5 @@ def test_views_repeat_with_the_seed_and_differ_from_each_other() -> None:
 
 def test_the_learning_rate_rises_then_falls() -> None:
     rates = [learning_rate(step / 100) for step in range(101)]
-    assert rates.index(max(rates)) == 5
-    assert rates[5:] == sorted(rates[5:], reverse=True) and 0 < rates[100] < 0.02 * max(rates)
+    assert rates.index(max(rates)) == 10
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[100] < 0.02 * max(rates)

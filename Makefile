@@ -1,5 +1,5 @@
 # The README's commands. `make demo` and `make test` set everything up themselves and are quick the second time.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PYTHON ?= $(shell for each in python3.11 python3.12 python3; do $$each -c "" 2>/dev/null && echo $$each && break; done)
 BIN := .venv/bin
 
 .PHONY: demo test fast lint types check toolchains wheel clean

@@ -75,7 +75,7 @@ def test_each_fusion_rule_that_dies_is_switched_off(
     scripted_job: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     progress = Quiet()
-    built = rknn.build({"model": "m"}, tmp_path, progress, 10)
+    built = rknn.build("build", {"model": "m"}, tmp_path, progress, 10)
     asked = [args["disable_rules"] for args in scripted_job]
     assert asked == [[], ["fuse_one"], ["fuse_one", "fuse_two", "fuse_three"]]
     assert built.disabled_rules == ("fuse_one", "fuse_two", "fuse_three")
@@ -101,7 +101,7 @@ def test_failure_without_a_new_rule_to_blame_is_passed_on(
     with pytest.raises(
         ToolchainError, match="^rknn-toolkit2 failed in stage 'build': NoneType. See the log.$"
     ):
-        rknn.build({}, tmp_path, Quiet(), 10)
+        rknn.build("build", {}, tmp_path, Quiet(), 10)
     assert attempts == [[], ["fuse_one"]]
 
 

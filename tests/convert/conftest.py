@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgevit.toolchains import environment as toolchains
+
 MODEL = """
 import torch
 from edgevit import torch_setup
@@ -64,7 +66,13 @@ class Project:
 
     @property
     def options(self) -> dict[str, Any]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+        environment = {
+            "EDGEVIT_TOOLCHAINS": str(toolchains.root()),
+            **os.environ,
+            "XDG_CACHE_HOME": str(self.folder / "cache"),  # tests run side by side; a run has one user
+            "OMP_NUM_THREADS": "2",
+            "HF_HUB_OFFLINE": "1",
+        }
         return {"cwd": self.folder, "env": environment, "capture_output": True, "text": True, "timeout": 600}
 
     def manifest(self, run: str = "runs/model") -> dict[str, Any]:

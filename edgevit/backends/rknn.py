@@ -62,7 +62,8 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
     """Make a .rknn that takes uint8 pixels [1, height, width, channels]; run it on `request.evaluate`.
 
     mean and std are folded into it. Details: `placement` (layers, cycles, memory), `disabled_rules`,
-    `warnings`, `peak_bytes` of the worker, `reproducible` (whether a rebuild gives the same bytes).
+    `warnings`, `peak_bytes` of the worker, `fixed_addresses` (whether a rebuild
+    usually gives the same bytes; without, unused fields hold other host addresses).
     """
     artefact, logits = request.out / "model.rknn", request.out / "logits.npy"
     arguments = worker_arguments(request, artefact, logits)
@@ -85,7 +86,7 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
             "disabled_rules": list(built.disabled_rules),
             "warnings": warnings,
             "peak_bytes": built.result["peak_bytes"],
-            "reproducible": built.result["addresses"] == "fixed",
+            "fixed_addresses": built.result["addresses"] == "fixed",
         },
     )
 

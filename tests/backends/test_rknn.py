@@ -12,7 +12,6 @@ import pytest
 from edgevit.backends import rknn
 from edgevit.backends.protocol import CompileRequest, CompileResult
 from edgevit.errors import InputError, ToolchainError
-from edgevit.files import sha256_file
 from edgevit.placement.layers import Placement
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Quiet
@@ -211,11 +210,17 @@ def test_int8_build_follows_the_float_logits(tiny: tuple[Path, Preprocessing], b
 
 @pytest.mark.toolchain
 @pytest.mark.filterwarnings("ignore")
-def test_building_twice_gives_the_same_bytes(tiny: tuple[Path, Preprocessing]) -> None:
+def test_building_twice_gives_the_same_function_in_nearly_the_same_bytes(
+    tiny: tuple[Path, Preprocessing],
+) -> None:
     first, second = (compiled(tiny, "rk3588", "int8") for _ in range(2))
-    assert first.details["reproducible"] in {True, False}
-    if first.details["reproducible"]:
-        assert sha256_file(first.artefact) == sha256_file(second.artefact)
+    assert first.logits is not None
+    assert second.logits is not None
+    np.testing.assert_array_equal(np.load(first.logits), np.load(second.logits))
+    bytes_of = [np.fromfile(result.artefact, dtype=np.uint8) for result in (first, second)]
+    assert bytes_of[0].size == bytes_of[1].size
+    # The compiler writes host addresses into unused fields; on a busy machine they may still vary.
+    assert (bytes_of[0] != bytes_of[1]).sum() < 2000
 
 
 @pytest.mark.toolchain

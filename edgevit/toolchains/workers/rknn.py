@@ -300,7 +300,8 @@ def restart_reproducibly() -> None:
 
     The compiler leaves uninitialised host memory, pointers among it, in unused fields of the .rknn: two
     builds of one model differ in about a thousand bytes. With the address layout fixed (the environment is
-    part of it) they are equal byte for byte, in job folders whose paths are about equally long.
+    part of it) they are usually equal byte for byte, in job folders whose paths are about equally long; on a
+    busy machine the heap may still grow in another order.
     Some containers forbid it; then the files work the same and differ in those bytes.
     """
     fixed = ctypes.CDLL(None).personality(ADDR_NO_RANDOMIZE) != -1

@@ -49,7 +49,6 @@ def prune_heads(
     inputs: torch.Tensor,
     *,
     copies: int = 0,
-    keep_one: bool = True,
     seed: int = 0,
     progress: Progress = QUIET,
 ) -> Pruned:
@@ -63,7 +62,7 @@ def prune_heads(
     removed (the last head of a block stays) or a part that isn't understood.
     """
     vit = require_prunable(model, "head pruning")
-    count = count_of(vit, amount, keep_one=keep_one)
+    count = count_of(vit, amount)
     split = split_images(inputs, copies=copies, seed=seed)
     with torch.no_grad():
         expected = logits_of(vit, split.check)
@@ -91,7 +90,7 @@ def remove_and_refit(
     return Pruned(student, tuple(removed), heads_of(student), dropped, refitted, tuple(fits))
 
 
-def count_of(vit: Any, amount: int | float, *, keep_one: bool = True) -> int:
+def count_of(vit: Any, amount: int | float) -> int:
     """How many heads to remove. Raises InputError for more than there are to spare."""
     total = sum(heads_of(vit))
     spare = total - len(vit.blocks)

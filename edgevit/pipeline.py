@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from edgevit.images import ImageSet
     from edgevit.load import LoadedModel
 
-PARITY_IMAGES = 8
 WORKER_BYTES, WORKER_CORES = 4 * 2**30, 2
 
 
@@ -160,7 +159,7 @@ class Conversion:
                     self.loaded, np.asarray(pixels), folder, surgeries, board.npu, recipe, self.progress
                 )
             self.progress.stage("export and check against torch")
-            few = np.asarray(pixels[:PARITY_IMAGES])
+            few = np.asarray(pixels[: reference.PARITY_IMAGES])
             return reference.export(self.loaded, few, folder, backend.HANDOVER, surgeries, board.npu)
 
         return self.run.step("export", inputs, make)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-import torch
+from torch import library
 
 SCHEMAS = {
     "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -30,7 +30,7 @@ def import_torchvision() -> None:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         for name, schema in SCHEMAS.items():
-            torch.library.define(f"torchvision::{name}", schema)
+            library.define(f"torchvision::{name}", schema)
         importlib.import_module("torchvision")
 
 

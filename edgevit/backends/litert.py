@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgevit.backends.protocol import CompileRequest, CompileResult, Handover
+from edgevit.backends.protocol import CompileRequest, CompileResult, Handover, time_limit_s
 from edgevit.errors import InputError
 from edgevit.progress import Progress
 from edgevit.toolchains import environment
@@ -17,9 +15,6 @@ from edgevit.toolchains.call import run_job
 HANDOVER: Handover = "program"
 TAKES_RANGES = False
 TOOLCHAIN = "litert"
-# A conversion takes a minute, an image some milliseconds; only a hang should ever meet these.
-BUILD_SECONDS = 3600.0
-IMAGE_SECONDS = 30.0
 
 
 def tools() -> dict[str, str]:
@@ -34,7 +29,7 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
     XNNPACK does not run), `peak_bytes` of the largest worker.
     """
     refuse_unrealised(request)
-    timeout_s = BUILD_SECONDS + IMAGE_SECONDS * images(request)
+    timeout_s = time_limit_s(request)
     peaks = []
     jobs = request.out / "jobs"
     mean = [255 * value for value in request.preprocessing.mean]
@@ -87,12 +82,6 @@ def refuse_unrealised(request: CompileRequest) -> None:
             "its backend takes the vendor's ranges and types only",
             "Use a plan without ranges and 16-bit tensors",
         )
-
-
-def images(request: CompileRequest) -> int:
-    """How many images the workers will see."""
-    paths = [request.evaluate, request.calibration if request.plan.quantized else None]
-    return sum(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths if path)
 
 
 def text(path: Path | None) -> str:

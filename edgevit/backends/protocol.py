@@ -6,10 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.schema import Board
+
+# A build takes a minute, an image a second or two; only a hang should ever meet these.
+BUILD_SECONDS = 3600.0
+IMAGE_SECONDS = 30.0
 
 Handover = Literal["onnx", "program"]
 
@@ -43,6 +49,13 @@ class CompileResult:
     how: str
     tools: dict[str, str]
     details: dict[str, Any] = field(default_factory=dict)
+
+
+def time_limit_s(request: CompileRequest) -> float:
+    """Seconds without a result after which a worker counts as hanging, by how many images it will see."""
+    paths = [request.evaluate, request.calibration if request.plan.quantized else None]
+    images = sum(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths if path)
+    return BUILD_SECONDS + IMAGE_SECONDS * images
 
 
 class Backend(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.backends import rknn_table
-from edgevit.backends.protocol import CompileRequest, CompileResult, Handover
+from edgevit.backends.protocol import CompileRequest, CompileResult, Handover, time_limit_s
 from edgevit.errors import InputError, ToolchainError
 from edgevit.files import write_atomically
 from edgevit.placement.rknn_log import parse_log
@@ -28,9 +28,6 @@ TAKES_RANGES = True
 TOOLCHAIN = "rknn"
 HOW = "vendor simulator"
 
-# A build takes a minute, an image a second or two; only a hang should ever meet these.
-BUILD_SECONDS = 3600.0
-IMAGE_SECONDS = 30.0
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SUGGESTION = re.compile(r"disable_rules=\[([^\]]*)\]")
@@ -67,7 +64,7 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
     """
     artefact, logits = request.out / "model.rknn", request.out / "logits.npy"
     arguments = worker_arguments(request, artefact, logits)
-    timeout_s = BUILD_SECONDS + IMAGE_SECONDS * images(request)
+    timeout_s = time_limit_s(request)
     jobs = request.out / "jobs"
     if request.plan.ranges or request.plan.sixteen_bit:
         built = realise(request, arguments, jobs, progress, timeout_s)
@@ -185,9 +182,3 @@ def read_log(job: Path) -> str:
     """A job's log without terminal colours; empty if the worker never started."""
     path = job / "log.txt"
     return COLOUR.sub("", path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ""
-
-
-def images(request: CompileRequest) -> int:
-    """How many images the worker will see."""
-    paths = [request.evaluate, request.calibration if request.plan.quantized else None]
-    return sum(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths if path)

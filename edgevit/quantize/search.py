@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_softmax
 
 from edgevit.files import write_atomically
 from edgevit.progress import QUIET, Progress
@@ -57,7 +58,7 @@ class Drop:
 def drop_of(logits: Logits, reference: Logits) -> Drop:
     """Compare an int8 model's logits [n, classes] with the float model's."""
     ours, theirs = logits.astype(np.float64), reference.astype(np.float64)
-    log_p, log_q = log_softmax(theirs), log_softmax(ours)
+    log_p, log_q = log_softmax(theirs, axis=1), log_softmax(ours, axis=1)
     p, rows = np.exp(log_p), np.arange(len(theirs))
     cost = 100 * (p[rows, theirs.argmax(1)] - p[rows, ours.argmax(1)])
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
@@ -70,12 +71,6 @@ def drop_of(logits: Logits, reference: Logits) -> Drop:
         kl=float((p * (log_p - log_q)).sum(1).mean()),
         images=len(theirs),
     )
-
-
-def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgevit.errors import InputError
 from edgevit.schema import Board, Recipe, load_board, load_recipe, shipped
+from edgevit.smaller import Smaller, take_smaller
 
 DEMO = "demo"
 DEFAULT_RECIPE = "vendor-default"
@@ -32,6 +33,7 @@ class Job:
     side_by_side: int | None = None
     without: tuple[str, ...] = ()
     images: bool = True
+    smaller: Smaller = Smaller()
 
     @property
     def name(self) -> str:
@@ -57,6 +59,7 @@ class Job:
             "precisions": list(self.precisions),
             "recipe": self.recipe.id,
             "without": list(self.without),
+            "smaller": self.smaller.to_json(),
             "max_drop": self.max_drop,
             "seed": self.seed,
         }
@@ -92,6 +95,7 @@ def make_job(
         recipe=load_recipe(recipe or DEFAULT_RECIPE),
         precisions=tuple(dict.fromkeys(precisions)),
         images=images,
+        smaller=take_smaller(options),
         **options,
     )
     if images:
@@ -126,6 +130,12 @@ def check(job: Job) -> None:
             "cannot quantize to int8",
             "no calibration images",
             "Pass --calibration with a folder or CSV of 64 or more typical images, or use --precision float",
+        )
+    if job.calibration is None and (job.smaller.pruned or job.smaller.automatic or job.smaller.recover):
+        raise InputError(
+            "cannot make the model smaller",
+            "no calibration images to choose by",
+            "Pass --calibration with a folder or CSV of 64 or more typical images",
         )
     if job.max_drop is not None and job.validation is None:
         raise InputError(

@@ -48,11 +48,28 @@ def finish(
         "stages": [step.to_json() for step in all_steps(conversion, outcomes)],
         "peak_memory_mb": max(step.peak_memory_mb for step in all_steps(conversion, outcomes)),
         "seconds": round(sum(step.seconds for step in all_steps(conversion, outcomes)), 1),
+        "reductions": [reduction(conversion, step) for step in conversion.reductions],
         "results": results,
         "warnings": warnings,
     }
     write_atomically(run.folder / "manifest.json", json.dumps(manifest, indent=1))
     return manifest
+
+
+def reduction(conversion: Conversion, step: Step) -> dict[str, Any]:
+    """One lossy step's record: what it left, what it did, and what was lost by then, against the original."""
+    logits = conversion.reduction_logits(step)
+    return {
+        "stage": step.metrics["label"],
+        "accuracy": None if logits is None else measured(conversion, logits),
+        "parameters": step.metrics["parameters"],
+        "multiplications": step.metrics["multiplications"],
+        "bytes": step.metrics["bytes"],
+        "how": "host CPU",
+        "seconds": step.seconds,
+        "cached": step.cached,
+        "details": step.metrics["details"],
+    }
 
 
 def result(run: Run, conversion: Conversion, outcome: Outcome) -> dict[str, Any]:
@@ -114,6 +131,7 @@ def refuse_missed_gate(manifest: dict[str, Any]) -> None:
 def all_steps(conversion: Conversion, outcomes: Sequence[Outcome]) -> list[Step]:
     """Every step of the run in order, each once."""
     steps = [conversion.model, conversion.probe, conversion.validation, conversion.reference]
+    steps += [each for step in conversion.reductions for each in (step, conversion.reduction_logits(step))]
     steps += [conversion.exported(outcome.board, outcome.precision) for outcome in outcomes]
     steps += [outcome.step for outcome in outcomes]
     unique = {step.key: step for step in steps if step is not None}

@@ -1,4 +1,4 @@
-"""THE order of stages: load, images, float reference, export, compile, compare. Nothing else knows it."""
+"""THE order of stages: load, images, float reference, make smaller, export, compile, compare."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from edgevit.store import Run, Step, WouldRun
 if TYPE_CHECKING:
     from edgevit.images import ImageSet
     from edgevit.load import LoadedModel
+    from edgevit.reduction import Source
 
 WORKER_BYTES, WORKER_CORES = 4 * 2**30, 2
 
@@ -58,9 +59,101 @@ class Conversion:
         return self.run.step("model", sources.identity(self.job), lambda _: describe(self.loaded))
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """The model's own preprocessing."""
+    def own_preprocessing(self) -> Preprocessing:
+        """The original model's preprocessing: what the float reference sees."""
         return Preprocessing.from_json(self.model.metrics["preprocessing"])
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of what is exported: the original's, unless its resolution was changed."""
+        if self.resized is None:
+            return self.own_preprocessing
+        return Preprocessing.from_json(dict(self.resized.metrics["preprocessing"]))
+
+    @cached_property
+    def resized(self) -> Step | None:
+        """The model at another resolution; None where none was asked for."""
+        if self.job.smaller.resolution is None:
+            return None
+        from edgevit import reduction
+
+        return reduction.resized(self._source)
+
+    @cached_property
+    def reductions(self) -> list[Step]:
+        """Every lossy step before export, in order; the last one's model is exported."""
+        if not self.job.smaller.any:
+            return []
+        from edgevit import reduction
+
+        return reduction.reductions(self._source, self.resized)
+
+    @cached_property
+    def exporting(self) -> LoadedModel:
+        """The model to export: the one loaded, or what the lossy steps left of it."""
+        if not self.reductions:
+            return self.loaded
+        from edgevit import reduction
+
+        return reduction.reduced_model(self.loaded, self.reductions[-1])
+
+    @property
+    def exporting_key(self) -> str:
+        """What decides `exporting`."""
+        return self.reductions[-1].key if self.reductions else self.model.key
+
+    @property
+    def _source(self) -> Source:
+        from edgevit.reduction import Source
+
+        return Source(
+            self.job,
+            self.run,
+            self.progress,
+            self.model,
+            loaded=lambda: self.loaded,
+            images=lambda: self.image_sets["calibration"],
+            pixels=partial(self._pixels, "calibration"),
+            recovery_images=self.recovery_images,
+        )
+
+    @cached_property
+    def recovery_images(self) -> ImageSet | None:
+        """The images to recover on, hashed; refused where validation has one of them. None: none given."""
+        folder = self.job.smaller.recover_images
+        if folder is None:
+            return None
+        from edgevit.images import read_image_set, refuse_overlap
+
+        classes = self.model.metrics["num_classes"]
+        seed, most = self.job.seed, sources.MOST_RECOVERY_IMAGES
+        images = read_image_set(
+            folder, num_classes=classes, labelled=False, limit=most, seed=seed, progress=self.progress
+        )
+        if self.image_sets["validation"] is not None:
+            refuse_overlap(images, self.image_sets["validation"])
+        return images
+
+    def reduction_logits(self, step: Step) -> Step | None:
+        """Float logits on the validation images after a lossy step; None where there are no images.
+
+        A step of its own: no lossy step can depend on the validation images.
+        """
+        preprocessing = Preprocessing.from_json(dict(step.metrics["preprocessing"]))
+        validation = self._pixels("validation", preprocessing)
+        if validation is None:
+            return None
+
+        def make(folder: Path) -> dict[str, Any]:
+            from edgevit import reduction
+            from edgevit.reference import write_logits
+
+            model = reduction.reduced_model(self.loaded, step)
+            return write_logits(
+                model, validation.path("pixels.npy"), folder / "logits.npy", self.progress, "measure the loss"
+            )
+
+        return self.run.step(f"{step.stage}-logits", {"model": step.key, "images": validation.key}, make)
 
     @cached_property
     def image_sets(self) -> dict[str, ImageSet | None]:
@@ -84,12 +177,12 @@ class Conversion:
     @cached_property
     def calibration(self) -> Step | None:
         """Calibration pixels, or None where the user gave no images."""
-        return self._pixels("calibration")
+        return self._pixels("calibration", self.preprocessing)
 
     @cached_property
     def validation(self) -> Step | None:
         """Validation pixels and labels, or None where the user gave none."""
-        return self._pixels("validation")
+        return self._pixels("validation", self.preprocessing)
 
     @cached_property
     def probe(self) -> Step:
@@ -101,11 +194,10 @@ class Conversion:
         inputs = {"preprocessing": preprocessing.to_json()}
         return self.run.step("noise", inputs, lambda folder: sources.write_noise(preprocessing, folder))
 
-    def _pixels(self, role: str) -> Step | None:
+    def _pixels(self, role: str, preprocessing: Preprocessing) -> Step | None:
         images = self.image_sets[role]
         if images is None:
             return None
-        preprocessing = self.preprocessing
         inputs = {"images": sources.fingerprint(images), "preprocessing": preprocessing.to_json()}
 
         def make(folder: Path) -> dict[str, Any]:
@@ -115,8 +207,8 @@ class Conversion:
 
     @cached_property
     def reference(self) -> Step | None:
-        """Float logits of torch on the validation images: what every artefact is compared with."""
-        validation = self.validation
+        """Float logits of the original on the validation images: what every artefact is compared with."""
+        validation = self._pixels("validation", self.own_preprocessing)
         if validation is None:
             return None
         inputs = {"model": self.model.key, "images": validation.key}
@@ -141,7 +233,7 @@ class Conversion:
         conditioned = recipe.conditioning and precision == "int8" and canonical and backend.TAKES_RANGES
         limits = board.npu.model_dump(mode="json", exclude={"cpu_ops", "target"}) if board.npu else None
         inputs = {
-            "model": self.model.key,
+            "model": self.exporting_key,
             "images": self.probe.key,
             "handover": backend.HANDOVER,
             "surgeries": surgeries,
@@ -156,11 +248,11 @@ class Conversion:
             if conditioned:
                 self.progress.stage("condition for int8 and check against torch")
                 return reference.export_conditioned(
-                    self.loaded, np.asarray(pixels), folder, surgeries, board.npu, recipe, self.progress
+                    self.exporting, np.asarray(pixels), folder, surgeries, board.npu, recipe, self.progress
                 )
             self.progress.stage("export and check against torch")
             few = np.asarray(pixels[: reference.PARITY_IMAGES])
-            return reference.export(self.loaded, few, folder, backend.HANDOVER, surgeries, board.npu)
+            return reference.export(self.exporting, few, folder, backend.HANDOVER, surgeries, board.npu)
 
         return self.run.step("export", inputs, make)
 
@@ -205,6 +297,8 @@ class Conversion:
 def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Outcome]]:
     """Run every stage of a job that isn't cached yet; return its artefacts in the order asked for."""
     conversion = Conversion(job, run, progress)
+    for step in conversion.reductions:
+        conversion.reduction_logits(step)
     reference = conversion.reference
     wanted = [(board, precision) for board in job.targets for precision in job.precisions]
     for pair in wanted:
@@ -231,6 +325,8 @@ def planned(job: Job, run: Run, progress: Progress) -> Iterator[tuple[str, str]]
     for role in ("calibration", "validation"):
         if sources.folder_of(job, role) is not None:
             stages[role] = partial(getattr, conversion, role)
+    if job.smaller.any:
+        stages["make smaller"] = lambda: conversion.reductions
     if "validation" in stages:
         stages["float"] = lambda: conversion.reference
     for board in job.targets:

@@ -25,9 +25,11 @@ BATCH = 16
 PARITY_IMAGES = 8
 
 
-def write_logits(loaded: LoadedModel, pixels: Path, out: Path, progress: Progress) -> dict[str, Any]:
+def write_logits(
+    loaded: LoadedModel, pixels: Path, out: Path, progress: Progress, doing: str = "float reference"
+) -> dict[str, Any]:
     """Write torch's float32 logits [n, classes] for pixels uint8 [n, height, width, channels]."""
-    progress.stage("float reference")
+    progress.stage(doing)
     images = np.load(pixels, mmap_mode="r")
     np.save(out, logits_of(loaded.module, images, loaded.preprocessing, progress))
     return {"n": len(images)}

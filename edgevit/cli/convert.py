@@ -8,11 +8,15 @@ from typing import Any
 
 import click
 
-from edgevit.cli.options import FILE, model_options
+from edgevit.cli.options import FILE, model_options, smaller_options
 
 
 @click.command(name="convert")
 @model_options
+@smaller_options
+@click.option("--recover", is_flag=True, help="Distil the smaller model from the original, without labels.")
+@click.option("--recover-images", type=FILE, help="Any pictures to recover on; the calibration images else.")
+@click.option("--recover-minutes", type=click.FloatRange(0, min_open=True), help="At most; 10 by default.")
 @click.option("--calibration", type=FILE, help="Typical images for int8: a folder, or a CSV of path[,label].")
 @click.option(
     "--validation", type=FILE, help="Labelled images to measure on: class folders, or a CSV path,label."
@@ -52,6 +56,8 @@ def command(
           --calibration calib/ --validation val/ --target rk3588 --target tflite --max-drop 0.5
       edgevit convert torchvision:vit_b_16 --weights vit.pth --target onnx --precision float \\
           --validation val.csv
+      edgevit convert deit_tiny_patch16_224 --weights my.safetensors --calibration calib/ \\
+          --validation val/ --target rk3588 --resolution 192 --prune-heads 3 --recover
     """
     from edgevit.cli.console import progress
     from edgevit.cli.summary import print_plan, print_summary

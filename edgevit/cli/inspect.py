@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from edgevit.cli.options import model_options
+from edgevit.cli.options import model_options, smaller_options
 
 
 @click.command(name="inspect")
 @model_options
+@smaller_options
 @click.option("--before-after", is_flag=True, help="Show the plain export beside edgevit's graph.")
 @click.option("--top", default=10, show_default=True, help="How many of the costliest layers to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, every layer included.")
@@ -28,7 +29,7 @@ def command(
     """Show where each op of MODEL runs and what it costs; no board and no images needed.
 
     Cycles are the vendor compiler's own estimate for one image on one core; it prices normalisation, softmax
-    and copies at zero.
+    and copies at zero. A smaller model's heads and neurons are chosen by weight here: there are no images.
 
     \b
     Examples:

@@ -19,6 +19,19 @@ def model_options(command: Command) -> Command:
     return command
 
 
+def smaller_options(command: Command) -> Command:
+    """How much smaller the model is to be."""
+    for option in reversed(SMALLER):
+        command = option(command)
+    return command
+
+
+SMALLER = (
+    click.option("--resolution", metavar="SIZE|auto", help="Input size in pixels: 192, or 192x224 (HxW)."),
+    click.option("--prune-heads", metavar="N|SHARE|auto", help="Attention heads to remove: 6, or 0.15."),
+    click.option("--prune-mlp", metavar="N|SHARE|auto", help="MLP neurons to remove: 256, or 0.1."),
+)
+
 OPTIONS = (
     click.argument("model", default="demo"),
     click.option(

@@ -36,9 +36,11 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
     results = manifest["results"]
     accuracy = next((result["accuracy"] for result in results if result["accuracy"]), None)
     rows = [[*reference_row(accuracy)]] if accuracy else []
+    rows += [[*reduction_row(reduction)] for reduction in manifest["reductions"]]
     rows += [[*result_row(result)] for result in results]
     notes = [
         LEGEND,
+        *reduction_notes(manifest),
         *latency_notes(manifest),
         *parity_notes(manifest),
         *manifest["model"]["notes"],
@@ -58,6 +60,15 @@ def latency_notes(manifest: dict[str, Any]) -> list[str]:
         f"{result['target']} {result['precision']}: {line}"
         for result in manifest["results"]
         for line in latency_lines(result["latency"])
+    ]
+
+
+def reduction_notes(manifest: dict[str, Any]) -> list[str]:
+    """How each lossy step came about, and what the user should know of it."""
+    return [
+        f"{reduction['stage']}: {sentence}"
+        for reduction in manifest["reductions"]
+        for sentence in dict.fromkeys([reduction["details"]["what"], *reduction["details"]["notes"]])
     ]
 
 
@@ -82,6 +93,25 @@ def reference_row(accuracy: dict[str, Any]) -> tuple[str, ...]:
     return ("torch", "float", percent(top1), percent(top5), "", "", "", "", "", "host CPU")
 
 
+def reduction_row(reduction: dict[str, Any]) -> tuple[str, ...]:
+    """The float model after one lossy step."""
+    size, accuracy = f"{reduction['bytes'] / 1e6:.1f}", reduction["accuracy"]
+    if accuracy is None:
+        return (reduction["stage"], "float", *[""] * 6, size, reduction["how"])
+    return (reduction["stage"], "float", *measures(accuracy), lost(accuracy), size, reduction["how"])
+
+
+def measures(accuracy: dict[str, Any]) -> tuple[str, ...]:
+    """The columns top-1 to cosine."""
+    return (
+        percent(accuracy["top1"]),
+        percent(accuracy["top5"]),
+        percent(accuracy["agreement"]),
+        f"{accuracy['kl']:.4f}",
+        f"{accuracy['cosine']:.4f}",
+    )
+
+
 def result_row(result: dict[str, Any]) -> tuple[str, ...]:
     """One artefact's row."""
     size = f"{result['bytes'] / 1e6:.1f}"
@@ -92,11 +122,7 @@ def result_row(result: dict[str, Any]) -> tuple[str, ...]:
     return (
         result["target"],
         result["precision"],
-        percent(accuracy["top1"]),
-        percent(accuracy["top5"]),
-        percent(accuracy["agreement"]),
-        f"{accuracy['kl']:.4f}",
-        f"{accuracy['cosine']:.4f}",
+        *measures(accuracy),
         lost(accuracy) + mark,
         size,
         result["how"],

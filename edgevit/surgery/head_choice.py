@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -180,20 +181,22 @@ def choose_heads(
     felt: Felt,
     *,
     shortlist: int = SHORTLIST,
+    most_kl: float = math.inf,
     progress: Progress = QUIET,
 ) -> list[Removal]:
     """Pick heads one at a time by the KL divergence they leave; block and head as numbered in `vit`.
 
     The price of a head rarely falls when others go. So a price from an earlier step bounds today's from
     below, and only heads whose old price is under the best new one are priced again (lazy greedy, Minoux
-    1978). Before the first step, heads beyond the `shortlist` cheapest by local error have that rank only.
+    1978). The choice ends early with the first head that takes the divergence past `most_kl` nats. Before the
+    first step, heads beyond the `shortlist` cheapest by local error have that rank only.
     """
     student, expected = frozen_copy(vit), logits_of(vit, split.check)
     alive = [list(range(heads)) for heads in heads_of(vit)]
     prices: dict[tuple[int, int], float] = {}
     removed: list[Removal] = []
     reached = 0.0
-    while len(removed) < count:
+    while len(removed) < count and reached <= most_kl:
         views = view_blocks(student, vit, split, felt)
         if not removed:
             prices = first_prices(student, views, alive, shortlist)

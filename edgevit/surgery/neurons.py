@@ -60,7 +60,7 @@ class Thinned:
 
 def prune_mlp(
     model: nn.Module,
-    fraction: float,
+    amount: int | float,
     inputs: torch.Tensor,
     *,
     alignment: int = 32,
@@ -68,18 +68,15 @@ def prune_mlp(
     seed: int = 0,
     progress: Progress = QUIET,
 ) -> Thinned:
-    """Remove up to `fraction` of all MLP neurons from a copy of a canonical ViT, `alignment` at a time.
+    """Remove up to `amount` MLP neurons (a count, or a fraction of all) from a copy, `alignment` at a time.
 
     In each block neurons leave in the order of what their loss leaves of fc2's output after the others are
     refitted (optimal brain surgeon); how many leave each block is decided by that error times what the logits
-    feel of it, the cheapest `alignment` first. `inputs` as in `prune_heads`. Raises InputError for a fraction
-    outside 0..1 or a part that isn't understood.
+    feel of it, the cheapest `alignment` first. `inputs` as in `prune_heads`. Raises InputError for an amount that
+    can't be removed (the last `alignment` neurons of a block stay) or a part that isn't understood.
     """
-    if not 0 <= fraction < 1:
-        raise InputError(
-            f"cannot remove {fraction} of the MLP neurons", "a fraction is between 0 and 1", "Use 0.1"
-        )
     vit = require_prunable(model, "MLP pruning")
+    wanted = neurons_to_remove(vit, amount, alignment)
     for index, block in enumerate(vit.blocks):
         if not isinstance(block.mlp.norm, nn.Identity):
             raise InputError(
@@ -92,12 +89,11 @@ def prune_mlp(
     student = frozen_copy(vit)
     with torch.no_grad():
         expected = logits_of(vit, split.check)
-        kept = choose_neurons(vit, fraction, alignment, split, felt)
+        kept = choose_neurons(vit, wanted, alignment, split, felt)
         for block, neurons in zip(student.blocks, kept, strict=True):
             keep_neurons(block.mlp, neurons)
         dropped = closeness(expected, logits_of(student, split.check))
-        total = sum(block.mlp.fc1.out_features for block in vit.blocks)
-        removed = total - sum(len(neurons) for neurons in kept)
+        removed = sum(neurons_of(vit)) - sum(len(neurons) for neurons in kept)
         fits = refit(student, vit, split, felt, progress=progress) if removed else []
         refitted = closeness(expected, logits_of(student, split.check))
     student.requires_grad_(True)
@@ -113,8 +109,32 @@ def keep_neurons(mlp: Any, neurons: torch.Tensor) -> None:
     mlp.fc2 = linear_of(fc2.weight[:, neurons], fc2.bias)
 
 
-def choose_neurons(vit: Any, fraction: float, alignment: int, split: Split, felt: Felt) -> list[torch.Tensor]:
+def neurons_of(vit: Any) -> tuple[int, ...]:
+    """MLP neurons of each block."""
+    return tuple(block.mlp.fc1.out_features for block in vit.blocks)
+
+
+def neurons_to_remove(vit: Any, amount: int | float, alignment: int) -> int:
+    """How many neurons `amount` is, at most. Raises InputError for more than there are to spare."""
+    total = sum(neurons_of(vit))
+    if isinstance(amount, float) and not 0 <= amount < 1:
+        raise InputError(
+            f"cannot remove {amount} of the MLP neurons", "a fraction is between 0 and 1", "Use 0.1"
+        )
+    whole = amount if isinstance(amount, int) else int(amount * total + 1e-6)
+    spare = sum(max(0, neurons // alignment - 1) * alignment for neurons in neurons_of(vit))
+    if not 0 <= whole <= spare:
+        raise InputError(
+            f"cannot remove {whole} MLP neurons",
+            f"the model has {total} and each of its {len(vit.blocks)} blocks keeps {alignment} or more",
+            f"Use a number from 0 to {spare}",
+        )
+    return whole
+
+
+def choose_neurons(vit: Any, wanted: int, alignment: int, split: Split, felt: Felt) -> list[torch.Tensor]:
     """Sorted indices of the neurons each block keeps."""
+    fraction = wanted / sum(neurons_of(vit))
     orders, steps = [], []
     for index, moments in enumerate(mlp_moments(vit, split, felt)):
         most = min(1.0, 2 * fraction) * len(moments.xx) + alignment
@@ -128,10 +148,9 @@ def choose_neurons(vit: Any, fraction: float, alignment: int, split: Split, felt
             added = float(costs[group * alignment : (group + 1) * alignment].sum())
             share = dearest = max(dearest, sensitivity * added)
             steps.append((share, index, group))
-    wanted = int(fraction * sum(len(order) for order in orders)) // alignment
     gone = [0] * len(orders)
     # Shares never fall within a block, so the cheapest steps of a block are its first ones.
-    for _, index, _ in sorted(steps)[:wanted]:
+    for _, index, _ in sorted(steps)[: wanted // alignment]:
         gone[index] += alignment
     return [order[count:].sort().values for order, count in zip(orders, gone, strict=True)]
 

@@ -25,7 +25,8 @@ ORDER = [
     {"pipeline"},
     {"inspection"},
     {"manifest"},
-    {"report"},
+    {"runs"},
+    {"predict", "report"},
     {"cli"},
 ]
 VENDOR = {"rknn", "litert_torch", "ai_edge_litert", "ai_edge_quantizer", "tensorflow"}

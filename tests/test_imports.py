@@ -25,6 +25,8 @@ ORDER = [
     {"pipeline"},
     {"inspection"},
     {"manifest"},
+    {"bench"},
+    {"doctor"},
     {"runs"},
     {"predict", "report"},
     {"cli"},

@@ -62,8 +62,7 @@ class AdbTransport:
 
     def run(self, argv: Sequence[str], *, timeout_s: float, stdin: str = "") -> Completed:
         """Run a command and wait for it. Raises TransportError for a lost device or `timeout_s` passed."""
-        lines: list[str] = []
-        return self._shell(argv, timeout_s, stdin, lines.append)
+        return self._shell(argv, timeout_s, stdin, lambda line: None)
 
     def stream(self, argv: Sequence[str], *, timeout_s: float, on_line: Callable[[str], None]) -> Completed:
         """Like `run`, calling `on_line` with each line of output as it comes."""
@@ -91,10 +90,14 @@ class AdbTransport:
                 f"wait $p; echo {mark}$? >&2"
             )
         else:
-            line = f"{shlex.join(argv)}{self._old_stdin(stdin)}; echo; echo {mark}$?"
+            line = f"{shlex.join(argv)}{self._old_stdin(stdin)}; code=$?; echo; echo {mark}$code"
         command = [adb(), "-s", self.serial, "shell", *(["-T"] if self.separate else []), line]
         done = converse(
-            f"{argv[0]} on {self.name}", command, timeout_s, stdin if self.separate else "", on_line
+            f"{argv[0]} on {self.name}",
+            command,
+            timeout_s,
+            stdin if self.separate else "",
+            lambda text: None if text.startswith(mark) else on_line(text),
         )
         # The client of Debian 12 ends with 0 when the device vanishes: only the mark proves that it was finished.
         out, err = done.out.replace("\r\n", "\n"), done.err
@@ -114,7 +117,7 @@ class AdbTransport:
             local = Path(folder) / "input"
             local.write_text(text, encoding="utf-8")
             self.push(local, remote)
-        return f" <{remote}; edgevit_code=$?; rm -f {remote}; (exit $edgevit_code)"
+        return f" <{remote}; code=$?; rm -f {remote}; (exit $code)"
 
     def _copy(self, verb: str, local: Path | None, ends: list[str], what: str) -> None:
         size = local.stat().st_size if local else 0
@@ -290,7 +293,7 @@ def feed(process: subprocess.Popen[str], text: str) -> None:
 def said_lost(text: str) -> bool:
     """Whether the client's own words mean that the device is gone."""
     return bool(
-        re.search(r"error: (closed|device offline|device '.*' not found|no devices|protocol fault)", text)
+        re.search(r"error: closed|device offline|device '.*' not found|no devices|protocol fault", text)
     )
 
 

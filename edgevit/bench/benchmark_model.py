@@ -1,7 +1,7 @@
 """TensorFlow Lite's own `benchmark_model`, for devices without Python: a phone over adb, a small Linux board.
 
 The binary is the user's (LiteRT publishes builds; the source is tflite/tools/benchmark). Its words changed over
-the years: a prefix such as "INFO: " or logcat's, percentiles since 2024, a table of its own in LiteRT 2. All are read.
+the years: a prefix such as "INFO: " or logcat's, percentiles since 2024, a table of its own in LiteRT 2.
 """
 
 from __future__ import annotations

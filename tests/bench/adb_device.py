@@ -150,7 +150,8 @@ class Device:
                 command, first, second, size, _, _ = HEADER.unpack(receive(connection, HEADER.size))
                 data = receive(connection, size)
                 if command == CNXN:
-                    banner = f"device::ro.product.name=small;ro.product.model=Small;features={','.join(self.features)}"
+                    features = ",".join(self.features)
+                    banner = f"device::ro.product.name=small;ro.product.model=Small;features={features}"
                     send(CNXN, VERSION, MAX_DATA, banner.encode())
                 elif command == OPEN:
                     stream = Stream(send, next(numbers), first)

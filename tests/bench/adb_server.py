@@ -1,0 +1,63 @@
+"""An adb server of the tests' own, so that nothing of the user's is touched, and devices attached to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.bench.adb_device import Device
+
+needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="no adb client (apt-get install adb)")
+
+
+@contextmanager
+def adb_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server on a free port, its keys and log in `folder`; every `adb` in the block talks to it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(probe.getsockname()[1]))
+    home = folder / "home"
+    home.mkdir()
+    own = {**os.environ, "HOME": str(home), "TMPDIR": str(folder), "ANDROID_ADB_LOG_PATH": str(home / "log")}
+    subprocess.run(["adb", "start-server"], env=own, check=True, capture_output=True, timeout=30)
+    try:
+        yield
+    finally:
+        subprocess.run(["adb", "kill-server"], capture_output=True, timeout=30)
+
+
+def attach(device: Device) -> str:
+    """Connect a device to the server; return its serial."""
+    done = subprocess.run(["adb", "connect", device.serial], capture_output=True, text=True, timeout=30)
+    assert "connected to" in done.stdout, done
+    return device.serial
+
+
+def path_without_python(folder: Path) -> dict[str, str]:
+    """An environment whose PATH has a shell's usual tools and no Python."""
+    folder.mkdir()
+    for tool in (
+        "sh",
+        "cat",
+        "echo",
+        "mkdir",
+        "rm",
+        "chmod",
+        "ls",
+        "sleep",
+        "uname",
+        "nproc",
+        "grep",
+        "test",
+    ):
+        found = shutil.which(tool)
+        if found:
+            (folder / tool).symlink_to(found)
+    return {"PATH": str(folder)}

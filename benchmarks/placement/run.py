@@ -27,7 +27,7 @@ import torch
 from models import MODELS
 from table import write_table
 
-from edgevit.backends.rknn import read_log, rules_to_disable
+from edgevit.backends.rknn_build import read_log, rules_to_disable
 from edgevit.errors import EdgevitError
 from edgevit.files import write_atomically
 from edgevit.inspection import latency

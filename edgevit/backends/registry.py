@@ -12,3 +12,6 @@ BACKENDS: dict[str, Backend] = {
     "onnxruntime": cast(Backend, onnxruntime),
     "rknn": cast(Backend, rknn),
 }
+
+# Backends that give a simulator of many plans, by which a plan can be searched for.
+SIMULATIONS = {"rknn": rknn.simulations}

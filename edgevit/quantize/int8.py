@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgevit.errors import InputError
@@ -108,6 +110,21 @@ def prepare_int8(
         seen=full_ranges(extremes(vit, images[:SEEN_IMAGES])),
     )
     return Int8Model(vit, plan, samples, tuple(steps), tuple(trials), steady, tuple(massive))
+
+
+def save_module(module: nn.Module, path: Path) -> None:
+    """Write a conditioned module's weights (safetensors)."""
+    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, path)
+
+
+def restored(model: nn.Module, path: Path) -> Any:
+    """The conditioned module again, from the model that `prepare_int8` was given and the weights it ended with."""
+    vit, weights = prepared(model), load_file(path)
+    for name in weights.keys() - vit.state_dict().keys():  # conditioning adds biases where there were none
+        owner, _, kind = name.rpartition(".")
+        setattr(vit.get_submodule(owner), kind, nn.Parameter(weights[name], requires_grad=False))
+    vit.load_state_dict(weights)
+    return vit
 
 
 def ranges_by(samples: Samples, names: list[str]) -> dict[str, dict[str, Range]]:

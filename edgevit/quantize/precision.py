@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,9 @@ class Planned:
 
 
 def find_plan(
-    model: Int8Model,
+    vit: Any,
+    plan: PrecisionPlan,
+    effects: Mapping[str, float],
     images: torch.Tensor,
     npu: Npu,
     *,
@@ -53,40 +56,43 @@ def find_plan(
 ) -> Planned:
     """The cheapest plan that loses at most `max_drop` points, judged on `images` by `simulate`.
 
-    `images` [n, channels, H, W] are normalised calibration images, best those that no range was fitted on;
-    `simulate` realises a plan and returns its logits [n, classes] on the same images. A search that was
-    stopped goes on from the file `state`.
+    `vit`, its all-int8 `plan` and the `effects` of its tensors (KL in nats an image) come from `prepare_int8` and
+    `measured_effects`. `images` [n, channels, H, W] are normalised calibration images, best those that no range
+    was fitted on; `simulate` realises a plan and returns its logits [n, classes] on the same images. A search
+    that was stopped goes on from the file `state`.
     """
-    reference = logits_of(model.module, images).numpy()
-    shape = shape_of(model.module)
-    effects = measured_effects(model, images[:FAKE_IMAGES], reference[:FAKE_IMAGES])
+    reference = logits_of(vit, images).numpy()
+    shape = shape_of(vit)
     rungs = ladder(units_of(shape.blocks), Errors(effects, shape.blocks), Costs(shape, npu), budget_cycles)
     few = images[:FAKE_IMAGES]
 
     def fake(sixteen_bit: tuple[str, ...]) -> Logits:
-        return int8_logits(model.module, few, model.plan.ranges, sixteen_bit).numpy()
+        return int8_logits(vit, few, plan.ranges, sixteen_bit).numpy()
 
     found = search(
         rungs,
         fake=fake,
-        simulate=lambda sixteen_bit: simulate(replace(model.plan, sixteen_bit=sixteen_bit)),
+        simulate=lambda sixteen_bit: simulate(replace(plan, sixteen_bit=sixteen_bit)),
         references={"fake": reference[: len(few)], "simulate": reference},
         max_drop=max_drop,
         minutes=minutes,
         state=state,
-        key=fingerprint(model.plan, reference),
+        key=fingerprint(plan, reference),
         progress=progress,
     )
-    return Planned(replace(model.plan, sixteen_bit=found.rung.sixteen_bit), found)
+    return Planned(replace(plan, sixteen_bit=found.rung.sixteen_bit), found)
 
 
-def measured_effects(model: Int8Model, images: torch.Tensor, reference: Logits) -> dict[str, float]:
+def measured_effects(model: Int8Model, images: torch.Tensor) -> dict[str, float]:
     """Estimated effects of rounding each tensor, scaled so that tensors of a part together give what was measured.
+
+    KL in nats an image, by tensor. `images` are normalised; FAKE_IMAGES of them are used.
 
     Estimates take errors of values for independent; those of attention weights, for one, are not.
     """
     effects = predicted_effect(model.samples, model.plan.ranges)
-    float_logits = torch.from_numpy(reference)
+    images = images[-FAKE_IMAGES:]
+    float_logits = logits_of(model.module, images)
     for kinds in PARTS:
         names = [name for name in effects if kind_of(name) in kinds]
         only = {name: model.plan.ranges[name] for name in names}

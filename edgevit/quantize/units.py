@@ -40,9 +40,18 @@ def units_of(blocks: int) -> list[Unit]:
 
         stream = tensors("residual1", "norm2", "residual2") | {norm_after(f"{prefix}residual2", blocks)}
         mlp, attention = tensors("gelu", "fc2"), tensors("attention")
+        projected = stream | tensors("attention", "proj")
         found += [
             Unit(f"stream.{index}", f"block {index}'s residual additions and the norms after them", stream),
             Unit(f"attention.{index}", f"block {index}'s attention product", attention),
+            Unit(
+                f"proj.{index}", f"block {index}'s attention product, proj and residual additions", projected
+            ),
+            Unit(
+                f"mixing.{index}",
+                f"block {index}'s whole attention and residual additions",
+                projected | tensors("norm1", "q", "k", "v"),
+            ),
             Unit(f"mlp.{index}", f"block {index}'s GELU and fc2", mlp),
             Unit(f"mlp-stream.{index}", f"block {index}'s GELU, fc2 and residual additions", stream | mlp),
             Unit(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgevit.backends import rknn
+from edgevit.backends import rknn, rknn_build
 from edgevit.backends.protocol import CompileRequest, CompileResult
 from edgevit.errors import InputError, ToolchainError
 from edgevit.placement.layers import Placement
@@ -66,7 +66,7 @@ def scripted_job(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         (job / "log.txt").write_text(advice)
         raise ToolchainError("rknn-toolkit2 failed in stage 'build'", "NoneType", "See the log")
 
-    monkeypatch.setattr(rknn, "run_job", run_job)
+    monkeypatch.setattr(rknn_build, "run_job", run_job)
     return asked
 
 
@@ -74,7 +74,7 @@ def test_each_fusion_rule_that_dies_is_switched_off(
     scripted_job: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     progress = Quiet()
-    built = rknn.build("build", {"model": "m"}, tmp_path, progress, 10)
+    built = rknn_build.build("build", {"model": "m"}, tmp_path, progress, 10)
     asked = [args["disable_rules"] for args in scripted_job]
     assert asked == [[], ["fuse_one"], ["fuse_one", "fuse_two", "fuse_three"]]
     assert built.disabled_rules == ("fuse_one", "fuse_two", "fuse_three")
@@ -96,17 +96,17 @@ def test_failure_without_a_new_rule_to_blame_is_passed_on(
         (job / "log.txt").write_text("You can add disable_rules=['fuse_one'] in rknn.config()")
         raise ToolchainError("rknn-toolkit2 failed in stage 'build'", "NoneType", "See the log")
 
-    monkeypatch.setattr(rknn, "run_job", run_job)
+    monkeypatch.setattr(rknn_build, "run_job", run_job)
     with pytest.raises(
         ToolchainError, match="^rknn-toolkit2 failed in stage 'build': NoneType. See the log.$"
     ):
-        rknn.build("build", {}, tmp_path, Quiet(), 10)
+        rknn_build.build("build", {}, tmp_path, Quiet(), 10)
     assert attempts == [[], ["fuse_one"]]
 
 
 def test_rule_to_disable_is_read_from_the_toolkits_own_log() -> None:
-    assert rknn.rules_to_disable(recorded("levit-rk3588-int8-rule-fails")) == ["fuse_conv_conv_add"]
-    assert rknn.rules_to_disable(recorded("tiny-rk3588-int8")) == []
+    assert rknn_build.rules_to_disable(recorded("levit-rk3588-int8-rule-fails")) == ["fuse_conv_conv_add"]
+    assert rknn_build.rules_to_disable(recorded("tiny-rk3588-int8")) == []
 
 
 def test_only_warnings_with_a_consequence_are_shown() -> None:

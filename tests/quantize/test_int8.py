@@ -13,9 +13,9 @@ from vits import images, random_vit
 from edgevit.errors import InputError
 from edgevit.quantize.diagnosis import in_words, massive_activations, sensitivity
 from edgevit.quantize.fake import int8_logits
-from edgevit.quantize.int8 import Int8Model, prepare_int8
+from edgevit.quantize.int8 import Int8Model, prepare_int8, restored, save_module
 from edgevit.quantize.plan import PrecisionPlan, read_plan
-from edgevit.quantize.precision import find_plan
+from edgevit.quantize.precision import find_plan, measured_effects
 from edgevit.quantize.taps import prepared
 from edgevit.schema import Npu
 
@@ -87,10 +87,23 @@ def test_the_search_meets_its_target_in_its_own_simulation(
     def simulate(plan: PrecisionPlan) -> np.ndarray:
         return int8_logits(int8.module, inputs, plan.ranges, plan.sixteen_bit).numpy()
 
-    planned = find_plan(int8, inputs, NPU, simulate=simulate, max_drop=20.0, minutes=1.0)
+    effects = measured_effects(int8, inputs)
+    planned = find_plan(
+        int8.module, int8.plan, effects, inputs, NPU, simulate=simulate, max_drop=20.0, minutes=1.0
+    )
     assert planned.found.met
     assert planned.plan.sixteen_bit == planned.found.rung.sixteen_bit
     assert planned.plan.ranges == int8.plan.ranges
+
+
+def test_a_conditioned_model_is_restored_from_its_weights(
+    ready: tuple[Any, torch.Tensor, Int8Model], tmp_path: Path
+) -> None:
+    model, inputs, int8 = ready
+    save_module(int8.module, tmp_path / "int8.safetensors")
+    again = restored(model, tmp_path / "int8.safetensors")
+    with torch.inference_mode():
+        assert torch.equal(again(inputs), int8.module(inputs))
 
 
 def test_too_few_images_are_refused() -> None:

@@ -1,0 +1,74 @@
+"""The toolkit's two hybrid steps, a plan's ranges and 16-bit tensors written into the table between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit.backends import rknn_table
+from edgevit.backends.protocol import CompileRequest
+from edgevit.backends.rknn_build import TOOLCHAIN, Build, build, read_log
+from edgevit.files import write_atomically
+from edgevit.progress import Progress
+from edgevit.quantize.plan import SEEN_IMAGES, PrecisionPlan
+from edgevit.toolchains.call import run_job
+
+FIRST = ("model", "target", "mean", "std", "algorithm", "config")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What the first step left: graph and data for the second, the table's text, its names of planned tensors."""
+
+    graph: Path
+    data: Path
+    table: str
+    found: Mapping[str, list[str]]
+    disabled_rules: tuple[str, ...]
+
+    def remove(self) -> None:
+        """Delete the files of the first step."""
+        for path in (self.graph, self.data):
+            path.unlink(missing_ok=True)
+
+
+def begin(
+    request: CompileRequest, arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: float
+) -> Begun:
+    """Calibrate on the few images whose extremes `request.plan.seen` holds, and find the planned tensors.
+
+    Raises ToolchainError naming a tensor with a range of its own that the table has not.
+    """
+    few = request.out / "seen.npy"
+    np.save(few, np.load(request.calibration, mmap_mode="r", allow_pickle=False)[:SEEN_IMAGES])
+    first = {name: arguments[name] for name in FIRST} | {"calibration": str(few.resolve())}
+    begun = build("hybrid_step1", first, jobs, progress, timeout_s)
+    few.unlink()
+    text = Path(begun.result["table"]).read_text(encoding="utf-8")
+    found = rknn_table.match(rknn_table.read_table(text), request.plan.seen)
+    rknn_table.require(found, request.plan.ranges)
+    return Begun(Path(begun.result["graph"]), Path(begun.result["data"]), text, found, begun.disabled_rules)
+
+
+def finish(
+    begun: Begun,
+    plan: PrecisionPlan,
+    arguments: dict[str, Any],
+    job: Path,
+    progress: Progress,
+    timeout_s: float,
+) -> Build:
+    """Compile with a plan, and simulate where `arguments` say on what. May be called again with another plan.
+
+    Raises ToolchainError naming a 16-bit tensor that the table has not.
+    """
+    table = begun.graph.with_name(f"{job.name}.quantization.cfg")
+    write_atomically(table, rknn_table.edit(begun.table, begun.found, plan.ranges, plan.sixteen_bit))
+    second = {"graph": str(begun.graph), "data": str(begun.data), "table": str(table)}
+    second |= {name: arguments[name] for name in ("artefact", "evaluate", "logits")}
+    result = run_job(TOOLCHAIN, "hybrid_step2", second, job, progress=progress, timeout_s=timeout_s)
+    return Build(result, read_log(job), begun.disabled_rules)

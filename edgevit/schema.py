@@ -66,6 +66,9 @@ class Board(Strict):
         default_factory=dict, description="a precision -> why it can't be had here"
     )
     surgeries: tuple[str, ...] = Field((), description="exact rewrites that pay on this target")
+    compatible: tuple[str, ...] = Field(
+        (), description="beginnings of device-tree names, or android,ABI, that identify the board"
+    )
     npu: Npu | None = None
     clocks: dict[str, Clock] = Field(default_factory=dict)
     temperature: tuple[str, ...] = Field((), description="paths of thermal sensors, in millidegrees")

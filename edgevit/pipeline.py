@@ -1,4 +1,4 @@
-"""THE order of stages: load, images, float reference, make smaller, export, compile, compare."""
+"""THE order of stages: load, images, make smaller, float reference, export, compile, compare."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
@@ -16,17 +16,12 @@ import psutil
 from edgevit import sources
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import BACKENDS
+from edgevit.inputs import Inputs
 from edgevit.job import Job
-from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.schema import Board
 from edgevit.store import Run, Step, WouldRun
-
-if TYPE_CHECKING:
-    from edgevit.images import ImageSet
-    from edgevit.load import LoadedModel
-    from edgevit.reduction import Source
 
 WORKER_BYTES, WORKER_CORES = 4 * 2**30, 2
 
@@ -41,186 +36,13 @@ class Outcome:
     reference: Step | None
 
 
-class Conversion:
+class Conversion(Inputs):
     """The steps of one job in one run directory, each made when first asked for and kept."""
 
-    def __init__(self, job: Job, run: Run, progress: Progress) -> None:
-        self.job, self.run, self.progress = job, run, progress
-
-    @cached_property
-    def loaded(self) -> LoadedModel:
-        """The model in memory: only loaded when a step that isn't cached needs it."""
-        self.progress.stage("load model")
-        return sources.load(self.job)
-
-    @cached_property
-    def model(self) -> Step:
-        """What the model is: class count, preprocessing, where it came from."""
-        return self.run.step("model", sources.identity(self.job), lambda _: describe(self.loaded))
-
-    @property
-    def own_preprocessing(self) -> Preprocessing:
-        """The original model's preprocessing: what the float reference sees."""
-        return Preprocessing.from_json(self.model.metrics["preprocessing"])
-
-    @cached_property
-    def preprocessing(self) -> Preprocessing:
-        """The preprocessing of what is exported: the original's, unless its resolution was changed."""
-        if self.resized is None:
-            return self.own_preprocessing
-        return Preprocessing.from_json(dict(self.resized.metrics["preprocessing"]))
-
-    @cached_property
-    def resized(self) -> Step | None:
-        """The model at another resolution; None where none was asked for."""
-        if self.job.smaller.resolution is None:
-            return None
-        from edgevit import reduction
-
-        return reduction.resized(self._source)
-
-    @cached_property
-    def reductions(self) -> list[Step]:
-        """Every lossy step before export, in order; the last one's model is exported."""
-        if not self.job.smaller.any:
-            return []
-        from edgevit import reduction
-
-        return reduction.reductions(self._source, self.resized)
-
-    @cached_property
-    def exporting(self) -> LoadedModel:
-        """The model to export: the one loaded, or what the lossy steps left of it."""
-        if not self.reductions:
-            return self.loaded
-        from edgevit import reduction
-
-        return reduction.reduced_model(self.loaded, self.reductions[-1])
-
-    @property
-    def exporting_key(self) -> str:
-        """What decides `exporting`."""
-        return self.reductions[-1].key if self.reductions else self.model.key
-
-    @property
-    def _source(self) -> Source:
-        from edgevit.reduction import Source
-
-        return Source(
-            self.job,
-            self.run,
-            self.progress,
-            self.model,
-            loaded=lambda: self.loaded,
-            images=lambda: self.image_sets["calibration"],
-            pixels=partial(self._pixels, "calibration"),
-            recovery_images=self.recovery_images,
-        )
-
-    @cached_property
-    def recovery_images(self) -> ImageSet | None:
-        """The images to recover on, hashed; refused where validation has one of them. None: none given."""
-        folder = self.job.smaller.recover_images
-        if folder is None:
-            return None
-        from edgevit.images import read_image_set, refuse_overlap
-
-        classes = self.model.metrics["num_classes"]
-        seed, most = self.job.seed, sources.MOST_RECOVERY_IMAGES
-        images = read_image_set(
-            folder, num_classes=classes, labelled=False, limit=most, seed=seed, progress=self.progress
-        )
-        if self.image_sets["validation"] is not None:
-            refuse_overlap(images, self.image_sets["validation"])
-        return images
-
-    def reduction_logits(self, step: Step) -> Step | None:
-        """Float logits on the validation images after a lossy step; None where there are no images.
-
-        A step of its own: no lossy step can depend on the validation images.
-        """
-        preprocessing = Preprocessing.from_json(dict(step.metrics["preprocessing"]))
-        validation = self._pixels("validation", preprocessing)
-        if validation is None:
-            return None
-
-        def make(folder: Path) -> dict[str, Any]:
-            from edgevit import reduction
-            from edgevit.reference import write_logits
-
-            model = reduction.reduced_model(self.loaded, step)
-            return write_logits(
-                model, validation.path("pixels.npy"), folder / "logits.npy", self.progress, "measure the loss"
-            )
-
-        return self.run.step(f"{step.stage}-logits", {"model": step.key, "images": validation.key}, make)
-
-    @cached_property
-    def image_sets(self) -> dict[str, ImageSet | None]:
-        """The images of each role, hashed but not decoded; refused where the two share one."""
-        from edgevit.images import refuse_overlap
-
-        limits = {
-            "calibration": self.job.calibration_images or self.job.recipe.calibration_images,
-            "validation": self.job.validation_images,
-        }
-        num_classes = self.model.metrics["num_classes"]
-        sets = {
-            role: sources.image_set(self.job, role, limit, num_classes=num_classes, progress=self.progress)
-            for role, limit in limits.items()
-        }
-        calibration, validation = sets["calibration"], sets["validation"]
-        if calibration is not None and validation is not None:
-            refuse_overlap(calibration, validation)
-        return sets
-
-    @cached_property
-    def calibration(self) -> Step | None:
-        """Calibration pixels, or None where the user gave no images."""
-        return self._pixels("calibration", self.preprocessing)
-
-    @cached_property
-    def validation(self) -> Step | None:
-        """Validation pixels and labels, or None where the user gave none."""
-        return self._pixels("validation", self.preprocessing)
-
-    @cached_property
-    def probe(self) -> Step:
-        """Images that exact steps are proved on: real ones where there are any, seeded noise otherwise."""
-        step = self.calibration or self.validation
-        if step is not None:
-            return step
-        preprocessing = self.preprocessing
-        inputs = {"preprocessing": preprocessing.to_json()}
-        return self.run.step("noise", inputs, lambda folder: sources.write_noise(preprocessing, folder))
-
-    def _pixels(self, role: str, preprocessing: Preprocessing) -> Step | None:
-        images = self.image_sets[role]
-        if images is None:
-            return None
-        inputs = {"images": sources.fingerprint(images), "preprocessing": preprocessing.to_json()}
-
-        def make(folder: Path) -> dict[str, Any]:
-            return sources.write_images(images, preprocessing, folder, role, self.progress)
-
-        return self.run.step(role, inputs, make)
-
-    @cached_property
-    def reference(self) -> Step | None:
-        """Float logits of the original on the validation images: what every artefact is compared with."""
-        validation = self._pixels("validation", self.own_preprocessing)
-        if validation is None:
-            return None
-        inputs = {"model": self.model.key, "images": validation.key}
-
-        def make(folder: Path) -> dict[str, Any]:
-            from edgevit.reference import write_logits
-
-            return write_logits(
-                self.loaded, validation.path("pixels.npy"), folder / "logits.npy", self.progress
-            )
-
-        return self.run.step("float", inputs, make)
+    def surgeries(self, board: Board) -> list[str]:
+        """The exact rewrites that pay on a board, less those the user left out."""
+        known = self.model.metrics["canonical"]
+        return [each for each in board.surgeries if known and each not in self.job.without]
 
     def exported(self, board: Board, precision: str) -> Step:
         """The float graph a backend starts from, proved against torch on real images.
@@ -229,7 +51,7 @@ class Conversion:
         """
         backend, recipe = BACKENDS[board.backend], self.job.recipe
         canonical = self.model.metrics["canonical"]
-        surgeries = [each for each in board.surgeries if canonical and each not in self.job.without]
+        surgeries = self.surgeries(board)
         conditioned = recipe.conditioning and precision == "int8" and canonical and backend.TAKES_RANGES
         limits = board.npu.model_dump(mode="json", exclude={"cpu_ops", "target"}) if board.npu else None
         inputs = {
@@ -256,18 +78,71 @@ class Conversion:
 
         return self.run.step("export", inputs, make)
 
+    def planned(self, board: Board, precision: str) -> Step | None:
+        """The search for the plan an artefact is made with; None where there is nothing to search."""
+        exported = self.exported(board, precision)
+        minutes = self.job.search_minutes
+        own = existing(exported.path("plan.toml"))
+        if self.job.plan is not None or own is None or self.calibration is None or not minutes:
+            return None
+        from edgevit import planning
+
+        if not planning.searchable(board):
+            return None
+        max_drop = planning.DEFAULT_MAX_DROP if self.job.max_drop is None else self.job.max_drop
+        inputs = {
+            "export": exported.key,
+            "calibration": self.calibration.key,
+            "max_drop": max_drop,
+            "minutes": minutes,
+            "board": board_key(board),
+            "tools": BACKENDS[board.backend].tools(),
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            assert self.calibration is not None
+            self.progress.stage(f"{board.id} {precision}: search what must stay in 16 bits")
+            search = planning.Search(
+                model=self.exporting,
+                surgeries=self.surgeries(board),
+                onnx=exported.path("model.onnx"),
+                weights=exported.path("int8.safetensors"),
+                plan=read_plan(own),
+                effects=dict(exported.metrics["int8"]["effects"]),
+                calibration=self.calibration.path("pixels.npy"),
+                board=board,
+                max_drop=max_drop,
+                minutes=minutes,
+                state=self.run.folder / "unfinished" / f"search-{board.id}.json",
+            )
+            return planning.search_plan(search, folder, self.progress)
+
+        return self.run.step(f"search-{board.id}", inputs, make)
+
+    def plan(self, board: Board, precision: str) -> PrecisionPlan:
+        """The precision plan of an artefact: the user's, the search's, or the recipe's."""
+        if precision == "float":
+            return plan_of(self.job, precision)
+        searched = self.planned(board, precision)
+        found = existing((searched or self.exported(board, precision)).path("plan.toml"))
+        plan = read_plan(found) if found else plan_of(self.job, precision)
+        if self.job.plan is None:
+            return plan
+        from edgevit.planning import merged
+
+        return merged(plan, self.job.plan, takes_ranges=BACKENDS[board.backend].TAKES_RANGES, board=board)
+
     def compiled(self, board: Board, precision: str) -> Step:
         """The artefact, and its logits on the validation images."""
         backend = BACKENDS[board.backend]
         exported, validation = self.exported(board, precision), self.validation
-        own = existing(exported.path("plan.toml"))
-        plan = read_plan(own) if own else plan_of(self.job, precision)
+        plan = self.plan(board, precision)
         inputs = {
             "export": exported.key,
             "calibration": self.probe.key if plan.quantized else None,
             "validation": validation.key if validation else None,
             "plan": plan.to_json(),
-            "board": board.model_dump(mode="json", exclude={"name", "source", "clocks", "temperature"}),
+            "board": board_key(board),
             "tools": backend.tools(),
         }
 
@@ -332,6 +207,7 @@ def planned(job: Job, run: Run, progress: Progress) -> Iterator[tuple[str, str]]
     for board in job.targets:
         for precision in job.precisions:
             stages[f"export for {board.id}-{precision}"] = partial(conversion.exported, board, precision)
+            stages[f"search for {board.id}-{precision}"] = partial(conversion.planned, board, precision)
             stages[f"{board.id}-{precision}"] = partial(conversion.compiled, board, precision)
     for name, make in stages.items():
         try:
@@ -341,6 +217,11 @@ def planned(job: Job, run: Run, progress: Progress) -> Iterator[tuple[str, str]]
             yield name, "to do"
 
 
+def board_key(board: Board) -> dict[str, Any]:
+    """What of a board's profile decides an artefact."""
+    return board.model_dump(mode="json", exclude={"name", "source", "clocks", "temperature"})
+
+
 def plan_of(job: Job, precision: str) -> PrecisionPlan:
     """The precision plan a recipe asks for."""
     return PrecisionPlan(
@@ -348,21 +229,6 @@ def plan_of(job: Job, precision: str) -> PrecisionPlan:
         algorithm=job.recipe.rknn_algorithm,
         litert_recipe=job.recipe.litert_recipe,
     )
-
-
-def describe(loaded: LoadedModel) -> dict[str, Any]:
-    """The manifest's record of a loaded model."""
-    return {
-        "name": loaded.name,
-        "source": loaded.source,
-        "num_classes": loaded.num_classes,
-        "canonical": loaded.canonical,
-        "parity": loaded.parity,
-        "labels": list(loaded.labels) if loaded.labels else None,
-        "notes": list(loaded.notes),
-        "preprocessing": loaded.preprocessing.to_json(),
-        "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
-    }
 
 
 def existing(path: Path) -> Path | None:

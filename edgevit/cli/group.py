@@ -20,6 +20,7 @@ from edgevit.errors import EdgevitError
 COMMANDS = {
     "convert": "edgevit.cli.convert",
     "inspect": "edgevit.cli.inspect",
+    "prune-report": "edgevit.cli.prune_report",
     "toolchain": "edgevit.cli.toolchain",
 }
 

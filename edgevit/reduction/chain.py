@@ -27,8 +27,8 @@ from edgevit.surgery.canonical import why_not_canonical
 class Source:
     """Where a chain of reductions takes its model and images from; nothing is read before it is needed.
 
-    `images` are the calibration images, `pixels` their pixels by a preprocessing, `recovery_images` others to
-    recover on; None where there are none.
+    `images` are the calibration images to fit on, `pixels` their pixels by a preprocessing, `recovery_images`
+    others to recover on; None where there are none.
     """
 
     job: Job

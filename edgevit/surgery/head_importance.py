@@ -23,6 +23,8 @@ from edgevit.surgery.head_choice import (
 )
 from edgevit.surgery.steps import logits_of, require_prunable
 
+PICTURES = {".png", ".svg"}
+
 
 @dataclass(frozen=True)
 class HeadPrice:
@@ -69,6 +71,12 @@ class Importance:
             "cheapest": [self.cheapest(count)[1] for count in range(1, most + 1)],
         }
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Importance:
+        """The inverse of `to_json`."""
+        prices = tuple(HeadPrice(**price) for price in values["prices"])
+        return cls(prices, tuple(values["heads"]), values["images"])
+
 
 @torch.no_grad()
 def head_importance(
@@ -95,6 +103,12 @@ def head_importance(
             prices.append(HeadPrice(block, head, refitted, dropped))
             progress.advance(len(prices), sum(counts), f"block {block} head {head}")
     return Importance(tuple(prices), counts, len(split.check))
+
+
+def check_picture(out: Path) -> None:
+    """Raises InputError for a picture's name that doesn't say PNG or SVG."""
+    if out.suffix.lower() not in PICTURES:
+        raise InputError(f"cannot draw {out}", "it is neither a .png nor a .svg", "Name it heads.png")
 
 
 def plot_importance(importance: Importance, out: Path) -> None:

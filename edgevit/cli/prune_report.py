@@ -1,0 +1,70 @@
+"""`edgevit prune-report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from edgevit.cli.options import FILE
+
+
+@click.command(name="prune-report")
+@click.argument("model", default="demo")
+@click.option(
+    "--weights", type=FILE, help="Trained weights: .safetensors, or .pth loaded without running code."
+)
+@click.option("--calibration", type=FILE, help="Typical images, no labels needed: a folder, or a CSV.")
+@click.option("--calibration-images", type=click.IntRange(4), help="Use this many; 512 at most by default.")
+@click.option("--plot", type=FILE, help="Where the picture goes (.png or .svg); MODEL-heads.png by default.")
+@click.option("--seed", default=0, show_default=True, help="Decides which images a limit picks and hold out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the prices as JSON, and draw nothing unasked.")
+def command(
+    model: str,
+    weights: Path | None,
+    calibration: Path | None,
+    calibration_images: int | None,
+    plot: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Show what each attention head of MODEL is worth, and what removing the cheapest would cost.
+
+    A head's price is the KL divergence to the whole model's predictions, on images held out of the fit, when
+    that head alone goes: with the rest of its block refitted, as `convert --prune-heads` does, and without.
+
+    \b
+    Examples:
+      edgevit prune-report
+      edgevit prune-report deit_tiny_patch16_224 --weights my.safetensors --calibration calib/ --plot heads.svg
+    """
+    import platformdirs
+
+    from edgevit.cli.console import progress
+    from edgevit.importance import importance
+    from edgevit.job import make_job
+    from edgevit.store import open_run
+    from edgevit.surgery.head_importance import check_picture, plot_importance
+
+    job = make_job(
+        *(model, ("onnx",), ("float",), None, None),
+        weights=weights,
+        calibration=calibration,
+        calibration_images=calibration_images,
+        seed=seed,
+    )
+    out = None if as_json and plot is None else plot or Path(f"{job.name}-heads.png")
+    if out is not None:
+        check_picture(out)
+    folder = Path(platformdirs.user_cache_dir("edgevit")) / "prune-report" / job.name
+    with open_run(folder) as run, progress() as bars:
+        found = importance(job, run, bars)
+    if out is not None:
+        plot_importance(found, out)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=1))
+        return
+    from edgevit.cli.prune_tables import print_importance
+
+    print_importance(found, job.model, out)

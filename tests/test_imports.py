@@ -28,7 +28,7 @@ ORDER = [
     {"manifest"},
     {"bench"},
     {"doctor"},
-    {"runs"},
+    {"labels", "runs"},
     {"predict", "report"},
     {"cli"},
 ]

@@ -18,9 +18,11 @@ from edgevit import __version__
 from edgevit.errors import EdgevitError
 
 COMMANDS = {
+    "boards": "edgevit.cli.boards",
     "convert": "edgevit.cli.convert",
     "inspect": "edgevit.cli.inspect",
     "prune-report": "edgevit.cli.prune_report",
+    "report": "edgevit.cli.report",
     "toolchain": "edgevit.cli.toolchain",
 }
 

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from edgevit.report import changes, tensors
 from edgevit.report.boards import bench, loss
-from edgevit.report.content import Artefact, Bench, Gain, Latency, Loss, Placement
+from edgevit.report.content import Artefact
+from edgevit.report.sections import Bench, Gain, Latency, Loss, Placement
 from edgevit.report.text import clean, count, lines, megabytes, milliseconds, number, pairs, whole
 from edgevit.report.verdict import verdict
 from edgevit.runs import RunFiles, export_of, step_of

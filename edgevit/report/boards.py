@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgevit.report.content import Bench, Loss, Threads
+from edgevit.report.sections import Bench, Loss, Threads
 from edgevit.report.text import clean, lines, number, pairs, required, whole
 
 MOST_SAMPLES = 2000

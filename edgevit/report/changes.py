@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.special import softmax
 
-from edgevit.report.content import ChangedImage, Changes, ClassChange, Classes
+from edgevit.report.sections import ChangedImage, Changes, ClassChange, Classes
 from edgevit.report.text import clean
 from edgevit.runs import RunFiles
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from edgevit.report.content import LayerBar, Pareto, Stage, Threads, Verdict
+from edgevit.report.content import Pareto, Stage
+from edgevit.report.sections import LayerBar, Threads, Verdict
 
 BINS = 48
 HAIR = 0.05  # percent of the width below which a layer is not drawn
@@ -80,7 +81,6 @@ def interval(low: float, high: float, drop: float, verdict: Verdict) -> Markup:
     """The loss with its interval against nothing lost and the limit."""
     axis = around([low, high, 0.0, verdict.limit], 0.12)
     zero, limit = axis.at(0.0), axis.at(verdict.limit)
-    far = abs(limit - zero) > 16
     parts = [
         tag("rect", x="0", y=18, width=percent(limit), height=10, class_="allowed"),
         tag("line", x1=percent(zero), x2=percent(zero), y1=14, y2=32, class_="zero"),
@@ -88,22 +88,18 @@ def interval(low: float, high: float, drop: float, verdict: Verdict) -> Markup:
         tag("rect", x=percent(axis.at(low)), y=20, width=percent(axis.at(high) - axis.at(low)), height=6, rx=3,
             class_="span"),
         tag("circle", cx=percent(axis.at(drop)), cy=23, r=6, class_="dot"),
-        tag("text", "nothing lost", x=percent(zero), y=10, class_="tick", text_anchor=anchor(zero, far, -1)),
+        tag("text", "0", x=percent(zero), y=10, class_="tick", text_anchor=anchor(zero, -1)),
         tag("text", f"limit {verdict.limit:g}", x=percent(limit), y=10, class_="tick",
-            text_anchor=anchor(limit, far, 1)),
+            text_anchor=anchor(limit, 1)),
     ]  # fmt: skip
     return picture(36, f"loss {drop:.2f} points, 95 % interval {low:.2f} to {high:.2f}", parts)
 
 
-def anchor(position: float, far: bool, side: int) -> str:
-    """How a label sits at its line: beside it where two lines are close, inwards at the edges."""
-    if position < 12:
-        return "start"
-    if position > 88:
-        return "end"
-    if far:
-        return "middle"
-    return "end" if side < 0 else "start"
+def anchor(position: float, side: int) -> str:
+    """How a label sits at its line: away from the other line, inwards at the edges."""
+    if side < 0:
+        return "end" if position > 3 else "start"
+    return "start" if position < 85 else "end"
 
 
 def waterfall_axis(stages: Sequence[Stage]) -> Axis:
@@ -117,16 +113,19 @@ def waterfall_axis(stages: Sequence[Stage]) -> Axis:
 
 
 def step(stage: Stage, axis: Axis, first: float) -> Markup:
-    """One row: from the top-1 before it to the one after it, with the interval against the float model."""
+    """One row: from the top-1 before it to the one after it, with the interval against the float model.
+
+    `first` is the float model's top-1 in percent.
+    """
     before, after = axis.at(100 * stage.before), axis.at(100 * stage.top1)
     left, width = min(before, after), abs(after - before)
     kind = "gain" if after > before else "loss"
-    parts = [tag("line", x1=percent(axis.at(100 * first)), x2=percent(axis.at(100 * first)), y1=0, y2=28,
+    parts = [tag("line", x1=percent(axis.at(first)), x2=percent(axis.at(first)), y1=0, y2=28,
                  class_="zero")]  # fmt: skip
     if stage.kind != "float":
         parts.append(tag("rect", x=percent(left), y=8, width=percent(width), height=12, class_=kind))
     if stage.low is not None and stage.high is not None:
-        ends = percent(axis.at(100 * first - stage.high)), percent(axis.at(100 * first - stage.low))
+        ends = percent(axis.at(first - stage.high)), percent(axis.at(first - stage.low))
         parts.append(tag("line", x1=ends[0], x2=ends[1], y1=14, y2=14, class_="whisker"))
         parts += [tag("line", x1=end, x2=end, y1=10, y2=18, class_="whisker") for end in ends]
     parts.append(tag("circle", cx=percent(after), cy=14, r=4.5, class_=f"level {stage.kind}"))

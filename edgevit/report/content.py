@@ -1,60 +1,25 @@
-"""What a report says, as data: every renderer draws these and adds nothing of its own.
-
-Shares are 0..1, accuracy differences are percentage points, times are milliseconds, sizes bytes, unless a name
-says otherwise. Strings may hold anything a user's files hold: renderers escape them.
-"""
+"""What a report says, as data: every renderer draws this and adds nothing of its own."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Answer = Literal["yes", "no", "can't tell"]
+from edgevit.report.sections import (
+    Bench,
+    Changes,
+    Classes,
+    Delegate,
+    Gain,
+    Heat,
+    Latency,
+    Loss,
+    Placement,
+    Precision,
+    Verdict,
+)
+
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Loss:
-    """An artefact against the float model on the same `n` images; `how` says where its answers were computed.
-
-    Without labels everything from `top1` on is None.
-    """
-
-    how: str
-    n: int
-    agreement: float
-    agreement_low: float
-    agreement_high: float
-    kl: float
-    cosine: float
-    top1: float | None
-    top5: float | None
-    reference_top1: float | None
-    drop: float | None
-    low: float | None
-    high: float | None
-    lost: int | None
-    won: int | None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether an artefact can be shipped: the answer, why in a sentence, and the limit it was held against."""
-
-    answer: Answer
-    because: str
-    limit: float
-    limit_from: str
-    images_needed: int | None = None
-
-
-@dataclass(frozen=True)
-class Gain:
-    """One thing the conversion bought, with how the number was obtained."""
-
-    value: str
-    note: str
-    how: str
 
 
 @dataclass(frozen=True)
@@ -71,180 +36,6 @@ class Stage:
     n: int
     how: str
     note: str = ""
-
-
-@dataclass(frozen=True)
-class ClassChange:
-    """One class: images of it, and how many the float model and the artefact get right."""
-
-    name: str
-    n: int
-    before: int
-    after: int
-    lost: int
-    won: int
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes that lost or won most; `same` counts the classes whose images all kept their outcome."""
-
-    worst: tuple[ClassChange, ...]
-    best: tuple[ClassChange, ...]
-    changed: int
-    same: int
-
-
-@dataclass(frozen=True)
-class ChangedImage:
-    """An image whose prediction changed; probabilities are each model's own softmax."""
-
-    name: str
-    index: int
-    kind: Literal["lost", "won", "other"]
-    truth: str | None
-    before: str
-    before_probability: float
-    after: str
-    after_probability: float
-    thumbnail: str | None
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Images whose prediction changed: all counted, some shown, the lost ones first."""
-
-    total: int
-    n: int
-    shown: tuple[ChangedImage, ...]
-
-
-@dataclass(frozen=True)
-class Heat:
-    """Estimated error (KL in nats an image) that int8 causes at each tensor: rows are blocks, columns kinds.
-
-    `cells` has None where there is no such tensor. `outside` holds tensors of no block.
-    """
-
-    kinds: tuple[str, ...]
-    blocks: tuple[int, ...]
-    cells: tuple[tuple[float | None, ...], ...]
-    outside: tuple[tuple[str, float], ...]
-    worst: tuple[tuple[str, float], ...]
-    weights_only: float | None
-    activations_only: float | None
-
-
-@dataclass(frozen=True)
-class LayerBar:
-    """A layer of the compiled model, in order; `ms` is edgevit's estimate, `cycles` the vendor compiler's."""
-
-    index: int
-    op: str
-    name: str
-    part: str
-    on_cpu: bool
-    cycles: int
-    ms: float | None
-
-
-@dataclass(frozen=True)
-class Latency:
-    """An estimated latency of one image with its interval and what it is made of."""
-
-    ms: float
-    low: float
-    high: float
-    parts: tuple[tuple[str, float], ...]
-    label: str
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Which processor runs each layer of an NPU's artefact; `cpu_ops` are (op, count, kilobytes, why)."""
-
-    cycles: int
-    how: str
-    traffic_kb: int
-    internal_bytes: int
-    weight_bytes: int
-    layers: tuple[LayerBar, ...]
-    cpu_ops: tuple[tuple[str, int, int, str], ...]
-    disabled_rules: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Delegate:
-    """How a CPU delegate splits a graph: pieces, ops (name, count, how many outside the delegate)."""
-
-    partitions: int
-    operations: tuple[tuple[str, int, int], ...]
-
-
-@dataclass(frozen=True)
-class Threads:
-    """Latencies of one thread count, from repeated runs."""
-
-    threads: str
-    n: int
-    p50: float
-    p90: float
-    p99: float
-    mean: float
-    throughput: float | None
-    samples: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A measurement of an artefact on a machine; `how` is its label."""
-
-    artefact: str
-    where: str
-    how: str
-    machine: str
-    best: str
-    sweep: tuple[Threads, ...]
-    first_ms: float | None
-    load_ms: float | None
-    peak_rss_mb: float | None
-    clocks: str
-    loss: Loss | None
-    same_as_local: str | None
-    versions: tuple[tuple[str, str], ...]
-    warnings: tuple[str, ...]
-    written: str
-
-    @property
-    def fastest(self) -> Threads | None:
-        """The best thread count, None where nothing was timed."""
-        return next((each for each in self.sweep if each.threads == self.best), None) or (
-            self.sweep[0] if self.sweep else None
-        )
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A precision plan that was tried: what it costs in `unit`, what it loses."""
-
-    label: str
-    cost: float | None
-    unit: str
-    drop: float | None
-    agreement: float | None
-    how: str
-    accepted: bool
-
-
-@dataclass(frozen=True)
-class Precision:
-    """The precision plan and how it was found."""
-
-    words: str
-    sixteen_bit: tuple[str, ...]
-    conditioning: tuple[tuple[str, str], ...]
-    sentence: str | None
-    trials: tuple[Trial, ...]
 
 
 @dataclass(frozen=True)

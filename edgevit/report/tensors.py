@@ -9,7 +9,7 @@ from edgevit.errors import InputError
 from edgevit.placement import estimate as estimates
 from edgevit.placement.layers import BORDER_OPS
 from edgevit.placement.layers import Placement as Compiled
-from edgevit.report.content import Delegate, Heat, Latency, LayerBar, Placement, Precision, Trial
+from edgevit.report.sections import Delegate, Heat, Latency, LayerBar, Placement, Precision, Trial
 from edgevit.report.text import clean, lines, number, required, whole
 from edgevit.schema import Board
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from edgevit.evaluate import paired_interval
-from edgevit.report.content import Loss, Verdict
+from edgevit.report.sections import Loss, Verdict
 
 DEFAULT_LIMIT = 0.5
 MOST_IMAGES = 1_000_000
-USER_LIMIT = "--max-drop"
-OWN_LIMIT = "edgevit's default; set your own with --max-drop"
+USER_LIMIT = "yours, from --max-drop"
+OWN_LIMIT = "edgevit's default; set yours with --max-drop"
 
 
 def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verdict:
@@ -23,15 +23,17 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
         return Verdict("can't tell", why, limit, origin)
     if loss.drop is None or loss.low is None or loss.high is None:
         return unlabelled(loss, limit, origin)
-    seen = f"between {points(loss.low)} and {points(loss.high)} points"
+    seen = f"between {tenths(loss.low)} and {tenths(loss.high)} points"
     if gate == "missed":
-        why = f"it lost {points(loss.drop)} points on {loss.n} images; {USER_LIMIT} allows {limit:g}"
+        why = (
+            f"it lost {tenths(loss.drop)} points on {loss.n} images ({loss.how}); --max-drop allows {limit:g}"
+        )
         return Verdict("no", why, limit, origin)
     if loss.high <= limit:
-        why = f"the loss is {seen} (95 %, n = {loss.n}), within the limit of {limit:g}"
+        why = f"the loss is {seen} (95 %, n = {loss.n}, {loss.how}), within the limit of {limit:g}"
         return Verdict("yes", why, limit, origin)
     if loss.low > limit:
-        why = f"the loss is {seen} (95 %, n = {loss.n}), above the limit of {limit:g}"
+        why = f"the loss is {seen} (95 %, n = {loss.n}, {loss.how}), above the limit of {limit:g}"
         return Verdict("no", why, limit, origin)
     return undecided(loss, limit, origin, seen, gate)
 
@@ -40,7 +42,7 @@ def undecided(loss: Loss, limit: float, origin: str, seen: str, gate: str | None
     """The interval holds the limit: say how many images would settle it."""
     needed = images_needed(loss, limit)
     measured = "The measured loss meets --max-drop, but " if gate == "met" else ""
-    why = f"{measured}{loss.n} images leave the loss anywhere {seen}; the limit is {limit:g}"
+    why = f"{measured}{loss.n} images ({loss.how}) leave the loss anywhere {seen}; the limit is {limit:g}"
     if needed is None:
         more = "More images would not soon tell: the measured loss is at the limit"
     else:
@@ -52,7 +54,7 @@ def undecided(loss: Loss, limit: float, origin: str, seen: str, gate: str | None
 def unlabelled(loss: Loss, limit: float, origin: str) -> Verdict:
     """Without labels: no more can be lost than has changed."""
     most = 100 * (1 - loss.agreement_low)
-    changed = f"at most {points(most)} % of predictions change (95 %, n = {loss.n})"
+    changed = f"at most {tenths(most)} % of predictions change (95 %, n = {loss.n}, {loss.how})"
     if most <= limit:
         return Verdict(
             "yes", f"{changed}, so no more than the limit of {limit:g} points can be lost", limit, origin
@@ -80,7 +82,7 @@ def images_needed(loss: Loss, limit: float) -> int | None:
     return high
 
 
-def points(value: float) -> str:
+def tenths(value: float) -> str:
     """Percentage points with their sign where they are a gain, no more digits than the images carry."""
     text = f"{value:.1f}"
     return "0.0" if text == "-0.0" else text.replace("-", "\u2212")

@@ -1,0 +1,50 @@
+"""Names of classes from a file, or of a well-known set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgevit.errors import InputError
+
+IMAGENET = "imagenet-1k"
+
+
+def read_labels(name: str) -> tuple[str, ...]:
+    """Class names by index: "imagenet-1k", or a UTF-8 text file with one name a line. Raises InputError."""
+    if name == IMAGENET:
+        return imagenet_names()
+    path = Path(name)
+    what = f"cannot read class names from {name}"
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror or "").lower() if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(what, why, f"Give a text file with one name a line, or {IMAGENET}") from None
+    names = tuple(line.strip() for line in lines)
+    while names and not names[-1]:
+        names = names[:-1]
+    if not names:
+        raise InputError(what, "it is empty", "Write one name a line")
+    return names
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """ImageNet-1k's class names in class order: the first of each synset's, all where two classes share it."""
+    from edgevit import torch_setup  # noqa: F401
+
+    from timm.data.imagenet_info import ImageNetInfo  # isort: skip
+
+    full = list(ImageNetInfo(IMAGENET).label_descriptions())  # type: ignore[no-untyped-call]
+    first = [name.partition(", ")[0] for name in full]
+    return tuple(one if first.count(one) == 1 else name for one, name in zip(first, full, strict=True))
+
+
+def fitting(names: tuple[str, ...], num_classes: object) -> tuple[str, ...]:
+    """The names, if there is one for each class. Raises InputError."""
+    if len(names) != num_classes:
+        raise InputError(
+            "cannot name the classes",
+            f"--labels gives {len(names)} names and the model has {num_classes} classes",
+            "Give the names of this model's classes, in their order",
+        )
+    return names

@@ -1,0 +1,98 @@
+"""A commented board profile to fill in."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from edgevit.errors import InputError
+from edgevit.files import write_atomically
+
+TOP = """\
+# A board profile: what the code needs to know about a board or SoC. Delete what you don't need; every key that is
+# commented out shows its default or an example. Use it with --target {name}.toml, check it with
+#   edgevit boards list --board {name}.toml
+
+name = "My board"
+# Who runs the artefact: "litert" (.tflite, a CPU), "onnxruntime" (.onnx, a CPU) or "rknn" (.rknn, Rockchip NPU).
+backend = "{backend}"
+# Where the limits below come from: a document, a measurement. Numbers without a source can't be trusted later.
+source = "{source}"
+
+# What artefacts may compute in, and why a precision can't be had.
+# precisions = ["float", "int8"]
+# [refuse]
+# int8 = "the reason, printed to whoever asks for it"
+
+# Beginnings of the names by which the board identifies itself: cat /proc/device-tree/compatible, or android,ABI.
+# compatible = ["vendor,soc"]
+
+# Exact rewrites that pay here: see `edgevit convert --help` and boards/rk3588.toml for names.
+# surgeries = ["split-patch-embed", "fold-norms"]
+
+# Thermal sensors, in millidegrees: read before and after a benchmark.
+# temperature = ["/sys/class/thermal/thermal_zone0/temp"]
+"""
+
+NPU = """
+[npu]
+# The name the vendor's toolkit gives this platform.
+target = "rk3588"
+# The largest convolution stride the NPU runs in one pass.
+# max_conv_stride = 7
+# Tokens and output channels are computed in blocks of this many.
+# token_alignment = 16
+# channel_alignment_int8 = 32
+# channel_alignment_float = 16
+# Token counts off this multiple send transposes to the CPU; 1: none.
+# transpose_alignment = 1
+# cores = 1
+# clock_hz = 1_000_000_000
+# Of one core: multiply-accumulates and bytes over the compiler's cycles.
+# macs_per_cycle_int8 = 1024
+# macs_per_cycle_float = 512
+# ddr_bytes_per_cycle = 23.5
+# Op types that leave the NPU: why, and what to try.
+# [npu.cpu_ops]
+# Transpose = "the reason"
+"""
+
+CLOCKS = """
+# Clocks that `edgevit bench --pin-clocks` sets and restores: one section each, any name. Writing needs root.
+# [clocks.cpu]
+# governor = "/sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
+# set_frequency = "/sys/devices/system/cpu/cpufreq/policy0/scaling_setspeed"
+# read_frequency = "/sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq"
+# unit = "kHz"
+# pin = 1_800_000
+"""
+
+SOURCES = {
+    "rknn": "rknn-toolkit2 2.5.0, operator list",
+    "litert": "LiteRT documentation, XNNPACK delegate",
+    "onnxruntime": "ONNX Runtime documentation, CPU execution provider",
+}
+
+
+def write_template(name: str, backend: str, folder: Path) -> Path:
+    """Write NAME.toml into `folder`; return its path. Raises InputError for a bad name or a file that is there."""
+    stem = name.removesuffix(".toml")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", stem):
+        raise InputError(
+            f"cannot name a board {name!r}",
+            "a name has letters, digits, dots, dashes and underscores",
+            "Choose another, such as my-board",
+        )
+    path = folder / f"{stem}.toml"
+    if path.exists():
+        raise InputError(
+            f"cannot write {path}", "the file is there already", "Choose another name or edit the file"
+        )
+    write_atomically(path, template(stem, backend))
+    return path
+
+
+def template(name: str, backend: str) -> str:
+    """The text of a new profile."""
+    top = TOP.format(name=name, backend=backend, source=SOURCES[backend])
+    return top + (NPU if backend == "rknn" else "") + CLOCKS

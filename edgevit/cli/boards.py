@@ -1,0 +1,133 @@
+"""`edgevit boards`: the profiles there are, what a board at hand is and lacks, a profile of your own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgevit.cli.options import FILE
+
+if TYPE_CHECKING:
+    from edgevit.bench.advice import Missing
+    from edgevit.bench.probe import Facts
+    from edgevit.schema import Board
+
+
+@click.group()
+def command() -> None:
+    """List board profiles, look at a board, write a profile of your own.
+
+    \b
+    Examples:
+      edgevit boards list
+      edgevit boards probe ssh://pi@10.0.0.7
+      edgevit boards probe adb
+      edgevit boards new my-board --backend rknn
+    """
+
+
+@command.command(name="list")
+@click.option("--board", "extra", type=FILE, multiple=True, help="Also a profile of yours; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+def list_(extra: tuple[Path, ...], as_json: bool) -> None:
+    """Show the profiles that --target takes."""
+    from edgevit.schema import load_board, shipped
+
+    boards = [load_board(name) for name in (*shipped("boards"), *map(str, extra))]
+    if as_json:
+        click.echo(json.dumps([board.model_dump() for board in boards], indent=1))
+        return
+    for source in dict.fromkeys(board.source for board in boards):
+        click.echo(f"limits from {source}")
+        for board in boards:
+            if board.source == source:
+                click.echo(
+                    f"  {board.id:14} {board.backend:12} {', '.join(board.precisions):12} {board.name}"
+                )
+
+
+@command.command()
+@click.argument("where")
+@click.option("--python", default="python3", show_default=True, help="The board's Python to look into.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+def probe(where: str, python: str, as_json: bool) -> None:
+    """Look at the board WHERE: host, ssh://[user@]host[:port], adb[:serial], or a name from boards.toml.
+
+    Says what it is, which profile fits, what is missing and how to install it. Changes nothing there.
+    """
+    from edgevit.bench import advice
+    from edgevit.bench.connect import connect
+    from edgevit.bench.probe import probe as look
+    from edgevit.schema import load_board, shipped
+
+    transport = connect(where)
+    try:
+        facts = look(transport, python=python)
+    finally:
+        transport.close()
+    boards = advice.fitting(facts, [load_board(name) for name in shipped("boards")])
+    lacks = advice.missing(facts, boards)
+    if as_json:
+        found = {"facts": facts.to_json(), "profiles": [board.id for board in boards]}
+        click.echo(json.dumps({**found, "missing": [lack.to_json() for lack in lacks]}, indent=1))
+        return
+    print_probe(facts, boards, lacks)
+
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--backend",
+    type=click.Choice(["litert", "onnxruntime", "rknn"]),
+    default="litert",
+    show_default=True,
+    help="Who runs artefacts there.",
+)
+def new(name: str, backend: str) -> None:
+    """Write a commented profile NAME.toml here, to fill in and use with --target NAME.toml."""
+    from edgevit.bench.template import write_template
+
+    path = write_template(name, backend, Path.cwd())
+    click.echo(f"{path.name}: fill it in, then use --target {path.name}")
+
+
+def print_probe(facts: Facts, boards: list[Board], lacks: list[Missing]) -> None:
+    """What was found, one line a fact."""
+    lines = {
+        "board": facts.model,
+        "system": " ".join(part for part in (facts.os, f"kernel {facts.kernel}", facts.machine) if part),
+        "processor": f"{facts.cores or '?'} cores {facts.cpu}".strip(),
+        "memory": f"{facts.memory_mb} MB" if facts.memory_mb else "unknown",
+        "NPU": npu(facts),
+        "Python": python_line(facts),
+        "clocks": "can be pinned"
+        if facts.may_pin_clocks
+        else "can't be pinned: not root, no sudo without password",
+        "profiles": ", ".join(board.id for board in boards) or "none; write one: edgevit boards new NAME",
+    }
+    for name, value in lines.items():
+        click.echo(f"{name:10} {value}")
+    for lack in lacks:
+        click.echo(f"{'missing':10} {lack}")
+    if not lacks:
+        click.echo(f"{'missing':10} nothing")
+
+
+def npu(facts: Facts) -> str:
+    """The NPU's driver and library."""
+    if not (facts.npu_driver or facts.npu_node or facts.npu_library):
+        return "none found"
+    driver = facts.npu_driver or ("present, version not readable" if facts.npu_node else "none")
+    library = facts.npu_library_version or ("version not readable" if facts.npu_library else "none")
+    return f"driver {driver}, librknnrt {library}"
+
+
+def python_line(facts: Facts) -> str:
+    """The board's Python and the runtimes in it."""
+    if facts.python is None:
+        return "none"
+    modules = ", ".join(f"{name} {version}" for name, version in facts.modules.items())
+    return f"{facts.python} with {modules or 'none of the runtimes'}"

@@ -128,6 +128,7 @@ def write_images(
     return {
         "n": len(kept.paths),
         "labelled": kept.labels is not None,
+        "class_names": list(kept.class_names) if kept.class_names else None,
         "skipped": [[path.name, why] for path, why in kept.skipped],
     }
 

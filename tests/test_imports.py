@@ -12,7 +12,7 @@ PACKAGE = Path(edgevit.__file__).parent
 ORDER = [
     {"errors", "progress"},
     {"files", "resources", "memory", "torch_setup"},
-    {"schema", "store", "preprocessing"},
+    {"schema", "store", "preprocessing", "labels"},
     {"load", "images"},
     {"demo", "surgery", "placement"},
     {"export", "graph", "quantize"},
@@ -28,7 +28,7 @@ ORDER = [
     {"manifest"},
     {"bench"},
     {"doctor"},
-    {"labels", "runs"},
+    {"runs"},
     {"predict", "report"},
     {"cli"},
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgevit.errors import InputError
 from edgevit.files import sha256_file
+from edgevit.labels import imagenet_names
 from edgevit.progress import Progress
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
@@ -20,7 +21,10 @@ WORDNET_ID = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Image files in a fixed order, their labels and content hashes; `skipped` names what can't be read and why."""
+    """Image files in a fixed order, their labels and content hashes; `skipped` names what can't be read and why.
+
+    `class_names` are in the order of class numbers, None where only numbers are known.
+    """
 
     source: Path
     paths: tuple[Path, ...]
@@ -108,12 +112,13 @@ def from_folder(
     names = [folder.name for folder, _ in found]
     labels = labels_of(source, names, num_classes)
     pairs = [(path, label) for (_, images), label in zip(found, labels, strict=True) for path in images]
-    return [path for path, _ in pairs], [label for _, label in pairs], tuple(names)
+    known = imagenet_names() if are_wordnet_ids(names, num_classes) else tuple(names)
+    return [path for path, _ in pairs], [label for _, label in pairs], known
 
 
 def labels_of(source: Path, names: Sequence[str], num_classes: int) -> list[int]:
     """Class numbers of class folders: by WordNet id for ImageNet's 1 000 classes, else by sorted name."""
-    if num_classes == 1000 and all(WORDNET_ID.fullmatch(name) for name in names):
+    if are_wordnet_ids(names, num_classes):
         known = wordnet_ids()
         unknown = [name for name in names if name not in known]
         if unknown:
@@ -130,6 +135,11 @@ def labels_of(source: Path, names: Sequence[str], num_classes: int) -> list[int]
             "Give one folder for each class, or a CSV path,label",
         )
     return list(range(len(names)))
+
+
+def are_wordnet_ids(names: Sequence[str], num_classes: int) -> bool:
+    """Whether class folders are named as ImageNet's are."""
+    return num_classes == 1000 and all(WORDNET_ID.fullmatch(name) for name in names)
 
 
 def wordnet_ids() -> dict[str, int]:

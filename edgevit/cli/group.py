@@ -20,8 +20,10 @@ from edgevit.errors import EdgevitError
 COMMANDS = {
     "boards": "edgevit.cli.boards",
     "convert": "edgevit.cli.convert",
+    "doctor": "edgevit.cli.doctor",
     "inspect": "edgevit.cli.inspect",
     "prune-report": "edgevit.cli.prune_report",
+    "predict": "edgevit.cli.predict",
     "report": "edgevit.cli.report",
     "toolchain": "edgevit.cli.toolchain",
 }

@@ -29,7 +29,7 @@ ORDER = [
     {"bench"},
     {"doctor"},
     {"runs"},
-    {"predict", "report"},
+    {"attention", "predict", "report"},
     {"cli"},
 ]
 VENDOR = {"rknn", "litert_torch", "ai_edge_litert", "ai_edge_quantizer", "tensorflow"}

@@ -1,0 +1,61 @@
+"""`edgevit predict`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from edgevit.cli.options import FILE
+
+
+@click.command(name="predict")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=FILE)
+@click.option("--model", required=True, type=FILE, help="A run directory, or an artefact of one.")
+@click.option("--target", metavar="NAME", help="Which of the run's artefacts; torch is the float model.")
+@click.option("--precision", type=click.Choice(["float", "int8"]), help="Which of the run's artefacts.")
+@click.option("--like", type=FILE, metavar="RUN", help="The run a lone artefact came from.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes to show.")
+@click.option("--labels", metavar="FILE", help="Class names: a text file, one a line, or imagenet-1k.")
+@click.option("--attention", type=FILE, help="Draw where the float model looks: a .png, .pdf or .svg file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+def command(
+    images: tuple[Path, ...],
+    model: Path,
+    target: str | None,
+    precision: str | None,
+    like: Path | None,
+    top: int,
+    labels: str | None,
+    attention: Path | None,
+    as_json: bool,
+) -> None:
+    """Show the likeliest classes of each IMAGE, by an artefact that this machine can run.
+
+    That is .onnx, .tflite, and the float model with --target torch; a .rknn needs its board. The images are
+    prepared as the run's were.
+
+    \b
+    Examples:
+      edgevit predict cat.jpg --model runs/deit
+      edgevit predict *.jpg --model runs/deit --target torch --attention where.png
+      edgevit predict cat.jpg --model deit-tflite-int8.tflite --like runs/deit --top 1 --json
+    """
+    from edgevit import predict
+    from edgevit.cli.console import progress
+    from edgevit.cli.predictions import draw_attention, print_predictions, refuse_unread, with_labels
+
+    chosen = predict.choose(model, target=target, precision=precision, like=like)
+    source = with_labels(chosen, labels)
+    with progress() as bars:
+        found, pixels = predict.predict(source, images, top=top, progress=bars)
+        if attention is not None:
+            draw_attention(source, found, pixels, attention, bars)
+    if as_json:
+        records = [asdict(each) for each in found]
+        click.echo(json.dumps({"model": source.title, "how": "host CPU", "images": records}, indent=1))
+    else:
+        print_predictions(source, found, attention)
+    refuse_unread(found)

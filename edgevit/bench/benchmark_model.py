@@ -107,17 +107,17 @@ def tflite_times(text: str) -> dict[str, float] | None:
     if not runs or not (summary or old):
         return None
     last = runs[-1]
-    if last["count"] == "1":  # of a single run only its own time is printed
+    if last["count"] == "1" and "curr" in last:  # of a single run only its own time is printed
         last = {"min": last["curr"], "max": last["curr"], **last}
     names = {"min": "min", "max": "max", "std": "std", "p5": "p5", "median": "p50", "p95": "p95"}
     times = {name: float(last[key]) / 1000 for key, name in names.items() if key in last}
     if summary:
-        order, values = ("load_ms", "first_ms", "warmup_ms", "mean"), summary.groups()
+        values = dict(zip(("load_ms", "first_ms", "warmup_ms", "mean"), summary.groups(), strict=True))
     else:
         assert old is not None
-        order, values = ("warmup_ms", "load_ms", "mean"), old.groups()
-        times["first_ms"] = float(runs[0].get("first", runs[0]["curr"])) / 1000
-    times |= {name: float(value) / 1000 for name, value in zip(order, values, strict=True)}
+        values = dict(zip(("warmup_ms", "load_ms", "mean"), old.groups(), strict=True))
+        values["first_ms"] = runs[0].get("first", runs[0].get("curr", "nan"))
+    times |= {name: float(value) / 1000 for name, value in values.items()}
     return {**times, "n": float(last["count"])}
 
 

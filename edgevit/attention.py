@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,8 @@ def rollout(loaded: LoadedModel, pixels: Pixels) -> npt.NDArray[np.float32]:
     """Share of each patch in what the head reads, [n, rows, columns]; pixels uint8 [n, height, width, channels].
 
     Attention rollout (Abnar and Zuidema 2020, "Quantifying attention flow in transformers"): the product over
-    blocks of (mean attention over heads + identity) / 2. Read at the class token where there is one, else averaged over
-    tokens. Raises InputError for a model that isn't the canonical ViT.
+    blocks of (mean attention over heads + identity) / 2. Read at the class token where there is one, else averaged
+    over tokens. Raises InputError for a model that isn't the canonical ViT.
     """
     vit: Any = loaded.module
     if not loaded.canonical:
@@ -86,7 +87,8 @@ def draw(
         row[1].imshow(
             found, extent=(0, width, height, 0), cmap="inferno", alpha=0.6, interpolation="bilinear"
         )
-    with atomic_path(out) as staging:
+    with atomic_path(out) as staging, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of file names in scripts that the font lacks
         figure.savefig(staging, dpi=120)
 
 

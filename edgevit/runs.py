@@ -56,7 +56,13 @@ class RunFiles:
 
 def stages(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The stages' records."""
-    return [each for each in manifest.get("stages") or [] if isinstance(each, dict)]
+    found = manifest.get("stages")
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def as_dict(value: object) -> dict[str, Any]:
+    """A JSON object; an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 def read_run(folder: Path, what: str = "cannot read") -> RunFiles:
@@ -120,7 +126,7 @@ def read_benches(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
 def names_of_classes(run: RunFiles) -> tuple[str, ...] | None:
     """Class names by index where the run knows them: the model's own labels, else the validation folders'."""
     model = run.manifest["model"]
-    validation = (run.manifest.get("images") or {}).get("validation") or {}
+    validation = as_dict(as_dict(run.manifest.get("images")).get("validation"))
     for names in (model.get("labels"), validation.get("class_names")):
         if isinstance(names, list) and len(names) == model.get("num_classes"):
             return tuple(str(name) for name in names)
@@ -134,12 +140,12 @@ def step_of(run: RunFiles, result: dict[str, Any]) -> dict[str, Any]:
 
 def export_of(run: RunFiles, step: dict[str, Any]) -> dict[str, Any]:
     """The export stage that a compile stage began from; empty where the manifest hasn't it."""
-    return run.stage_by_key((step.get("inputs") or {}).get("export")) or {}
+    return run.stage_by_key(as_dict(step.get("inputs")).get("export")) or {}
 
 
 def preprocessing_of(run: RunFiles, step: dict[str, Any]) -> dict[str, Any]:
     """The preprocessing that an artefact expects: its own where the resolution was changed, else the model's."""
     export = export_of(run, step)
-    probe = run.stage_by_key((export.get("inputs") or {}).get("images")) or {}
-    found = (probe.get("inputs") or {}).get("preprocessing") or run.manifest["model"].get("preprocessing")
+    probe = run.stage_by_key(as_dict(export.get("inputs")).get("images")) or {}
+    found = as_dict(probe.get("inputs")).get("preprocessing") or run.manifest["model"].get("preprocessing")
     return found if isinstance(found, dict) else {}

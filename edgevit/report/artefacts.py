@@ -11,9 +11,10 @@ from edgevit.report.content import Artefact
 from edgevit.report.sections import Bench, Gain, Latency, Loss, Placement
 from edgevit.report.text import clean, count, lines, megabytes, milliseconds, number, pairs, whole
 from edgevit.report.verdict import verdict
-from edgevit.runs import RunFiles, export_of, step_of
+from edgevit.runs import RunFiles, as_dict, export_of, step_of
 
 Found = TypeVar("Found")
+Attempt = Callable[[str, Callable[[], Any], Any], Any]
 FLOAT_BYTES = 4
 # What a damaged or older record makes code raise that reads it.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -42,61 +43,81 @@ def artefact(
 ) -> Artefact:
     """Everything known about one result."""
     title = clean(f"{result['target']} {result['precision']}", 80)
-    step, board = step_of(run, result), as_dict(as_dict(run.manifest.get("boards")).get(result["target"]))
-    export, details = export_of(run, step), as_dict(result.get("details"))
-    how = clean(result.get("how"), 120) or "unlabelled"
 
     def attempt(section: str, make: Callable[[], Found], otherwise: Found) -> Found:
         return omissions.attempt(f"{title}, {section}", make, otherwise)
 
+    step, board = step_of(run, result), as_dict(as_dict(run.manifest.get("boards")).get(result["target"]))
+    how = clean(result.get("how"), 120) or "unlabelled"
     found = attempt("accuracy", lambda: loss(result.get("accuracy"), how), None)
-    answers = None
-    if found is not None:
-        answers = attempt("classes and images", lambda: changes.predictions(run, step, names), None)
     benches = benches_of(run, result, title, omissions)
+    details = as_dict(result.get("details"))
     placement = attempt("placement", lambda: tensors.placement(details, board), None)
     latency = attempt("estimated latency", lambda: tensors.latency(result.get("latency")), None)
-    diagnosis, metrics = as_dict(result.get("diagnosis")), as_dict(export.get("metrics"))
-    int8 = as_dict(metrics.get("int8"))
     max_drop = number(as_dict(run.manifest.get("configuration")).get("max_drop"))
     gate = result.get("gate") if result.get("gate") in ("met", "missed") else None
     return Artefact(
         anchor=anchor,
-        target=clean(result["target"], 60),
         board=clean(board.get("name"), 80) or clean(result["target"], 60),
-        precision=clean(result["precision"], 40),
-        file=clean(result.get("artefact")),
-        bytes=whole(result.get("bytes")),
-        sha256=clean(result.get("sha256"), 80),
         how=how,
         verdict=verdict(decisive(found, benches), max_drop, gate),
         loss=found,
         board_losses=tuple(each.loss for each in benches if each.loss is not None),
         gate=gate,
         gains=gains(run, result, placement, latency, benches),
-        classes=None if answers is None else attempt("classes", lambda: changes.classes(answers), None),
-        changes=None
-        if answers is None
-        else attempt("images", lambda: changes.changes(run, step, answers), None),
-        heat=attempt("error by layer", lambda: tensors.heat(diagnosis), None),
         placement=placement,
         delegate=attempt("partitions", lambda: tensors.delegate(details), None),
         latency=latency,
         benches=tuple(benches),
-        massive=clean(diagnosis.get("words") or int8.get("words"), 600) or None,
-        precision_plan=attempt("precision plan", lambda: tensors.precision(result, step, export), None),
-        rewrites=attempt("rewrites", lambda: rewrites(metrics), ()),
-        parity=number(metrics.get("max_logit_difference")),
-        tools=pairs(as_dict(step.get("metrics")).get("tools")),
-        seconds=number(result.get("seconds")) or 0.0,
-        peak_memory_mb=whole(result.get("peak_memory_mb")),
         warnings=lines(details.get("warnings")),
+        **file_of(result),
+        **changed(run, step, found, names, attempt),
+        **explained(result, step, export_of(run, step), attempt),
     )
 
 
-def as_dict(value: object) -> dict[str, Any]:
-    """A JSON object; an empty one in place of anything else."""
-    return value if isinstance(value, dict) else {}
+def file_of(result: dict[str, Any]) -> dict[str, Any]:
+    """The artefact itself."""
+    return {
+        "target": clean(result["target"], 60),
+        "precision": clean(result["precision"], 40),
+        "file": clean(result.get("artefact")),
+        "bytes": whole(result.get("bytes")),
+        "sha256": clean(result.get("sha256"), 80),
+        "seconds": number(result.get("seconds")) or 0.0,
+        "peak_memory_mb": whole(result.get("peak_memory_mb")),
+    }
+
+
+def changed(
+    run: RunFiles, step: dict[str, Any], found: Loss | None, names: tuple[str, ...] | None, attempt: Attempt
+) -> dict[str, Any]:
+    """Classes and images that changed, where accuracy was measured."""
+    answers = None
+    if found is not None:
+        answers = attempt("classes and images", lambda: changes.predictions(run, step, names), None)
+    if answers is None:
+        return {"classes": None, "changes": None}
+    return {
+        "classes": attempt("classes", lambda: changes.classes(answers), None),
+        "changes": attempt("images", lambda: changes.changes(run, step, answers), None),
+    }
+
+
+def explained(
+    result: dict[str, Any], step: dict[str, Any], export: dict[str, Any], attempt: Attempt
+) -> dict[str, Any]:
+    """Why int8 is hard for the model, what was planned against it, what proves the exact steps."""
+    diagnosis, metrics = as_dict(result.get("diagnosis")), as_dict(export.get("metrics"))
+    words = diagnosis.get("words") or as_dict(metrics.get("int8")).get("words")
+    return {
+        "heat": attempt("error by layer", lambda: tensors.heat(diagnosis), None),
+        "massive": clean(words, 600) or None,
+        "precision_plan": attempt("precision plan", lambda: tensors.precision(result, step, export), None),
+        "rewrites": attempt("rewrites", lambda: rewrites(metrics), ()),
+        "parity": number(metrics.get("max_logit_difference")),
+        "tools": pairs(as_dict(step.get("metrics")).get("tools")),
+    }
 
 
 def decisive(local: Loss | None, benches: list[Bench]) -> Loss | None:

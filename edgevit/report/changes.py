@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from edgevit.report.sections import ChangedImage, Changes, ClassChange, Classes
 from edgevit.report.text import clean
-from edgevit.runs import RunFiles
+from edgevit.runs import RunFiles, as_dict
 
 SHOWN_IMAGES = 18
 SHOWN_CLASSES = 8
@@ -42,9 +42,9 @@ class Predictions:
 
 def predictions(run: RunFiles, step: dict[str, Any], names: tuple[str, ...] | None) -> Predictions:
     """Read both models' logits. Raises LookupError where arrays are missing, damaged or don't belong together."""
-    validation = run.stage_by_key((step.get("inputs") or {}).get("validation")) or run.stage("validation")
+    validation = run.stage_by_key(as_dict(step.get("inputs")).get("validation")) or run.stage("validation")
     reference, logits = run.array(run.stage("float"), "logits.npy"), run.array(step, "logits.npy")
-    labelled = bool(validation and (validation.get("metrics") or {}).get("labelled"))
+    labelled = bool(as_dict(as_dict(validation).get("metrics")).get("labelled"))
     labels = run.array(validation, "labels.npy") if labelled else None
     if reference.ndim != 2 or reference.shape != logits.shape or not len(logits):
         raise LookupError("its logits and the float model's have different shapes")
@@ -83,7 +83,7 @@ def changes(run: RunFiles, step: dict[str, Any], found: Predictions) -> Changes:
         order = {"lost": 0, "won": 1, "other": 2}[kind(found, index)]
         return order, -float(sure[index, before[index]])
 
-    validation = run.stage_by_key((step.get("inputs") or {}).get("validation")) or run.stage("validation")
+    validation = run.stage_by_key(as_dict(step.get("inputs")).get("validation")) or run.stage("validation")
     names, pixels = file_names(run, validation), pixels_of(run, validation)
     channels = preprocessing(run).get("channels", "RGB")
     shown = []
@@ -137,8 +137,7 @@ def pixels_of(run: RunFiles, validation: dict[str, Any] | None) -> Array | None:
 
 def preprocessing(run: RunFiles) -> dict[str, Any]:
     """The model's preprocessing as written."""
-    values = run.manifest["model"].get("preprocessing")
-    return values if isinstance(values, dict) else {}
+    return as_dict(run.manifest["model"].get("preprocessing"))
 
 
 def thumbnail(pixels: Array, channels: str) -> str:

@@ -36,7 +36,15 @@ class Browser:
         self._read, taken = os.pipe()
         # The browser wants its two ends at 3 and 4; a shell puts them there.
         script = f'exec "$0" "$@" 3<&{given} 4>&{taken}'
-        command = ["bash", "-c", script, str(executable()), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        command = [
+            "bash",
+            "-c",
+            script,
+            str(executable()),
+            *FLAGS,
+            f"--user-data-dir={profile}",
+            "about:blank",
+        ]
         self.process = subprocess.Popen(
             command,
             pass_fds=(given, taken),
@@ -56,7 +64,9 @@ class Browser:
         """Send a command, wait for its answer; events on the way are kept."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params or {}}
-        os.write(self._write, json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0")
+        os.write(
+            self._write, json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0"
+        )
         while True:
             answer = self._next()
             if answer.get("id") == self._number:

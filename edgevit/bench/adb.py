@@ -7,20 +7,17 @@ the old daemons on many Rockchip Linux images merge them and drop the exit code,
 
 from __future__ import annotations
 
-import queue
 import re
 import secrets
 import shlex
 import shutil
 import subprocess
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from edgevit.bench.process import converse
 from edgevit.bench.transport import Completed, TransportError
 
 INSTALL = "Install it (Debian, Ubuntu: sudo apt-get install adb) and run the command again"
@@ -213,81 +210,6 @@ def client(arguments: Sequence[str], timeout_s: float) -> Completed:
             "Run: adb kill-server, plug the device in again",
         ) from None
     return Completed(done.returncode, done.stdout, done.stderr)
-
-
-def converse(
-    what: str,
-    command: Sequence[str],
-    timeout_s: float,
-    stdin: str,
-    on_line: Callable[[str], None],
-) -> Completed:
-    """Run the client with `stdin`, pass its lines on as they come. Raises TransportError after `timeout_s`."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    errors: list[str | None] = []
-    threads = [
-        threading.Thread(target=forward, args=(process.stdout, lines.put), daemon=True),
-        threading.Thread(target=forward, args=(process.stderr, errors.append), daemon=True),
-        threading.Thread(target=feed, args=(process, stdin), daemon=True),
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        out = collect(lines, time.monotonic() + timeout_s, on_line)
-        if out is None:
-            raise TransportError(
-                f"{what} did not finish",
-                f"{timeout_s:.0f} s passed",
-                "Check the board's load, then run the command again",
-            )
-        code = process.wait()
-    finally:
-        process.kill()
-        process.wait()
-    threads[1].join(ANSWER_SECONDS)
-    return Completed(code, out, "".join(line for line in errors if line))
-
-
-def collect(
-    lines: queue.SimpleQueue[str | None], deadline: float, on_line: Callable[[str], None]
-) -> str | None:
-    """All output up to the None that ends it, each line passed on as it comes; None after the deadline."""
-    kept: list[str] = []
-    while True:
-        try:
-            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            return None
-        if line is None:
-            return "".join(kept)
-        kept.append(line)
-        on_line(line.rstrip("\r\n"))
-
-
-def forward(stream: IO[str] | None, take: Callable[[str | None], None]) -> None:
-    """Pass each line of a pipe on, then None."""
-    for line in stream or ():
-        take(line)
-    take(None)
-
-
-def feed(process: subprocess.Popen[str], text: str) -> None:
-    """Write a process's input and close it; it may have ended without reading."""
-    if process.stdin is not None:
-        try:
-            process.stdin.write(text)
-            process.stdin.close()
-        except (BrokenPipeError, ValueError):
-            return
 
 
 def said_lost(text: str) -> bool:

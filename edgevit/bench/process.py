@@ -1,0 +1,89 @@
+"""A program on this machine whose lines are wanted as they come: the ssh and adb clients, the runner itself."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from edgevit.bench.transport import Completed, TransportError
+
+LAST_WORDS_SECONDS = 5.0
+
+
+def converse(
+    what: str,
+    command: Sequence[str],
+    timeout_s: float,
+    stdin: str,
+    on_line: Callable[[str], None],
+) -> Completed:
+    """Run a program with `stdin`, pass its lines on as they come. Raises TransportError after `timeout_s`."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    errors: list[str | None] = []
+    threads = [
+        threading.Thread(target=forward, args=(process.stdout, lines.put), daemon=True),
+        threading.Thread(target=forward, args=(process.stderr, errors.append), daemon=True),
+        threading.Thread(target=feed, args=(process, stdin), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        out = collect(lines, time.monotonic() + timeout_s, on_line)
+        if out is None:
+            raise TransportError(
+                f"{what} did not finish",
+                f"{timeout_s:.0f} s passed",
+                "Check the board's load, then run the command again",
+            )
+        code = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    threads[1].join(LAST_WORDS_SECONDS)
+    return Completed(code if code >= 0 else 128 - code, out, "".join(line for line in errors if line))
+
+
+def collect(
+    lines: queue.SimpleQueue[str | None], deadline: float, on_line: Callable[[str], None]
+) -> str | None:
+    """All output up to the None that ends it, each line passed on as it comes; None after the deadline."""
+    kept: list[str] = []
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return None
+        if line is None:
+            return "".join(kept)
+        kept.append(line)
+        on_line(line.rstrip("\r\n"))
+
+
+def forward(stream: IO[str] | None, take: Callable[[str | None], None]) -> None:
+    """Pass each line of a pipe on, then None."""
+    for line in stream or ():
+        take(line)
+    take(None)
+
+
+def feed(process: subprocess.Popen[str], text: str) -> None:
+    """Write a process's input and close it; it may have ended without reading."""
+    if process.stdin is not None:
+        try:
+            process.stdin.write(text)
+            process.stdin.close()
+        except (BrokenPipeError, ValueError):
+            return

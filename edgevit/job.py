@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.errors import InputError
+from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.schema import Board, Recipe, load_board, load_recipe, shipped
 from edgevit.smaller import Smaller, take_smaller
 
 DEMO = "demo"
-DEFAULT_RECIPE = "vendor-default"
+DEFAULT_RECIPE = "conditioned"
+PLAIN_RECIPE = "vendor-default"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Job:
     side_by_side: int | None = None
     without: tuple[str, ...] = ()
     images: bool = True
+    plan: PrecisionPlan | None = None
+    search_minutes: float = 0.0
     smaller: Smaller = Smaller()
 
     @property
@@ -61,6 +65,8 @@ class Job:
             "without": list(self.without),
             "smaller": self.smaller.to_json(),
             "max_drop": self.max_drop,
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "search_minutes": self.search_minutes,
             "seed": self.seed,
         }
 
@@ -78,6 +84,8 @@ def make_job(
     out: Path | None,
     *,
     images: bool = True,
+    plan: Path | None = None,
+    search_minutes: float | None = None,
     **options: Any,
 ) -> Job:
     """Resolve names into profiles and check that the request makes sense. Raises InputError.
@@ -88,11 +96,14 @@ def make_job(
         raise InputError(
             "no target", "--target was not given", f"Choose one or more of {', '.join(shipped('boards'))}"
         )
+    chosen = load_recipe(recipe or (DEFAULT_RECIPE if images else PLAIN_RECIPE))
     job = Job(
         model=model,
         out=Path(),
         targets=resolve_targets(targets, precisions),
-        recipe=load_recipe(recipe or DEFAULT_RECIPE),
+        recipe=chosen,
+        plan=None if plan is None else read_plan(plan),
+        search_minutes=chosen.search_minutes if search_minutes is None else search_minutes,
         precisions=tuple(dict.fromkeys(precisions)),
         images=images,
         smaller=take_smaller(options),

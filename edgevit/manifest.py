@@ -26,15 +26,23 @@ LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pi
 
 
 def finish(
-    run: Run, conversion: Conversion, outcomes: Sequence[Outcome], warnings: list[str]
+    run: Run,
+    conversion: Conversion,
+    outcomes: Sequence[Outcome],
+    warnings: list[str],
+    command: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Publish the artefacts under friendly names, compare each with the float model, write manifest.json."""
+    """Publish the artefacts under friendly names, compare each with the float model, write manifest.json.
+
+    `command` is what the user typed after `edgevit`, for whoever wants to do it again.
+    """
     job = conversion.job
     results = [result(run, conversion, outcome) for outcome in outcomes]
     manifest = {
         "format": FORMAT,
         "edgevit": __version__,
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": list(command),
         "configuration": job.to_json(),
         "model": dict(conversion.model.metrics),
         "images": {
@@ -78,6 +86,11 @@ def result(run: Run, conversion: Conversion, outcome: Outcome) -> dict[str, Any]
     artefact = run.folder / f"{conversion.job.name}-{outcome.board.id}-{outcome.precision}{source.suffix}"
     publish(source, artefact)
     accuracy = measured(conversion, outcome.step)
+    plan = conversion.plan(outcome.board, outcome.precision)
+    if plan.ranges:
+        write_atomically(artefact.with_suffix(".plan.toml"), plan.to_toml())
+    searched = conversion.planned(outcome.board, outcome.precision)
+    search = None if searched is None else dict(searched.metrics)
     return {
         "target": outcome.board.id,
         "precision": outcome.precision,
@@ -89,7 +102,10 @@ def result(run: Run, conversion: Conversion, outcome: Outcome) -> dict[str, Any]
         "peak_memory_mb": outcome.step.peak_memory_mb,
         "cached": outcome.step.cached,
         "accuracy": accuracy,
-        "gate": gate(accuracy, conversion.job.max_drop),
+        "gate": gate(accuracy, search, conversion.job.max_drop),
+        "plan": {name: value for name, value in plan.to_json().items() if name not in ("ranges", "seen")},
+        "search": search,
+        "diagnosis": conversion.exported(outcome.board, outcome.precision).metrics.get("int8"),
         "latency": latency(outcome.step.metrics["details"], outcome.board),
         "details": outcome.step.metrics["details"],
     }
@@ -105,11 +121,14 @@ def measured(conversion: Conversion, step: Step) -> dict[str, Any] | None:
     return compare(logits, np.load(reference.path("logits.npy")), labels).to_json()
 
 
-def gate(accuracy: dict[str, Any] | None, max_drop: float | None) -> str | None:
-    """ "met" or "missed" where the user set a limit."""
+def gate(
+    accuracy: dict[str, Any] | None, search: dict[str, Any] | None, max_drop: float | None
+) -> str | None:
+    """ "met" or "missed" where the user set a limit: on the validation images, and by the search, if any."""
     if max_drop is None or accuracy is None:
         return None
-    return "missed" if accuracy["drop_points"] > max_drop else "met"
+    unproved = search is not None and not search["met"]
+    return "missed" if unproved or accuracy["drop_points"] > max_drop else "met"
 
 
 def refuse_missed_gate(manifest: dict[str, Any]) -> None:
@@ -120,9 +139,10 @@ def refuse_missed_gate(manifest: dict[str, Any]) -> None:
         lost = ", ".join(
             f"{r['target']} {r['precision']} lost {r['accuracy']['drop_points']:.2f} points" for r in missed
         )
+        reasons = [r["search"]["sentence"] for r in missed if r["search"] and not r["search"]["met"]]
         raise QualityGateMissed(
             f"--max-drop {limit:g} was not met",
-            lost,
+            "; ".join([lost, *reasons]),
             "The artefacts are kept and marked in manifest.json; use --precision float for these targets, "
             "or accept a larger drop",
         )
@@ -133,6 +153,7 @@ def all_steps(conversion: Conversion, outcomes: Sequence[Outcome]) -> list[Step]
     steps = [conversion.model, conversion.probe, conversion.validation, conversion.reference]
     steps += [each for step in conversion.reductions for each in (step, conversion.reduction_logits(step))]
     steps += [conversion.exported(outcome.board, outcome.precision) for outcome in outcomes]
+    steps += [conversion.planned(outcome.board, outcome.precision) for outcome in outcomes]
     steps += [outcome.step for outcome in outcomes]
     unique = {step.key: step for step in steps if step is not None}
     return list(unique.values())

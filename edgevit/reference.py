@@ -14,7 +14,9 @@ from edgevit.export import export_onnx, export_program, parity
 from edgevit.load import LoadedModel
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
-from edgevit.quantize.int8 import MEASURED, prepare_int8
+from edgevit.quantize.diagnosis import sensitivity
+from edgevit.quantize.int8 import MEASURED, prepare_int8, save_module
+from edgevit.quantize.precision import measured_effects
 from edgevit.schema import Npu, Recipe
 from edgevit.surgery.equivalence import apply_surgeries
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 BATCH = 16
 PARITY_IMAGES = 8
+SENSITIVITY_IMAGES = 32
 
 
 def write_logits(
@@ -66,6 +69,8 @@ def export_conditioned(
     module, records = apply_surgeries(loaded.module, surgeries, few, npu=npu)
     observer = MEASURED if recipe.observer == "vendor" else recipe.observer
     ready = prepare_int8(module, inputs, observer=observer, seed=recipe.seed, progress=progress)
+    save_module(ready.module, folder / "int8.safetensors")
+    found = sensitivity(ready.module, inputs[-SENSITIVITY_IMAGES:], ready.plan.ranges, ready.samples)
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
     path = export_onnx(ready.module, size, channels, folder / "model.onnx")
     (folder / "plan.toml").write_text(ready.plan.to_toml(), encoding="utf-8")
@@ -75,7 +80,13 @@ def export_conditioned(
     return {
         "max_logit_difference": parity(path, loaded.module, pixels[:PARITY_IMAGES], loaded.preprocessing),
         "surgeries": [asdict(record) for record in records],
-        "int8": ready.to_json(),
+        "int8": {
+            **ready.to_json(),
+            "effects": measured_effects(ready, inputs),
+            "weights_only_kl": found.weights_only.kl,
+            "activations_only_kl": found.activations_only.kl,
+            "kinds": {kind: errors.kl for kind, errors in found.kinds.items()},
+        },
     }
 
 

@@ -21,7 +21,7 @@ ORDER = [
     {"smaller"},
     {"job", "evaluate"},
     {"reduction"},
-    {"sources", "reference"},
+    {"sources", "reference", "planning"},
     {"inputs"},
     {"pipeline"},
     {"inspection", "importance"},

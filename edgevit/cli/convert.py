@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ from edgevit.cli.options import FILE, model_options, smaller_options
 @click.option("--validation-images", type=click.IntRange(1), help="Use this many; all by default.")
 @click.option(
     "--max-drop", type=click.FloatRange(0), help="Exit code 4 if top-1 falls more points than this."
+)
+@click.option("--plan", type=FILE, help="A precision plan, as a run writes it (.plan.toml), edited or not.")
+@click.option(
+    "--search-minutes",
+    type=click.FloatRange(0),
+    help="Time to find what must stay in 16 bits; the recipe's by default, 0 for none.",
 )
 @click.option("--out", type=FILE, help="Run directory; runs/MODEL by default.")
 @click.option("--seed", default=0, show_default=True, help="Decides which images a limit picks.")
@@ -74,7 +81,7 @@ def command(
         from edgevit.manifest import finish, refuse_missed_gate
         from edgevit.pipeline import convert
 
-        manifest = finish(run, *convert(job, run, bars), warnings=bars.warnings)
+        manifest = finish(run, *convert(job, run, bars), warnings=bars.warnings, command=sys.argv[1:])
     if as_json:
         click.echo(json.dumps(manifest, indent=1))
     else:

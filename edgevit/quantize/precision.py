@@ -47,6 +47,7 @@ def find_plan(
     images: torch.Tensor,
     npu: Npu,
     *,
+    judged: int,
     simulate: Callable[[PrecisionPlan], Logits],
     max_drop: float,
     minutes: float,
@@ -57,11 +58,12 @@ def find_plan(
     """The cheapest plan that loses at most `max_drop` points, judged on `images` by `simulate`.
 
     `vit`, its all-int8 `plan` and the `effects` of its tensors (KL in nats an image) come from `prepare_int8` and
-    `measured_effects`. `images` [n, channels, H, W] are normalised calibration images, best those that no range
-    was fitted on; `simulate` realises a plan and returns its logits [n, classes] on the same images. A search
-    that was stopped goes on from the file `state`.
+    `measured_effects`. `images` [n, channels, H, W] are the normalised calibration images; `simulate` realises a
+    plan and returns its logits [judged, classes] on the last of them. A search that was stopped goes on from
+    the file `state`.
     """
-    reference = logits_of(vit, images).numpy()
+    every = logits_of(vit, images).numpy()
+    images, reference = images[-judged:], every[-judged:]
     shape = shape_of(vit)
     rungs = ladder(units_of(shape.blocks), Errors(effects, shape.blocks), Costs(shape, npu), budget_cycles)
     few = images[:FAKE_IMAGES]
@@ -73,7 +75,7 @@ def find_plan(
         rungs,
         fake=fake,
         simulate=lambda sixteen_bit: simulate(replace(plan, sixteen_bit=sixteen_bit)),
-        references={"fake": reference[: len(few)], "simulate": reference},
+        references={"fake": reference[: len(few)], "simulate": reference, "more": every},
         max_drop=max_drop,
         minutes=minutes,
         state=state,

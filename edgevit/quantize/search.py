@@ -25,8 +25,8 @@ from edgevit.quantize.units import Costs, Errors, Unit
 Logits = npt.NDArray[np.float32]
 Simulate = Callable[[tuple[str, ...]], Logits]
 
-# Changed predictions, in percent, that a target allows per point of accuracy: two in five of them may be losses.
-CHANGES_PER_POINT = 2.5
+# Changed predictions, in percent, that a target allows per point of accuracy: as if half of them were losses.
+CHANGES_PER_POINT = 2.0
 CONFIDENCE = 1.645  # one-sided 95 %
 RIVALS = 4  # classes next to the predicted one that may overtake it
 
@@ -61,24 +61,28 @@ class Drop:
         return self.least / max(max_drop, 1e-9)
 
 
-def drop_of(logits: Logits, reference: Logits) -> Drop:
-    """Compare an int8 model's logits [n, classes] with the float model's.
+def drop_of(logits: Logits, reference: Logits, more: Logits | None = None) -> Drop:
+    """Compare an int8 model's logits [n, classes] with the float model's on the same images.
 
     A hundred images show few changed predictions, by luck none. So every image's margins meet every image's
-    errors: of n x n pairs the share that would change is counted (a two-sample U-statistic), and the float
-    model's own probabilities stand for the labels: a change from class a to class b costs p(a) - p(b).
+    errors: the share of pairs that would change is counted (a two-sample U-statistic), and the float model's
+    own probabilities stand for the labels: a change from class a to class b costs p(a) - p(b). `more` are float
+    logits [m, classes] whose margins to use, of more images than were simulated.
     """
     ours, theirs = logits.astype(np.float64), reference.astype(np.float64)
-    log_p, log_q = log_softmax(theirs, axis=1), log_softmax(ours, axis=1)
-    p, rows = np.exp(log_p), np.arange(len(theirs))[:, None]
-    leading = np.argsort(-theirs, axis=1)[:, : RIVALS + 1]
-    top, rivals = leading[:, :1], leading[:, 1:]
-    margins = theirs[rows, top] - theirs[rows, rivals]
-    errors = ours[rows, top] - ours[rows, rivals] - margins
+    margins, worth, leading = leads(theirs if more is None else more.astype(np.float64))
+    if more is not None:
+        leading = leads(theirs)[2]
+    rows = np.arange(len(theirs))[:, None]
+    moved = ours - theirs
+    errors = moved[rows, leading[:, :1]] - moved[rows, leading[:, 1:]]
     remaining = margins[None] + errors[:, None]  # [errors of image, margins of image, rivals]
     change = remaining.min(2) < 0
-    costs = np.where(change, (p[rows, top] - p[rows, rivals])[rows.T, remaining.argmin(2)], 0.0)
-    spread = np.hypot(costs.mean(1).std(), costs.mean(0).std()) / np.sqrt(len(costs))
+    costs = np.where(change, worth[np.arange(len(worth)), remaining.argmin(2)], 0.0)
+    spread = np.hypot(
+        costs.mean(1).std() / np.sqrt(len(costs)), costs.mean(0).std() / np.sqrt(costs.shape[1])
+    )
+    log_p, log_q = log_softmax(theirs, axis=1), log_softmax(ours, axis=1)
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     return Drop(
         points=100 * float(costs.mean()),
@@ -86,9 +90,17 @@ def drop_of(logits: Logits, reference: Logits) -> Drop:
         changes=100 * float(change.mean()),
         agreement=float((ours.argmax(1) == theirs.argmax(1)).mean()),
         cosine=float(((ours * theirs).sum(1) / norms).mean()),
-        kl=float((p * (log_p - log_q)).sum(1).mean()),
+        kl=float((np.exp(log_p) * (log_p - log_q)).sum(1).mean()),
         images=len(theirs),
     )
+
+
+def leads(logits: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """How far the predicted class leads its rivals [n, rivals], in logits and probability, and which they are."""
+    leading, rows = np.argsort(-logits, axis=1)[:, : RIVALS + 1], np.arange(len(logits))[:, None]
+    found = logits[rows, leading], np.exp(log_softmax(logits, axis=1))[rows, leading]
+    lead, worth = (values[:, :1] - values[:, 1:] for values in found)
+    return lead, worth, leading
 
 
 @dataclass(frozen=True)
@@ -147,11 +159,13 @@ class Trials:
             if stored.get("key") == key:
                 self.done = stored["trials"]
 
-    def measure(self, how: str, rung: Rung, reference: Logits, run: Simulate) -> Drop:
+    def measure(
+        self, how: str, rung: Rung, reference: Logits, run: Simulate, more: Logits | None = None
+    ) -> Drop:
         """Measure a plan, or recall it."""
         name = f"{how}: {' '.join(rung.sixteen_bit)}"
         if name not in self.done:
-            drop = drop_of(run(rung.sixteen_bit), reference)
+            drop = drop_of(run(rung.sixteen_bit), reference, more)
             self.done[name] = {"how": how, "added": rung.added, "cycles": rung.cycles, **asdict(drop)}
             if self.path is not None:
                 state = json.dumps({"key": self.key, "trials": self.done}, indent=1)
@@ -175,18 +189,22 @@ def search(
     """The first rung whose simulation keeps the predictions within `max_drop` points.
 
     `fake` and `simulate` give logits of a plan by fake quantization and by the vendor's simulator, on images
-    whose float logits are `references["fake"]` and `references["simulate"]`. Stops after `minutes` with the
+    whose float logits are `references["fake"]` and `references["simulate"]`; those under "more", if any, lend
+    their margins. Stops after `minutes` with the
     best plan so far. Nothing is drawn at random: the same inputs give the same plan.
     """
     trials, deadline = Trials(state, key), time.monotonic() + 60 * minutes
+    more = references.get("more")
     rung = first_met(
-        rungs, lambda rung: trials.measure("fake", rung, references["fake"], fake), max_drop, deadline
+        rungs, lambda rung: trials.measure("fake", rung, references["fake"], fake, more), max_drop, deadline
     )
     measured: dict[int, Drop] = {}
     failed, met = -1, len(rungs)
     while True:
-        progress.advance(len(measured), 0, f"simulating {rungs[rung].words}")
-        measured[rung] = trials.measure("simulate", rungs[rung], references["simulate"], simulate)
+        progress.advance(
+            len(measured), 0, so_far(rungs[rung], [(rungs[n], drop) for n, drop in measured.items()])
+        )
+        measured[rung] = trials.measure("simulate", rungs[rung], references["simulate"], simulate, more)
         if measured[rung].meets(max_drop):
             met = rung
         else:
@@ -203,6 +221,15 @@ def search(
         sentence(rungs[best], measured[best], met < len(rungs), max_drop, following is None),
         tuple(trials.done.values()),
     )
+
+
+def so_far(rung: Rung, measured: list[tuple[Rung, Drop]]) -> str:
+    """What is tried and the best there was, for a line of progress."""
+    trying = f"simulating {len(rung.sixteen_bit)} tensors in 16 bits"
+    if not measured:
+        return trying
+    best, drop = min(measured, key=lambda pair: pair[1].least)
+    return f"{trying}; best so far: {len(best.sixteen_bit)} keep within {drop.least:.2f} points"
 
 
 def first_met(rungs: list[Rung], measure: Callable[[Rung], Drop], max_drop: float, deadline: float) -> int:
@@ -235,7 +262,8 @@ def sentence(rung: Rung, drop: Drop, met: bool, max_drop: float, exhausted: bool
         return f"target of {max_drop:g} points met: {outcome}"
     need = f"--max-drop {drop.least:.2f} is what this plan keeps"
     if not exhausted:
-        return f"target of {max_drop:g} points not met in the time given: {outcome}. Allow more --search-minutes; {need}"
+        missed = f"target of {max_drop:g} points not met in the time given"
+        return f"{missed}: {outcome}. Allow more --search-minutes; {need}"
     return (
         f"target of {max_drop:g} points not met by any plan: {outcome}. Use --precision float, or more calibration "
         f"images to tell smaller drops apart; {need}"

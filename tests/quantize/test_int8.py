@@ -89,7 +89,7 @@ def test_the_search_meets_its_target_in_its_own_simulation(
 
     effects = measured_effects(int8, inputs)
     planned = find_plan(
-        int8.module, int8.plan, effects, inputs, NPU, simulate=simulate, max_drop=20.0, minutes=1.0
+        int8.module, int8.plan, effects, inputs, NPU, judged=24, simulate=simulate, max_drop=20.0, minutes=1.0
     )
     assert planned.found.met
     assert planned.plan.sixteen_bit == planned.found.rung.sixteen_bit

@@ -14,6 +14,7 @@ import pytest
 
 from tests.bench.adb_device import Device
 
+TOOLS = "sh cat mkdir rm chmod ls sleep uname nproc grep tr cut df id tail".split()
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="no adb client (apt-get install adb)")
 
 
@@ -43,20 +44,7 @@ def attach(device: Device) -> str:
 def path_without_python(folder: Path) -> dict[str, str]:
     """An environment whose PATH has a shell's usual tools and no Python."""
     folder.mkdir()
-    for tool in (
-        "sh",
-        "cat",
-        "echo",
-        "mkdir",
-        "rm",
-        "chmod",
-        "ls",
-        "sleep",
-        "uname",
-        "nproc",
-        "grep",
-        "test",
-    ):
+    for tool in TOOLS:
         found = shutil.which(tool)
         if found:
             (folder / tool).symlink_to(found)

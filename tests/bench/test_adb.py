@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ import pytest
 
 from edgevit.bench import adb
 from edgevit.bench.benchmark_model import run_benchmark_model
+from edgevit.bench.probe import probe
 from edgevit.bench.transport import TransportError
 from tests.bench.adb_device import MODERN, Device
 from tests.bench.adb_server import adb_server, attach, needs_adb, path_without_python
@@ -227,3 +231,18 @@ def test_benchmark_model_runs_there_and_leaves_nothing(device: Device, tmp_path:
     found = run_benchmark_model(adb.connect(None), binary, artefact, [1, 2])
     assert found["latency"]["threads"]["2"]["p50"] == 2.781
     assert list(device.tmp.iterdir()) == []
+
+
+def test_a_board_is_probed_over_adb(device: Device) -> None:
+    facts = probe(adb.connect(None), python=sys.executable)
+    assert facts.where == f"adb:{device.serial}"
+    assert facts.kernel == platform.release()
+    assert facts.python == platform.python_version()
+    assert facts.modules["onnxruntime"] == importlib.metadata.version("onnxruntime")
+
+
+def test_a_board_without_python_is_probed_over_adb(server: None, tmp_path: Path) -> None:
+    attach(Device(tmp_path / "device", environment=path_without_python(tmp_path / "bin")))
+    facts = probe(adb.connect(None))
+    assert (facts.python, facts.modules) == (None, {})
+    assert facts.kernel == platform.release()

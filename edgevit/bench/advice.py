@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from edgevit.bench.probe import Facts
 from edgevit.schema import Board
+from edgevit.toolchains import environment
 
 RUNTIME_SITE = "https://github.com/airockchip/rknn-toolkit2"
 # airockchip/rknn-toolkit2 issue 378: with 0.9.6, toolkit 2.3 models with softmax fail ("failed to submit").
@@ -122,17 +123,23 @@ def rknn(facts: Facts) -> list[Missing]:
                 "Update the board vendor's image (rknpu 0.9.7 or later)",
             )
         )
-    if facts.npu_library is None:
-        found.append(
-            Missing(
-                "librknnrt.so",
-                "it runs .rknn artefacts",
-                f"Copy rknpu2/runtime/Linux/librknn_api/aarch64/librknnrt.so of {RUNTIME_SITE} to /usr/lib",
-            )
-        )
+    found += library(facts)
     if "rknn-toolkit-lite2" not in facts.modules:
         found.append(Missing("rknn-toolkit-lite2", "it runs .rknn artefacts", lite(facts)))
     return found
+
+
+def library(facts: Facts) -> list[Missing]:
+    """The runtime library, at least as new as the toolkit that makes the artefacts."""
+    toolkit = environment.title("rknn").split()[-1]
+    copy = f"Copy rknpu2/runtime/Linux/librknn_api/aarch64/librknnrt.so of {RUNTIME_SITE} to /usr/lib"
+    if facts.npu_library is None:
+        return [Missing("librknnrt.so", "it runs .rknn artefacts", copy)]
+    have = facts.npu_library_version
+    if have and version(have) < version(toolkit):
+        why = f"{have} is older than rknn-toolkit2 {toolkit}, which makes the artefacts: it may refuse or misread them"
+        return [Missing("a newer librknnrt.so", why, f"{copy}, if it has that release")]
+    return []
 
 
 def lite(facts: Facts) -> str:

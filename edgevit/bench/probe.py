@@ -92,6 +92,11 @@ class Facts:
         """Plain values for scripts."""
         return asdict(self)
 
+    def machine_json(self) -> dict[str, Any]:
+        """The part of a measurement that says what it was measured on."""
+        names = ("model", "cpu", "cores", "memory_mb", "kernel", "python")
+        return {name: getattr(self, name) for name in names}
+
 
 def probe(transport: Transport, *, python: str = "python3") -> Facts:
     """Look at a board. Raises TransportError if it can't be reached or its shell doesn't answer."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.bench.adb_device import Device
 
-TOOLS = "sh cat mkdir rm chmod ls sleep uname nproc grep tr cut df id tail".split()
+TOOLS = ("sh", "cat", "mkdir", "rm", "chmod", "ls", "sleep", "uname", "grep", "tr", "cut", "df", "id", "tail")
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="no adb client (apt-get install adb)")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from edgevit.bench import adb
-from edgevit.bench.benchmark_model import run_benchmark_model
+from edgevit.bench.benchmark_model import measured, run_benchmark_model, thread_counts
 from edgevit.bench.probe import probe
 from edgevit.bench.transport import TransportError
 from tests.bench.adb_device import MODERN, Device
@@ -222,15 +223,37 @@ def test_a_device_that_is_not_ready_says_what_to_do(
     assert str(caught.value).startswith(f"cannot use adb:0123: {why}")
 
 
-def test_benchmark_model_runs_there_and_leaves_nothing(device: Device, tmp_path: Path) -> None:
+def stand_in(tmp_path: Path) -> tuple[Path, Path]:
+    """A benchmark_model that says what a real one once said, and an artefact for it."""
     (tmp_path / "recorded").write_text(TFLITE_2024)
     binary = tmp_path / "benchmark_model"
     binary.write_text(f"#!/bin/sh\n[ -s \"${{1#--graph=}}\" ] || exit 1\ncat '{tmp_path}/recorded' >&2\n")
     artefact = tmp_path / "a b;c.tflite"
     artefact.write_bytes(b"TFL3")
-    found = run_benchmark_model(adb.connect(None), binary, artefact, [1, 2])
+    return binary, artefact
+
+
+def test_benchmark_model_runs_there_and_leaves_nothing(device: Device, tmp_path: Path) -> None:
+    found = run_benchmark_model(adb.connect(None), *stand_in(tmp_path), [1, 2])
     assert found["latency"]["threads"]["2"]["p50"] == 2.781
     assert list(device.tmp.iterdir()) == []
+
+
+def test_a_measurement_says_what_it_was_made_on(modern: Device, tmp_path: Path) -> None:
+    found = measured(adb.connect(None), *stand_in(tmp_path), target="android-arm64", precision="int8")
+    assert found["where"] == f"adb:{modern.serial}"
+    assert found["how"] == f"measured on {found['machine']['model']}"
+    assert found["artefact"] == "a b;c.tflite"
+    assert list(found["latency"]["threads"]) == [str(n) for n in thread_counts(found["machine"]["cores"])]
+    assert found["clocks"]["pinned"] is False
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("cores", "counts"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
+)
+def test_threads_double_up_to_the_cores(cores: int, counts: list[int]) -> None:
+    assert thread_counts(cores) == counts
 
 
 def test_a_board_is_probed_over_adb(device: Device) -> None:

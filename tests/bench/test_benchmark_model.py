@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.bench import benchmark_model
+from edgevit.bench import benchmark_model, benchmark_output
 from edgevit.bench.transport import Completed, TransportError
 from tests.bench import recorded_outputs as recorded
 
@@ -56,7 +56,7 @@ def test_times_of_every_generation_are_read_in_milliseconds(
     p50: float | None,
     p95: float | None,
 ) -> None:
-    timing = benchmark_model.parse(text)
+    timing = benchmark_output.parse(text)
     assert timing.n == n
     assert [timing.mean, timing.min, timing.load_ms, timing.first_ms] == pytest.approx(
         [mean, best, load, first]
@@ -65,22 +65,22 @@ def test_times_of_every_generation_are_read_in_milliseconds(
 
 
 def test_memory_and_delegate_are_read_where_they_are_printed() -> None:
-    timing = benchmark_model.parse(recorded.TFLITE_2023)
+    timing = benchmark_output.parse(recorded.TFLITE_2023)
     assert (timing.peak_mb, timing.delegate, timing.partitions) == (93.2383, "TfLiteXNNPackDelegate", 1)
     assert (timing.delegated_ops, timing.ops) == (58, 58)
-    assert benchmark_model.parse(recorded.TFLITE_2024).memory_delta_mb == 40.8281
-    assert benchmark_model.parse(recorded.LITERT_2026).memory_delta_mb == 6391.74
-    assert benchmark_model.parse(recorded.LITERT_2026).peak_mb is None
+    assert benchmark_output.parse(recorded.TFLITE_2024).memory_delta_mb == 40.8281
+    assert benchmark_output.parse(recorded.LITERT_2026).memory_delta_mb == 6391.74
+    assert benchmark_output.parse(recorded.LITERT_2026).peak_mb is None
 
 
 def test_the_last_line_of_counts_is_the_measurement_not_the_warm_up() -> None:
-    assert benchmark_model.parse(recorded.TFLITE_2024).max == 20.356
+    assert benchmark_output.parse(recorded.TFLITE_2024).max == 20.356
 
 
 def test_output_cut_off_before_the_summary_is_refused() -> None:
     cut = recorded.TFLITE_2024[: recorded.TFLITE_2024.index("INFO: Inference timings")]
     with pytest.raises(TransportError, match="benchmark_model gave no result: "):
-        benchmark_model.parse(cut)
+        benchmark_output.parse(cut)
 
 
 def test_a_run_measures_each_number_of_threads_and_leaves_nothing(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def test_a_ready_board_lacks_nothing() -> None:
     facts = facts_of(
         npu_driver="0.9.8",
         npu_library="/usr/lib/librknnrt.so",
+        npu_library_version="2.5.0",
         modules={"rknn-toolkit-lite2": "2.5.0", "ai-edge-litert": "2.3.0", "onnxruntime": "1.20.0"},
     )
     assert advice.missing(facts, boards("rk3588", "tflite", "onnx")) == []
@@ -221,3 +222,11 @@ def test_a_phone_is_pointed_to_benchmark_model() -> None:
 def test_a_32_bit_system_on_a_64_bit_board_is_named() -> None:
     whats = [lack.what for lack in advice.missing(facts_of(bits=32), boards("tflite"))]
     assert "a 64-bit system" in whats
+
+
+def test_a_library_older_than_the_toolkit_is_named() -> None:
+    facts = facts_of(npu_driver="0.9.8", npu_library="/usr/lib/librknnrt.so", npu_library_version="2.3.2")
+    [lack] = [each for each in advice.missing(facts, boards("rk3588")) if "librknnrt" in each.what]
+    assert lack.why == (
+        "2.3.2 is older than rknn-toolkit2 2.5.0, which makes the artefacts: it may refuse or misread them"
+    )

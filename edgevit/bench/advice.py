@@ -137,7 +137,7 @@ def library(facts: Facts) -> list[Missing]:
         return [Missing("librknnrt.so", "it runs .rknn artefacts", copy)]
     have = facts.npu_library_version
     if have and version(have) < version(toolkit):
-        why = f"rknn-toolkit2 {toolkit}, which makes the artefacts, is newer than {have}: it may refuse or misread them"
+        why = f"{have} is older than the toolkit of the artefacts ({toolkit}): it may refuse or misread them"
         return [Missing("a newer librknnrt.so", why, f"{copy}, if it has that release")]
     return []
 

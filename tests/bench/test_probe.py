@@ -228,5 +228,5 @@ def test_a_library_older_than_the_toolkit_is_named() -> None:
     facts = facts_of(npu_driver="0.9.8", npu_library="/usr/lib/librknnrt.so", npu_library_version="2.3.2")
     [lack] = [each for each in advice.missing(facts, boards("rk3588")) if "librknnrt" in each.what]
     assert lack.why == (
-        "rknn-toolkit2 2.5.0, which makes the artefacts, is newer than 2.3.2: it may refuse or misread them"
+        "2.3.2 is older than the toolkit of the artefacts (2.5.0): it may refuse or misread them"
     )

@@ -9,7 +9,7 @@ from edgevit.report import changes, tensors
 from edgevit.report.boards import bench, loss
 from edgevit.report.content import Artefact
 from edgevit.report.sections import Bench, Gain, Latency, Loss, Placement
-from edgevit.report.text import clean, count, lines, megabytes, milliseconds, number, pairs, whole
+from edgevit.report.text import clean, count, lines, megabytes, milliseconds, number, pairs, two_digits, whole
 from edgevit.report.verdict import verdict
 from edgevit.runs import RunFiles, as_dict, export_of, step_of
 
@@ -152,8 +152,8 @@ def gains(
             note = f"median of {each.fastest.n} runs{threads}; {each.clocks}"
             found.append(Gain(milliseconds(each.fastest.p50), note, each.how))
     if latency is not None:
-        interval = f"{latency.low:.1f} to {latency.high:.1f} ms an image on one core"
-        found.append(Gain(f"\u2248 {latency.ms:.0f} ms", interval, latency.label))
+        interval = f"{two_digits(latency.low)} to {two_digits(latency.high)} ms an image on one core"
+        found.append(Gain(f"\u2248 {two_digits(latency.ms)} ms", interval, latency.label))
     size, parameters = whole(result.get("bytes")), number(run.manifest["model"].get("parameters"))
     if size:
         original = FLOAT_BYTES * (parameters or 0)

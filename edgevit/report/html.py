@@ -11,7 +11,7 @@ from markupsafe import Markup
 from edgevit.report import charts
 from edgevit.report.content import Report
 from edgevit.report.sections import Heat, LayerBar, Placement, Verdict
-from edgevit.report.text import megabytes
+from edgevit.report.text import megabytes, points, two_digits
 from edgevit.report.verdict import tenths
 
 FOLDER = Path(__file__).parent
@@ -48,7 +48,10 @@ def render(report: Report) -> str:
         megabytes=megabytes,
         tenths=tenths,
         shade=shade,
-        thousandths=thousandths,
+        scaled=scaled,
+        unit_of=unit_of,
+        two_digits=two_digits,
+        limit_points=points,
         costliest=costliest,
         legend=LEGEND,
     )
@@ -76,12 +79,18 @@ def shade(value: float, heat: Heat) -> str:
     return f"{0.85 * math.sqrt(share):.3f}"
 
 
-def thousandths(value: float) -> str:
-    """A KL in thousandths of a nat, as short as a cell allows; nothing where it rounds to nothing."""
-    scaled = 1000 * value
-    if abs(scaled) < 0.005:
+def unit_of(heat: Heat) -> tuple[float, str]:
+    """What a heat map's numbers are multiplied by, and what that makes them: few digits, whatever the size."""
+    largest = max((value for _, value in heat.worst), default=0.0)
+    return (1e3, "thousandths") if largest >= 5e-4 else (1e6, "millionths")
+
+
+def scaled(value: float, heat: Heat) -> str:
+    """A KL in the heat map's unit, as short as a cell allows; 0 where it rounds to nothing."""
+    number = unit_of(heat)[0] * value
+    if abs(number) < 0.005:
         return "0"
-    return f"{scaled:.2f}" if abs(scaled) < 10 else f"{scaled:.0f}"
+    return f"{number:.2f}" if abs(number) < 10 else f"{number:.0f}"
 
 
 def costliest(placement: Placement) -> list[LayerBar]:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from edgevit.report.content import Artefact, Pareto, Report, Run
-from edgevit.report.html import capitalize_first, thousandths, word
+from edgevit.report.html import capitalize_first, scaled, unit_of, word
 from edgevit.report.sections import Bench, Loss
-from edgevit.report.text import megabytes
+from edgevit.report.text import megabytes, points, two_digits
 from edgevit.report.verdict import tenths
 
 SPECIAL = re.compile(r"([\\`*_\[\]|~])")
@@ -50,7 +50,7 @@ def verdicts(report: Report) -> list[str]:
             name = each.title if len(report.runs) == 1 else f"{run.name}: {each.title}"
             bought = "; ".join(f"{gain.value} ({gain.note}; {gain.how})" for gain in each.gains)
             rows.append((name, word(each.verdict), lost(each.loss), bought))
-            limit = f"The limit of {each.verdict.limit:g} points is {each.verdict.limit_from}."
+            limit = f"The limit of {points(each.verdict.limit)} is {each.verdict.limit_from}."
             reasons.append(
                 f"- **{escape(name)}: {word(each.verdict)}.** {escape(capitalize_first(each.verdict.because))}. "
                 + escape(limit)
@@ -125,8 +125,8 @@ def tensors(each: Artefact) -> Iterator[str]:
     if each.massive:
         yield from ("### Massive activations", "", f"{escape(capitalize_first(each.massive))}.", "")
     if each.heat is not None:
-        yield from ("### Error that int8 causes, by tensor (KL, thousandths of a nat)", "")
-        rows = [(name, thousandths(value)) for name, value in each.heat.worst[:SHOWN_TENSORS]]
+        yield from (f"### Error that int8 causes, by tensor (KL, {unit_of(each.heat)[1]} of a nat)", "")
+        rows = [(name, scaled(value, each.heat)) for name, value in each.heat.worst[:SHOWN_TENSORS]]
         yield from table(("tensor", "KL"), rows)
     plan = each.precision_plan
     if plan is not None:
@@ -150,7 +150,9 @@ def speed(each: Artefact) -> Iterator[str]:
         yield from ("### Latency", "")
     if each.latency is not None:
         parts = ", ".join(f"{name} {ms:.2f}" for name, ms in each.latency.parts)
-        interval = f"{each.latency.low:.1f} to {each.latency.high:.1f} ms an image on one core"
+        interval = (
+            f"{two_digits(each.latency.low)} to {two_digits(each.latency.high)} ms an image on one core"
+        )
         yield from (escape(f"{interval} ({each.latency.label}; parts in ms: {parts})"), "")
     for bench in each.benches:
         yield from measurement(bench)

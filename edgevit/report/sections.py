@@ -208,12 +208,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Trial:
-    """A precision plan that was tried: what it costs in `unit`, what it loses."""
+    """A precision plan that was tried: what it costs in `unit`, what it is expected to lose, 95 % below `upper`."""
 
     label: str
     cost: float | None
     unit: str
     drop: float | None
+    upper: float | None
     agreement: float | None
     how: str
     accepted: bool

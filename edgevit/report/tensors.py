@@ -11,12 +11,14 @@ from edgevit.placement.layers import BORDER_OPS
 from edgevit.placement.layers import Placement as Compiled
 from edgevit.report.sections import Delegate, Heat, Latency, LayerBar, Placement, Precision, Trial
 from edgevit.report.text import clean, lines, number, required, whole
+from edgevit.runs import as_dict
 from edgevit.schema import Board
 
 BLOCK = re.compile(r"blocks\.(\d+)\.([\w.]+)")
 MOST_BLOCKS = 200
 WORST = 6
 CYCLES_HOW = "vendor compiler estimate"
+HOW = {"simulate": "vendor simulator", "fake": "edgevit estimate"}
 
 
 def heat(diagnosis: dict[str, Any]) -> Heat | None:
@@ -119,18 +121,17 @@ def latency(values: object) -> Latency | None:
 
 def precision(result: dict[str, Any], step: dict[str, Any], export: dict[str, Any]) -> Precision:
     """Which tensors stay in 16 bits, what made the model fit int8, which plans were tried."""
-    asked = (step.get("inputs") or {}).get("plan")
-    plan = {**(asked if isinstance(asked, dict) else {}), **(result.get("plan") or {})}
-    search = result.get("search") if isinstance(result.get("search"), dict) else {}
-    diagnosis = result.get("diagnosis") if isinstance(result.get("diagnosis"), dict) else {}
-    int8 = (export.get("metrics") or {}).get("int8") or {}
-    conditioning = (diagnosis or {}).get("conditioning") or int8.get("conditioning") or []
+    plan = as_dict(as_dict(step.get("inputs")).get("plan")) | as_dict(result.get("plan"))
+    search, diagnosis = as_dict(result.get("search")), as_dict(result.get("diagnosis"))
+    int8 = as_dict(as_dict(export.get("metrics")).get("int8"))
+    conditioning = diagnosis.get("conditioning") or int8.get("conditioning") or []
+    chosen = as_dict(search.get("chosen"))
     return Precision(
         words=in_words(str(result.get("precision")), plan),
         sixteen_bit=tuple(clean(name, 80) for name in plan.get("sixteen_bit") or ()),
         conditioning=tuple(conditioned(each) for each in conditioning if isinstance(each, dict)),
-        sentence=clean((search or {}).get("sentence"), 600) or None,
-        trials=tuple(trial(each) for each in (search or {}).get("tried") or () if isinstance(each, dict)),
+        sentence=clean(search.get("sentence"), 600) or None,
+        trials=tuple(trial(each, chosen) for each in search.get("tried") or () if isinstance(each, dict)),
     )
 
 
@@ -152,19 +153,22 @@ def conditioned(values: dict[str, Any]) -> tuple[str, str]:
     kept = values.get("kept")
     moved = "" if before is None or after is None else f"KL {before:.4f} to {after:.4f}"
     state = "" if kept is None else ("kept" if kept else "not kept")
-    name = values.get("step") or values.get("name")
-    return clean(name, 200), ", ".join(part for part in (state, moved) if part)
+    said = [clean(values.get(name), 200) for name in ("step", "name", "what") if values.get(name)]
+    return ": ".join(said), ", ".join(part for part in (state, moved) if part)
 
 
-def trial(values: dict[str, Any]) -> Trial:
-    """One plan that the search measured."""
+def trial(values: dict[str, Any], chosen: dict[str, Any]) -> Trial:
+    """One plan that the search measured; cycles are those beyond everything int8."""
     cycles, ms = number(values.get("cycles")), number(values.get("latency_ms"))
+    added, points = clean(values.get("added"), 100), number(values.get("drop_points"))
+    same = values.get("how") == "simulate" and values.get("cycles") == chosen.get("cycles")
     return Trial(
-        label=clean(values.get("label"), 120),
+        label=clean(values.get("label"), 120) or (f"up to {added}" if added else "everything int8"),
         cost=ms if ms is not None else cycles,
-        unit="ms" if ms is not None else "cycles",
-        drop=number(values.get("drop_points")),
+        unit="ms" if ms is not None else "cycles more",
+        drop=points if points is not None else number(values.get("points")),
+        upper=number(values.get("upper")),
         agreement=number(values.get("agreement")),
-        how=clean(values.get("how"), 80),
-        accepted=bool(values.get("accepted")),
+        how=HOW.get(str(values.get("how")), clean(values.get("how"), 80)),
+        accepted=bool(values.get("accepted")) or (bool(chosen) and same),
     )

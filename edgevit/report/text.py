@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 LONGEST = 240
+MOST_LINES = 12
 
 
 def clean(value: object, longest: int = LONGEST) -> str:
@@ -44,10 +45,22 @@ def megabytes(size: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Milliseconds to three digits."""
+    """Measured milliseconds to three digits."""
     if value >= 100:
         return f"{value:.0f} ms"
     return f"{value:.1f} ms" if value >= 10 else f"{value:.2f} ms"
+
+
+def two_digits(value: float) -> str:
+    """An estimate to two digits."""
+    if value >= 10:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def points(value: float) -> str:
+    """A limit in percentage points, in words."""
+    return f"{value:g} point{'' if value == 1 else 's'}"
 
 
 def count(value: float) -> str:
@@ -65,7 +78,10 @@ def pairs(values: object) -> tuple[tuple[str, str], ...]:
 
 
 def lines(values: object) -> tuple[str, ...]:
-    """A list's items as clean strings, each once; nothing for anything else."""
+    """A list's items as clean strings, each once, the first of many; nothing for anything else."""
     if not isinstance(values, list | tuple):
         return ()
-    return tuple(dict.fromkeys(clean(value, 600) for value in values if value))
+    found = tuple(dict.fromkeys(clean(value, 600) for value in values if value))
+    if len(found) <= MOST_LINES:
+        return found
+    return (*found[:MOST_LINES], f"and {len(found) - MOST_LINES} more, in manifest.json")

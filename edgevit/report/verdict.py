@@ -25,10 +25,7 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
         return unlabelled(loss, limit, origin)
     seen = f"between {tenths(loss.low)} and {tenths(loss.high)} points"
     if gate == "missed":
-        why = (
-            f"it lost {tenths(loss.drop)} points on {loss.n} images ({loss.how}); --max-drop allows {limit:g}"
-        )
-        return Verdict("no", why, limit, origin)
+        return Verdict("no", missed(loss, limit), limit, origin)
     if loss.high <= limit:
         why = f"the loss is {seen} (95 %, n = {loss.n}, {loss.how}), within the limit of {limit:g}"
         return Verdict("yes", why, limit, origin)
@@ -36,6 +33,14 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
         why = f"the loss is {seen} (95 %, n = {loss.n}, {loss.how}), above the limit of {limit:g}"
         return Verdict("no", why, limit, origin)
     return undecided(loss, limit, origin, seen, gate)
+
+
+def missed(loss: Loss, limit: float) -> str:
+    """Why a gate was missed: by the loss, or by the search for a precision plan on the calibration images."""
+    lost = f"it lost {tenths(loss.drop or 0.0)} points on {loss.n} images ({loss.how})"
+    if (loss.drop or 0.0) > limit:
+        return f"{lost}; --max-drop allows {limit:g}"
+    return f"{lost}, but on the calibration images no precision plan was proved within --max-drop {limit:g}"
 
 
 def undecided(loss: Loss, limit: float, origin: str, seen: str, gate: str | None) -> Verdict:

@@ -52,6 +52,15 @@ def test_a_missed_gate_is_a_no_even_if_the_interval_reaches_the_limit() -> None:
     assert answer.limit_from == "yours, from --max-drop"
 
 
+def test_a_gate_missed_by_the_search_says_so() -> None:
+    answer = verdict(measured(0, 0, 200), 1.0, "missed")
+    assert answer.answer == "no"
+    assert answer.because == (
+        "it lost 0.0 points on 200 images (vendor simulator), but on the calibration images no precision plan "
+        "was proved within --max-drop 1"
+    )
+
+
 def test_a_gate_met_by_too_few_images_is_not_a_yes() -> None:
     answer = verdict(measured(1, 0, 200), 1.0, "met")
     assert answer.answer == "can't tell"

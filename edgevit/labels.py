@@ -29,14 +29,17 @@ def read_labels(name: str) -> tuple[str, ...]:
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """ImageNet-1k's class names in class order: the first of each synset's, all where two classes share it."""
+    """ImageNet-1k's class names in class order: the first of each synset's, more where two classes share it."""
     from edgevit import torch_setup  # noqa: F401
 
     from timm.data.imagenet_info import ImageNetInfo  # isort: skip
 
     full = list(ImageNetInfo(IMAGENET).label_descriptions())  # type: ignore[no-untyped-call]
     first = [name.partition(", ")[0] for name in full]
-    return tuple(one if first.count(one) == 1 else name for one, name in zip(first, full, strict=True))
+    longer = [one if first.count(one) == 1 else name for one, name in zip(first, full, strict=True)]
+    return tuple(
+        name if longer.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(longer)
+    )
 
 
 def fitting(names: tuple[str, ...], num_classes: object) -> tuple[str, ...]:

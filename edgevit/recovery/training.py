@@ -13,7 +13,7 @@ from torch import nn
 
 from edgevit.progress import Progress
 from edgevit.recovery import checkpoint as checkpoints
-from edgevit.recovery.loss import distillation_loss, mixed_precision, states_and_logits
+from edgevit.recovery.loss import Grids, distillation_loss, mixed_precision, states_and_logits
 from edgevit.recovery.views import at_size, random_views
 from edgevit.surgery.steps import closeness, logits_of
 
@@ -53,6 +53,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.student), lr=LEARNING_RATE, betas=(0.9, 0.99)
         )
+        self.grids = Grids.of(self.student, self.teacher)
         self.generator = torch.Generator().manual_seed(seed)
         self.train_images = images.train.to(self.device)
         with torch.no_grad():
@@ -182,7 +183,7 @@ def step(run: Run) -> None:
         with torch.no_grad():
             wanted, targets = states_and_logits(run.teacher, theirs)
         found, logits = states_and_logits(run.student, ours)
-    loss = distillation_loss(logits, targets, found, wanted)
+    loss = distillation_loss(logits, targets, found, wanted, run.grids)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(run.student.parameters(), 1.0)

@@ -17,6 +17,7 @@ from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
 from edgevit.progress import Quiet
 from edgevit.recovery import recover
+from edgevit.recovery.loss import Grids, relative_error
 from edgevit.recovery.training import learning_rate
 from edgevit.recovery.views import at_size, random_views
 from edgevit.surgery.heads import prune_heads
@@ -198,3 +199,23 @@ def test_the_learning_rate_rises_then_falls() -> None:
     rates = [learning_rate(step / 100) for step in range(101)]
     assert rates.index(max(rates)) == 10
     assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[100] < 0.02 * max(rates)
+
+
+def test_tokens_of_different_grids_are_compared_cell_by_cell() -> None:
+    small, large = teacher(img_size=(64, 96)), teacher(img_size=(96, 96))
+    grids = Grids.of(small, large)
+    pooled = [
+        grids.comparable(torch.full((2, 1 + grid[0] * grid[1], 24), 3.0), grid)
+        for grid in (grids.ours, grids.theirs)
+    ]
+    assert pooled[0].shape == pooled[1].shape == (2, 1 + 2 * 3, 24)
+    assert float(relative_error(pooled[0], pooled[1])) == 0
+    rising = torch.arange(36.0).reshape(1, 36, 1).expand(2, 36, 24)
+    cells = grids.comparable(torch.cat([torch.zeros(2, 1, 24), rising], dim=1), (6, 6))
+    assert cells[0, 1:, 0].tolist() == sorted(cells[0, 1:, 0].tolist())
+
+
+def test_equal_grids_are_compared_token_by_token() -> None:
+    model = teacher()
+    tokens = torch.randn(2, 5, 24)
+    assert Grids.of(model, model).comparable(tokens, (2, 2)) is tokens

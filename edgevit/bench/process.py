@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO
 
 from edgevit.bench.transport import Completed, TransportError
 
 LAST_WORDS_SECONDS = 5.0
+TIED = Path(__file__).with_name("tied.py")
 
 
 def converse(
@@ -21,9 +25,12 @@ def converse(
     stdin: str,
     on_line: Callable[[str], None],
 ) -> Completed:
-    """Run a program with `stdin`, pass its lines on as they come. Raises TransportError after `timeout_s`."""
+    """Run a program with `stdin`, pass its lines on as they come; it ends with edgevit, however that ends.
+
+    Raises TransportError after `timeout_s` seconds.
+    """
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-I", "-S", str(TIED), str(os.getpid()), *command],
         stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

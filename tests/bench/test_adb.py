@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,14 @@ def modern(server: None, tmp_path: Path) -> Iterator[Device]:
     attach(made)
     yield made
     made.vanish()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited 10 s")
 
 
 def wait_until_gone(process: subprocess.Popen[bytes]) -> None:
@@ -166,6 +174,15 @@ def test_a_command_that_hangs_is_ended_on_both_sides(device: Device) -> None:
         f"sleep on adb:{device.serial} did not finish: 1 s passed. "
         "Check the board's load, then run the command again."
     )
+    wait_until_gone(device.processes[-1])
+
+
+def test_killing_edgevit_ends_what_ran_on_the_device(device: Device) -> None:
+    script = "from edgevit.bench import adb; adb.connect(None).run(['sleep', '60'], timeout_s=90)"
+    edgevit = subprocess.Popen([sys.executable, "-c", script])
+    wait_for(lambda: any("sleep" in command for command in device.commands))
+    edgevit.kill()
+    edgevit.wait()
     wait_until_gone(device.processes[-1])
 
 

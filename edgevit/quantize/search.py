@@ -25,9 +25,10 @@ from edgevit.quantize.units import Costs, Errors, Unit
 Logits = npt.NDArray[np.float32]
 Simulate = Callable[[tuple[str, ...]], Logits]
 
-# Changed predictions, in percent, that a target allows per point of accuracy: as if half of them were losses.
-CHANGES_PER_POINT = 2.0
+# Changed predictions, in percent, that a target allows per point of accuracy: as if a third were net losses.
+CHANGES_PER_POINT = 3.0
 CONFIDENCE = 1.645  # one-sided 95 %
+FIRST_STEP = 4  # rungs
 RIVALS = 4  # classes next to the predicted one that may overtake it
 
 
@@ -209,7 +210,7 @@ def search(
             met = rung
         else:
             failed = max(failed, rung)
-        following = next_rung(failed, met, len(rungs), measured[rung].shortfall(max_drop))
+        following = next_rung(failed, met, len(rungs), measured[rung].shortfall(max_drop), len(measured))
         if following is None or following in measured or time.monotonic() > deadline:
             break
         rung = following
@@ -244,12 +245,17 @@ def first_met(rungs: list[Rung], measure: Callable[[Rung], Drop], max_drop: floa
     return high
 
 
-def next_rung(failed: int, met: int, count: int, shortfall: float) -> int | None:
-    """Where to go on between the highest rung that failed and the lowest that met; None when they touch."""
+def next_rung(failed: int, met: int, count: int, shortfall: float, measured: int) -> int | None:
+    """Where to go on between the highest rung that failed and the lowest that met; None when they touch.
+
+    Estimates come close, so steps back from a rung that met start small and double.
+    """
     if met == count:
         climbed = failed + max(1, round((count - failed) * min(0.5, 0.1 * shortfall)))
         return min(climbed, count - 1) if failed < count - 1 else None
-    return (failed + met) // 2 if met - failed > 1 else None
+    if met - failed <= 1:
+        return None
+    return max((failed + met) // 2, met - FIRST_STEP * 2**measured // 2)
 
 
 def sentence(rung: Rung, drop: Drop, met: bool, max_drop: float, exhausted: bool) -> str:

@@ -48,18 +48,20 @@ def build(
     logits: str | None = None,
     disable_rules: list[str] | None = None,
     config: Values | None = None,
+    options: Values | None = None,
 ) -> Values:
     """Compile an ONNX file to a .rknn that takes uint8 [1, height, width, channels]; simulate it if asked.
 
     `mean` and `std` are per channel in 0..255; the ONNX takes float32 [1, channels, height, width] normalised
     with them. `calibration` and `evaluate` are .npy files of pixels, uint8 [n, height, width, channels];
-    `logits` is written as float32 [n, classes]. The simulator only works in the session that built.
+    `logits` is written as float32 [n, classes]. The simulator only works in the session that built. `options`
+    are passed to the toolkit's build.
     """
     with Session(target, mean, std, algorithm, disable_rules, config) as rknn:
         load(rknn, model)
         step("build")
         dataset = write_dataset(calibration, rows_of(model)) if quantize and calibration else None
-        check(rknn.build(do_quantization=quantize, dataset=dataset), "build")
+        check(rknn.build(do_quantization=quantize, dataset=dataset, **(options or {})), "build")
         return finish(rknn, artefact, evaluate, logits)
 
 

@@ -147,10 +147,10 @@ def gains(
     """What the conversion bought: speed first, then size, then work."""
     found = []
     for each in benches:
-        if each.fastest is not None:
-            threads = "" if each.fastest.threads in ("", "npu") else f", {each.fastest.threads} threads"
-            note = f"median of {each.fastest.n} runs{threads}; {each.clocks}"
-            found.append(Gain(milliseconds(each.fastest.p50), note, each.how))
+        best = each.fastest
+        if best is not None:
+            note = f"{best.word} of {best.n} runs, {best.setting}; {each.clocks}"
+            found.append(Gain(milliseconds(best.typical), note, each.how))
     if latency is not None:
         interval = f"{two_digits(latency.low)} to {two_digits(latency.high)} ms an image on one core"
         found.append(Gain(f"\u2248 {two_digits(latency.ms)} ms", interval, latency.label))

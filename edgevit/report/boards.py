@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgevit.report.sections import Bench, Loss, Threads
+from edgevit.report.sections import Bench, Loss, Timing
 from edgevit.report.text import clean, lines, number, pairs, required, whole
 
 MOST_SAMPLES = 2000
@@ -40,15 +40,21 @@ def loss(accuracy: object, how: str) -> Loss | None:
 def bench(values: dict[str, Any]) -> Bench:
     """One measurement. Raises LookupError or the like when damaged."""
     latency = values.get("latency") or {}
-    threads = latency.get("threads") or {}
+    threads = {setting_of(name): each for name, each in (latency.get("threads") or {}).items()}
+    masks = values.get("core_masks")
+    cores = {f"NPU cores {clean(name, 20)}": each for name, each in (masks or {}).items()}
     how = clean(values.get("how"), 120) or "unlabelled"
     return Bench(
         artefact=clean(values.get("artefact")),
         where=clean(values.get("where"), 120),
         how=how,
         machine=machine(values.get("machine")),
-        best=clean(latency.get("best"), 20),
-        sweep=tuple(sweep(name, each) for name, each in threads.items() if isinstance(each, dict)),
+        best=setting_of(latency.get("best")),
+        sweep=tuple(
+            timing(name, each)
+            for name, each in (*threads.items(), *cores.items())
+            if isinstance(each, dict) and number(each.get("mean", each.get("p50"))) is not None
+        ),
         first_ms=number(values.get("first_ms")),
         load_ms=number(values.get("load_ms")),
         peak_rss_mb=number(values.get("peak_rss_mb")),
@@ -61,17 +67,23 @@ def bench(values: dict[str, Any]) -> Bench:
     )
 
 
-def sweep(name: object, values: dict[str, Any]) -> Threads:
-    """One thread count's latencies in milliseconds."""
+def setting_of(threads: object) -> str:
+    """A thread count in words."""
+    name = clean(threads, 20)
+    return f"{name} thread{'' if name == '1' else 's'}" if name else ""
+
+
+def timing(setting: str, values: dict[str, Any]) -> Timing:
+    """One setting's latencies in milliseconds."""
     samples = values.get("samples_ms") or ()
     known = (number(each) for each in samples[:MOST_SAMPLES])
-    return Threads(
-        threads=clean(name, 20),
+    return Timing(
+        setting=setting,
         n=whole(values.get("n")),
-        p50=required(values, "p50"),
-        p90=required(values, "p90"),
-        p99=required(values, "p99"),
-        mean=required(values, "mean"),
+        p50=number(values.get("p50")),
+        p90=number(values.get("p90")),
+        p99=number(values.get("p99")),
+        mean=number(values.get("mean")),
         throughput=number(values.get("throughput")),
         samples=tuple(each for each in known if each is not None),
     )

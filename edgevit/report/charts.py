@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from edgevit.report.content import Pareto, Stage
-from edgevit.report.sections import LayerBar, Threads, Verdict
+from edgevit.report.sections import LayerBar, Timing, Verdict
 
 BINS = 48
 HAIR = 0.05  # percent of the width below which a layer is not drawn
@@ -171,12 +171,12 @@ def stack(parts: Sequence[tuple[str, float]]) -> Markup:
     return picture(22, "parts of the latency", drawn, "chart strip")
 
 
-def histogram(sweep: Threads) -> Markup | None:
+def histogram(timing: Timing) -> Markup | None:
     """How the latencies are spread, with the percentiles; None with too few samples."""
-    if len(sweep.samples) < 10:
+    if len(timing.samples) < 10:
         return None
-    ordered = sorted(sweep.samples)
-    axis = around([ordered[0], ordered[int(0.995 * (len(ordered) - 1))], sweep.p99], 0.04)
+    ordered = sorted(timing.samples)
+    axis = around([ordered[0], ordered[int(0.995 * (len(ordered) - 1))]], 0.04)
     counts = [0] * BINS
     for value in ordered:
         counts[min(BINS - 1, int(axis.at(value) / 100 * BINS))] += 1
@@ -187,8 +187,10 @@ def histogram(sweep: Threads) -> Markup | None:
         for index, each in enumerate(counts)
         if each
     ]  # fmt: skip
-    for name, value in (("p50", sweep.p50), ("p90", sweep.p90), ("p99", sweep.p99)):
-        x = percent(axis.at(value))
+    for name, mark in (("p50", timing.p50), ("p90", timing.p90), ("p99", timing.p99)):
+        if mark is None:
+            continue
+        x = percent(axis.at(mark))
         parts += [
             tag("line", x1=x, x2=x, y1=13, y2=90, class_="limit"),
             tag("text", name, x=x, y=10, class_="tick", text_anchor="middle"),
@@ -205,7 +207,7 @@ def histogram(sweep: Threads) -> Markup | None:
         for value in ticks(axis)
         if 4 < axis.at(value) < 94
     ]
-    return picture(108, f"latencies of {sweep.n} runs", parts)
+    return picture(108, f"latencies of {timing.n} runs", parts)
 
 
 def scatter(plot: Pareto) -> Markup:

@@ -49,6 +49,7 @@ def render(report: Report) -> str:
         tenths=tenths,
         shade=shade,
         scaled=scaled,
+        decimals=decimals,
         unit_of=unit_of,
         two_digits=two_digits,
         limit_points=points,
@@ -77,6 +78,11 @@ def shade(value: float, heat: Heat) -> str:
     largest = max((each for row in heat.cells for each in row if each is not None), default=0.0)
     share = max(0.0, value) / largest if largest > 0 else 0.0
     return f"{0.85 * math.sqrt(share):.3f}"
+
+
+def decimals(value: float | None) -> str:
+    """Milliseconds in a cell, empty where a tool doesn't tell them."""
+    return "" if value is None else f"{value:.2f}"
 
 
 def unit_of(heat: Heat) -> tuple[float, str]:

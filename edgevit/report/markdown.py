@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from edgevit.report.content import Artefact, Pareto, Report, Run
-from edgevit.report.html import capitalize_first, scaled, unit_of, word
+from edgevit.report.html import capitalize_first, decimals, scaled, unit_of, word
 from edgevit.report.sections import Bench, Loss
 from edgevit.report.text import megabytes, points, two_digits
 from edgevit.report.verdict import tenths
@@ -160,10 +160,13 @@ def speed(each: Artefact) -> Iterator[str]:
 
 def measurement(bench: Bench) -> list[str]:
     """One bench file."""
-    rows = [(row.threads, row.n, *(f"{ms:.2f}" for ms in (row.p50, row.p90, row.p99))) for row in bench.sweep]
+    rows = [
+        (row.setting, row.n, *(decimals(ms) for ms in (row.p50, row.p90, row.p99, row.mean)))
+        for row in bench.sweep
+    ]
     head = escape(f"{bench.where}: {bench.how}; {bench.clocks}; {bench.machine}")
     notes = [escape_item(text) for text in (bench.same_as_local, *bench.warnings) if text]
-    return [head, "", *table(("threads", "runs", "p50 ms", "p90", "p99"), rows), *notes, ""]
+    return [head, "", *table(("setting", "runs", "p50 ms", "p90", "p99", "mean"), rows), *notes, ""]
 
 
 def proof(each: Artefact) -> Iterator[str]:

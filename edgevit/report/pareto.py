@@ -36,7 +36,7 @@ def entries(runs: tuple[Run, ...]) -> Iterator[Entry]:
                     board = bench.how.startswith("measured on")
                     where = f"{label} ({bench.where})" if board else label
                     key = ("Latency", "ms", BOARD if board else clean(bench.how, 60))
-                    yield key, where, bench.fastest.p50, each
+                    yield key, where, bench.fastest.typical, each
             if each.latency is not None:
                 yield ("Latency", "ms", each.latency.label), label, each.latency.ms, each
             if each.placement is not None:

@@ -165,17 +165,27 @@ class Delegate:
 
 
 @dataclass(frozen=True)
-class Threads:
-    """Latencies of one thread count, from repeated runs."""
+class Timing:
+    """Latencies of one way to run ("4 threads", "NPU cores 0_1"), from `n` runs; a tool may not tell them all."""
 
-    threads: str
+    setting: str
     n: int
-    p50: float
-    p90: float
-    p99: float
-    mean: float
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    mean: float | None
     throughput: float | None
     samples: tuple[float, ...]
+
+    @property
+    def typical(self) -> float:
+        """The median where it is known, else the mean."""
+        return self.p50 if self.p50 is not None else self.mean or 0.0
+
+    @property
+    def word(self) -> str:
+        """What `typical` is."""
+        return "mean" if self.p50 is None else "median"
 
 
 @dataclass(frozen=True)
@@ -187,7 +197,7 @@ class Bench:
     how: str
     machine: str
     best: str
-    sweep: tuple[Threads, ...]
+    sweep: tuple[Timing, ...]
     first_ms: float | None
     load_ms: float | None
     peak_rss_mb: float | None
@@ -199,11 +209,10 @@ class Bench:
     written: str
 
     @property
-    def fastest(self) -> Threads | None:
-        """The best thread count, None where nothing was timed."""
-        return next((each for each in self.sweep if each.threads == self.best), None) or (
-            self.sweep[0] if self.sweep else None
-        )
+    def fastest(self) -> Timing | None:
+        """The best setting, None where nothing was timed."""
+        named = next((each for each in self.sweep if each.setting == self.best), None)
+        return named or min(self.sweep, key=lambda each: each.typical, default=None)
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,27 @@ def test_a_host_never_shares_an_axis_with_a_board(tmp_path: Path) -> None:
     assert [point.best for point in plots["measured on boards"].points] == [True, False]
 
 
+def test_a_tool_that_tells_only_means_is_taken_at_its_word(tmp_path: Path) -> None:
+    runs.write_run(tmp_path / "run")
+    measured = runs.bench("deit-tflite-int8.tflite", how="measured on Pixel 9")
+    only_means = {"n": 60, "mean": 7.5, "p50": None, "p90": None, "p99": None, "samples_ms": []}
+    measured["latency"] = {"threads": {"1": {**only_means, "mean": 12.0}, "2": only_means}, "best": "2"}
+    runs.save_bench(tmp_path / "run", "phone", measured)
+    gain = report_on(tmp_path / "run").runs[0].artefacts[1].gains[0]
+    assert (gain.value, gain.note) == ("7.50 ms", "mean of 60 runs, 2 threads; clocks pinned")
+
+
+def test_npu_core_masks_are_settings_of_their_own(tmp_path: Path) -> None:
+    runs.write_run(tmp_path / "run")
+    measured = runs.bench("deit-rk3588-int8.rknn")
+    row = measured["latency"]["threads"]["1"]
+    measured |= {"latency": {}, "core_masks": {"0": row, "0_1_2": {**row, "p50": 5.0}}}
+    runs.save_bench(tmp_path / "run", "rock", measured)
+    bench = first(report_on(tmp_path / "run")).benches[0]
+    assert [each.setting for each in bench.sweep] == ["NPU cores 0", "NPU cores 0_1_2"]
+    assert bench.fastest is not None and bench.fastest.setting == "NPU cores 0_1_2"
+
+
 def test_cycles_of_two_boards_are_not_compared(tmp_path: Path) -> None:
     runs.write_run(tmp_path / "a", targets=("rk3588",))
     runs.write_run(tmp_path / "b", targets=("rk3566",))
@@ -249,7 +270,7 @@ def test_a_damaged_result_never_crashes_a_report(tmp_path: Path, key: str) -> No
 
 
 @pytest.mark.parametrize(
-    "key", ["latency", "machine", "clocks", "accuracy", "same_as_local", "versions", "how"]
+    "key", ["latency", "machine", "clocks", "accuracy", "same_as_local", "versions", "how", "core_masks"]
 )
 def test_a_damaged_measurement_never_crashes_a_report(tmp_path: Path, key: str) -> None:
     runs.write_run(tmp_path / "run", n=20)

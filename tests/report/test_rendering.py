@@ -13,7 +13,7 @@ import pytest
 from edgevit.report import charts, html, markdown
 from edgevit.report.build import build
 from edgevit.report.content import Report
-from edgevit.report.sections import Threads, Verdict
+from edgevit.report.sections import Timing, Verdict
 from edgevit.report.text import clean
 from edgevit.runs import read_run
 from tests.report import runs
@@ -155,5 +155,5 @@ def test_interval_puts_zero_left_of_the_limit() -> None:
 
 
 def test_too_few_samples_draw_no_histogram() -> None:
-    few = Threads("1", 3, 1.0, 1.0, 1.0, 1.0, None, (1.0, 1.1, 1.2))
+    few = Timing("1", 3, 1.0, 1.0, 1.0, 1.0, None, (1.0, 1.1, 1.2))
     assert charts.histogram(few) is None

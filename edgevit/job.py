@@ -37,6 +37,7 @@ class Job:
     images: bool = True
     plan: PrecisionPlan | None = None
     search_minutes: float = 0.0
+    delegate: str = "cpu"
     smaller: Smaller = Smaller()
 
     @property
@@ -67,6 +68,7 @@ class Job:
             "max_drop": self.max_drop,
             "plan": None if self.plan is None else self.plan.to_json(),
             "search_minutes": self.search_minutes,
+            "delegate": self.delegate,
             "seed": self.seed,
         }
 

@@ -127,7 +127,7 @@ def gate(
     """ "met" or "missed" where the user set a limit: on the validation images, and by the search, if any."""
     if max_drop is None or accuracy is None:
         return None
-    unproved = search is not None and not search["met"]
+    unproved = search is not None and not search.get("met", True)
     return "missed" if unproved or accuracy["drop_points"] > max_drop else "met"
 
 
@@ -139,7 +139,7 @@ def refuse_missed_gate(manifest: dict[str, Any]) -> None:
         lost = ", ".join(
             f"{r['target']} {r['precision']} lost {r['accuracy']['drop_points']:.2f} points" for r in missed
         )
-        reasons = [r["search"]["sentence"] for r in missed if r["search"] and not r["search"]["met"]]
+        reasons = [r["search"]["sentence"] for r in missed if r["search"] and not r["search"].get("met", True)]
         raise QualityGateMissed(
             f"--max-drop {limit:g} was not met",
             "; ".join([lost, *reasons]),

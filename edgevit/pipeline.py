@@ -15,11 +15,11 @@ import psutil
 
 from edgevit import sources
 from edgevit.backends.protocol import CompileRequest
-from edgevit.backends.registry import BACKENDS
+from edgevit.backends.registry import BACKENDS, CANDIDATES
 from edgevit.inputs import Inputs
 from edgevit.job import Job
 from edgevit.progress import Progress
-from edgevit.quantize.plan import PrecisionPlan, read_plan
+from edgevit.quantize.plan import DEFAULT_MAX_DROP, PrecisionPlan, read_plan
 from edgevit.schema import Board
 from edgevit.store import Run, Step, WouldRun
 
@@ -81,6 +81,8 @@ class Conversion(Inputs):
     def planned(self, board: Board, precision: str) -> Step | None:
         """The search for the plan an artefact is made with; None where there is nothing to search."""
         exported = self.exported(board, precision)
+        if precision != "float" and self.calibration is not None and board.backend in CANDIDATES:
+            return self.chosen(board, exported)
         minutes = self.job.search_minutes
         own = existing(exported.path("plan.toml"))
         if self.job.plan is not None or own is None or self.calibration is None or not minutes:
@@ -118,6 +120,38 @@ class Conversion(Inputs):
             return planning.search_plan(search, folder, self.progress)
 
         return self.run.step(f"search-{board.id}", inputs, make)
+
+    def chosen(self, board: Board, exported: Step) -> Step:
+        """Which of a backend's ways to quantize is taken, by accuracy and latency on calibration images."""
+        from edgevit import choosing
+
+        assert self.calibration is not None
+        handed = existing(exported.path("model.onnx")) or exported.path("model.pt2")
+        choice = choosing.Choosing(
+            handed=handed,
+            board=board,
+            delegate=self.job.delegate,
+            preprocessing=self.preprocessing,
+            calibration=self.calibration.path("pixels.npy"),
+            plan=plan_of(self.job, "int8"),
+            fixed=choosing.fixed_recipe(board, self.job.plan, self.job.recipe),
+            max_drop=DEFAULT_MAX_DROP if self.job.max_drop is None else self.job.max_drop,
+        )
+        inputs = {
+            "export": exported.key,
+            "calibration": self.calibration.key,
+            "delegate": choice.delegate,
+            "fixed": choice.fixed,
+            "max_drop": choice.max_drop,
+            "plan": choice.plan.to_json(),
+            "tools": BACKENDS[board.backend].tools(),
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            self.progress.stage(f"{board.id} int8: try ways to quantize")
+            return choosing.choose_plan(choice, folder, self.progress)
+
+        return self.run.step(f"choice-{board.id}", inputs, make)
 
     def plan(self, board: Board, precision: str) -> PrecisionPlan:
         """The precision plan of an artefact: the user's, the search's, or the recipe's."""
@@ -227,7 +261,8 @@ def plan_of(job: Job, precision: str) -> PrecisionPlan:
     return PrecisionPlan(
         precision=precision,
         algorithm=job.recipe.rknn_algorithm,
-        litert_recipe=job.recipe.litert_recipe,
+        litert_recipe=job.recipe.litert_recipe or PrecisionPlan.litert_recipe,
+        onnx_recipe=job.recipe.onnx_recipe or PrecisionPlan.onnx_recipe,
     )
 
 

@@ -19,12 +19,12 @@ from edgevit.files import write_atomically
 from edgevit.load import LoadedModel
 from edgevit.progress import Progress
 from edgevit.quantize.int8 import restored
+from edgevit.quantize.plan import DEFAULT_MAX_DROP as DEFAULT_MAX_DROP
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.precision import find_plan
 from edgevit.schema import Board
 from edgevit.surgery.equivalence import apply_surgeries
 
-DEFAULT_MAX_DROP = 0.5
 JUDGED_IMAGES = 128
 FEWEST_JUDGED = 16
 PARITY_IMAGES = 8

@@ -82,7 +82,10 @@ class Recipe(Strict):
     source: str
     calibration_images: int = Field(ge=1, le=4096)
     rknn_algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
-    litert_recipe: str = "dynamic_wi8_afp32"
+    litert_recipe: str | None = Field(
+        None, description="LiteRT's way to quantize; none: chosen by measurement"
+    )
+    onnx_recipe: str | None = Field(None, description="ONNX Runtime's, likewise")
     conditioning: bool = Field(False, description="rotate and shift the float model, exactly, to fit int8")
     observer: Literal["vendor", "measured", "minmax", "percentile", "mse", "output-error"] = Field(
         "vendor", description="who chooses int8 ranges; measured: what is best on held-out calibration images"

@@ -21,7 +21,7 @@ ORDER = [
     {"smaller"},
     {"job", "evaluate"},
     {"reduction"},
-    {"sources", "reference", "planning"},
+    {"sources", "reference", "planning", "choosing"},
     {"inputs"},
     {"pipeline"},
     {"inspection", "importance"},

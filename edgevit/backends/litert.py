@@ -6,8 +6,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-from edgevit.backends.protocol import CompileRequest, CompileResult, Handover, time_limit_s
-from edgevit.errors import InputError
+import numpy as np
+
+from edgevit.backends.litert_recipes import DELEGATES, rules
+from edgevit.backends.protocol import (
+    BUILD_SECONDS,
+    IMAGE_SECONDS,
+    CompileRequest,
+    CompileResult,
+    Handover,
+    time_limit_s,
+)
+from edgevit.backends.trials import Candidate, Trial, TrialRequest, Trials
+from edgevit.errors import InputError, ToolchainError
+from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
 from edgevit.toolchains import environment
 from edgevit.toolchains.call import run_job
@@ -15,6 +27,12 @@ from edgevit.toolchains.call import run_job
 HANDOVER: Handover = "program"
 TAKES_RANGES = False
 TOOLCHAIN = "litert"
+ROUNDS, ROUNDS_SECONDS = 40, 20.0
+
+
+def candidates(delegate: str) -> tuple[Candidate, ...]:
+    """Ways to quantize for a delegate, "cpu" or "npu", the preferred first."""
+    return DELEGATES[delegate]
 
 
 def tools() -> dict[str, str]:
@@ -32,8 +50,7 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
     timeout_s = time_limit_s(request)
     peaks = []
     jobs = request.out / "jobs"
-    mean = [255 * value for value in request.preprocessing.mean]
-    std = [255 * value for value in request.preprocessing.std]
+    scaling = pixel_scaling(request.preprocessing)
 
     def call(name: str, **args: Any) -> dict[str, Any]:
         result = run_job(TOOLCHAIN, name, args, jobs / name, progress=progress, timeout_s=timeout_s)
@@ -49,10 +66,9 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
             "quantize",
             model=text(converted),
             artefact=text(artefact),
-            recipe=request.plan.litert_recipe,
+            recipe=rules(request.plan.litert_recipe),
             calibration=text(request.calibration),
-            mean=mean,
-            std=std,
+            **scaling,
         )
         converted.unlink()
     logits = None
@@ -62,16 +78,86 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
             "run",
             model=text(artefact),
             pixels=text(request.evaluate),
-            mean=mean,
-            std=std,
             logits=text(logits),
             threads=os.cpu_count() or 1,
+            **scaling,
         )
     else:
         ran = call("partitions", model=text(artefact))
     details = {name: ran[name] for name in ("partitions", "operations", "outside")}
     details["peak_bytes"] = max(peaks)
     return CompileResult(artefact, logits, "host CPU", tools(), details)
+
+
+def measure(request: TrialRequest, progress: Progress) -> Trials:
+    """Make every candidate from one float .tflite, run all on the images to judge by, and time all in turns.
+
+    A candidate that the vendor's tools refuse or die of is a failed trial; float must work.
+    """
+    images = sum(len(np.load(path, mmap_mode="r")) for path in (request.fit, request.judge))
+    timeout_s = BUILD_SECONDS + IMAGE_SECONDS * images
+    scaling = pixel_scaling(request.preprocessing)
+
+    def call(job: str, name: str, **args: Any) -> dict[str, Any]:
+        folder = request.out / "jobs" / job
+        return run_job(TOOLCHAIN, name, args, folder, progress=progress, timeout_s=timeout_s)
+
+    def run(label: str, model: Path) -> dict[str, Any]:
+        args = {
+            "model": text(model),
+            "pixels": text(request.judge),
+            "logits": text(model.with_suffix(".npy")),
+        }
+        return call(f"run-{label}", "run", threads=os.cpu_count() or 1, **args, **scaling)
+
+    in_float = request.out / "float.tflite"
+    call("convert", "convert", program=text(request.handed), artefact=text(in_float))
+    run("float", in_float)
+    found: dict[str, tuple[Path, dict[str, Any]] | str] = {}
+    for number, candidate in enumerate(request.candidates):
+        label, model = candidate.label, request.out / f"{number}.tflite"
+        progress.advance(number, len(request.candidates), f"try {label}")
+        try:
+            call(
+                f"quantize-{label}",
+                "quantize",
+                model=text(in_float),
+                artefact=text(model),
+                recipe=rules(label),
+                calibration=text(request.fit),
+                **scaling,
+            )
+            found[label] = model, run(label, model)
+        except ToolchainError as error:
+            found[label] = error.why
+    made = [each[0] for each in found.values() if not isinstance(each, str)]
+    times: list[list[float]] = [[] for _ in range(len(made) + 1)]
+    if request.timed and made:
+        models = [text(model) for model in (in_float, *made)]
+        args = {"threads": 1, "rounds": ROUNDS, "seconds": ROUNDS_SECONDS}
+        times = call("time", "benchmark", models=models, **args)["ms"]
+    by_model = {model: tuple(series) for model, series in zip(made, times[1:], strict=True)}
+    tried = tuple(trial_of(label, made_or_why, by_model) for label, made_or_why in found.items())
+    return Trials(np.load(in_float.with_suffix(".npy")), tuple(times[0]), tried)
+
+
+def trial_of(
+    label: str, found: tuple[Path, dict[str, Any]] | str, by_model: dict[Path, tuple[float, ...]]
+) -> Trial:
+    """A candidate's trial from what the workers left, or from why one failed."""
+    if isinstance(found, str):
+        return Trial(label, None, failure=found)
+    model, ran = found
+    details = {"partitions": ran["partitions"], "bytes": model.stat().st_size}
+    return Trial(label, np.load(model.with_suffix(".npy")), by_model[model], details=details)
+
+
+def pixel_scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:
+    """`mean` and `std` per channel in 0..255, as the worker takes them."""
+    return {
+        "mean": [255 * value for value in preprocessing.mean],
+        "std": [255 * value for value in preprocessing.std],
+    }
 
 
 def refuse_unrealised(request: CompileRequest) -> None:

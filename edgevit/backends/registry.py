@@ -6,6 +6,7 @@ from typing import cast
 
 from edgevit.backends import litert, onnxruntime, rknn
 from edgevit.backends.protocol import Backend
+from edgevit.backends.trials import Quantizers
 
 BACKENDS: dict[str, Backend] = {
     "litert": cast(Backend, litert),
@@ -15,3 +16,9 @@ BACKENDS: dict[str, Backend] = {
 
 # Backends that give a simulator of many plans, by which a plan can be searched for.
 SIMULATIONS = {"rknn": rknn.simulations}
+
+# Backends that quantize in several ways: the plan's key that names one, what there is, and how to measure it.
+CANDIDATES: dict[str, Quantizers] = {
+    "litert": Quantizers("litert_recipe", litert.candidates, litert.measure),
+    "onnxruntime": Quantizers("onnx_recipe", onnxruntime.candidates, onnxruntime.measure),
+}

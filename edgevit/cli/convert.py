@@ -36,6 +36,13 @@ from edgevit.cli.options import FILE, model_options, smaller_options
     type=click.FloatRange(0),
     help="Time to find what must stay in 16 bits; the recipe's by default, 0 for none.",
 )
+@click.option(
+    "--delegate",
+    type=click.Choice(["cpu", "npu"]),
+    default="cpu",
+    show_default=True,
+    help="What runs a .tflite: the CPU, or an NPU, which takes integers only.",
+)
 @click.option("--out", type=FILE, help="Run directory; runs/MODEL by default.")
 @click.option("--seed", default=0, show_default=True, help="Decides which images a limit picks.")
 @click.option("--side-by-side", type=click.IntRange(1), help="Targets at once; by default as memory allows.")

@@ -15,14 +15,16 @@ SEEN_IMAGES = (
     8  # the first calibration images: by their extremes a backend finds tensors in the vendor's table
 )
 
+DEFAULT_MAX_DROP = 0.5  # points of top-1 that a plan may cost where the user sets no limit
+
 
 @dataclass(frozen=True)
 class PrecisionPlan:
     """What a backend is asked to realise.
 
-    `precision` is "float" or "int8". `algorithm` names the vendor's range estimator and `litert_recipe`
-    LiteRT's quantization recipe, both used where edgevit gives no ranges of its own. `sixteen_bit` names
-    tensors kept at 16 bits, `ranges` gives (minimum, maximum) per tensor; both by the names of
+    `precision` is "float" or "int8". `algorithm` names the vendor's range estimator, `litert_recipe` and
+    `onnx_recipe` ways to quantize for LiteRT and ONNX Runtime: used where edgevit gives no ranges of its own.
+    `sixteen_bit` names tensors kept at 16 bits, `ranges` gives (minimum, maximum) per tensor; both by the names of
     `edgevit.quantize.taps`. `seen` holds what the calibration images showed before any range was narrowed,
     by which a backend finds the tensors in the vendor's own table.
     """
@@ -30,6 +32,7 @@ class PrecisionPlan:
     precision: str = "float"
     algorithm: str = "normal"
     litert_recipe: str = "dynamic_wi8_afp32"
+    onnx_recipe: str = "dynamic"
     sixteen_bit: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     seen: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -49,6 +52,7 @@ class PrecisionPlan:
             f'precision = "{self.precision}"',
             f'algorithm = "{self.algorithm}"',
             f'litert_recipe = "{self.litert_recipe}"',
+            f'onnx_recipe = "{self.onnx_recipe}"',
             "# Tensors kept in 16 bits; everything else is int8.",
             "sixteen_bit = [" + "".join(f'\n    "{name}",' for name in self.sixteen_bit) + "\n]",
         ]
@@ -66,6 +70,7 @@ class PlanFile(Strict):
     precision: Literal["float", "int8"]
     algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
     litert_recipe: str = "dynamic_wi8_afp32"
+    onnx_recipe: str = "dynamic"
     sixteen_bit: tuple[str, ...] = ()
     ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
     seen: dict[str, tuple[float, float]] = Field(default_factory=dict)

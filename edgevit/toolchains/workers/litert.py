@@ -98,8 +98,13 @@ def run(model: str, pixels: str, mean: list[float], std: list[float], logits: st
     return partitions(model, threads) | {"images": len(rows)}
 
 
-def benchmark(models: list[str], threads: int, rounds: int) -> Values:
-    """Milliseconds an inference of each model, interleaved so that a busy machine hurts all alike."""
+def benchmark(
+    models: list[str], threads: int, rounds: int, seconds: float = 600.0, fewest: int = 7
+) -> Values:
+    """Milliseconds an inference of each model, interleaved so that a busy machine hurts all alike.
+
+    Stops after `seconds`, but not before `fewest` rounds.
+    """
     import numpy as np
 
     step("time")
@@ -111,7 +116,10 @@ def benchmark(models: list[str], threads: int, rounds: int) -> Values:
         for _ in range(3):
             interpreter.invoke()
     times: list[list[float]] = [[] for _ in models]
+    begun = time.perf_counter()
     for number in range(rounds):
+        if number >= fewest and time.perf_counter() - begun > seconds:
+            break
         for interpreter, series in zip(interpreters, times, strict=True):
             started = time.perf_counter()
             interpreter.invoke()

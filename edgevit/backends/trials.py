@@ -1,0 +1,223 @@
+"""Ways to quantize for one backend, measured side by side, and the choice between them.
+
+A backend that quantizes in several ways offers them as candidates, the most faithful first. Each is made, run on
+calibration images its ranges were not fitted on, and timed on this machine, in turns with the float artefact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevit.errors import EdgevitError
+from edgevit.preprocessing import Preprocessing
+from edgevit.progress import Progress
+
+if TYPE_CHECKING:
+    from edgevit.quantize.search import Drop
+
+Logits = npt.NDArray[np.float32]
+
+HOST = "host CPU"
+# A later candidate must be this much faster, in three of four rounds, to be taken instead of a more faithful one:
+# no noise of a busy machine decides which artefact is made.
+CLEARLY_FASTER = 1.1
+CLEARLY_SHARE = 0.25
+# Changed predictions, in percent, that a target allows per point: as if a sixth of them were net losses.
+CHANGES_PER_POINT = 6.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to quantize: its name in a plan, and what it does in words."""
+
+    label: str
+    words: str
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """What candidates are made from and measured on.
+
+    `handed` is the float graph the backend's HANDOVER names; `fit` and `judge` are pixels uint8
+    [n, height, width, channels] .npy, to fit static ranges on and to compare with float on. `timed` asks for
+    latency too. `out` is a folder for what is made; none of it is kept.
+    """
+
+    handed: Path
+    candidates: Sequence[Candidate]
+    preprocessing: Preprocessing
+    fit: Path
+    judge: Path
+    timed: bool
+    out: Path
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate measured. `logits` [n, classes] on the images to judge by, or `failure` in the vendor's words.
+
+    `latencies_ms` are one inference on one thread each, in the same rounds as the float artefact's.
+    """
+
+    label: str
+    logits: Logits | None
+    latencies_ms: tuple[float, ...] = ()
+    failure: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Every candidate in the order offered, and the float artefact they are compared with."""
+
+    reference: Logits
+    float_ms: tuple[float, ...]
+    tried: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Quantizers:
+    """What a backend offers: the key of a plan that names a way, the ways for a delegate, how they are measured."""
+
+    key: str
+    candidates: Callable[[str], tuple[Candidate, ...]]
+    measure: Callable[[TrialRequest, Progress], Trials]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A trial against the target; None where the candidate could not be made or was not timed.
+
+    `speedups` are float time over the candidate's, one a round.
+    """
+
+    trial: Trial
+    drop: Drop | None
+    speedups: tuple[float, ...]
+    accepted: bool
+
+    @property
+    def speedup(self) -> float | None:
+        """The median of the rounds."""
+        return median(self.speedups) if self.speedups else None
+
+    def clearly_faster(self, other: Judged) -> bool:
+        """Whether all but the luckiest quarter of the rounds say so, by a margin."""
+        if not self.speedups or not other.speedups:
+            return False
+        ratios = np.asarray(self.speedups) / np.asarray(other.speedups)
+        return bool(np.quantile(ratios, CLEARLY_SHARE) > CLEARLY_FASTER)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate taken and why; `warning` is what the user must not overlook."""
+
+    chosen: Judged
+    judged: tuple[Judged, ...]
+    sentence: str
+    warning: str | None
+
+
+def choose(trials: Trials, max_drop: float, *, where: str) -> Choice:
+    """The fastest candidate that keeps within `max_drop` points; where none does, the most faithful.
+
+    Candidates come in the order of preference: a later one is taken only where it is clearly faster. `where` is
+    the target's name, for the words. Raises EdgevitError where no candidate could be made.
+    """
+    judged = tuple(judge(trial, trials, max_drop) for trial in trials.tried)
+    made = [each for each in judged if each.drop is not None]
+    if not made:
+        raise EdgevitError(
+            f"cannot quantize for {where}",
+            f"every way failed, the last one with: {judged[-1].trial.failure}",
+            "Use --precision float",
+        )
+    accepted = [each for each in made if each.accepted]
+    if accepted:
+        best = accepted[0]
+        for each in accepted[1:]:
+            best = each if each.clearly_faster(best) else best
+    else:
+        best = min(made, key=least)
+    return Choice(best, judged, sentence(best, max_drop), slower(best, where))
+
+
+def judge(trial: Trial, trials: Trials, max_drop: float) -> Judged:
+    """One trial against the float artefact's logits and times."""
+    if trial.logits is None:
+        return Judged(trial, None, (), accepted=False)
+    from edgevit.quantize.search import drop_of  # brings torch
+
+    finite = bool(np.isfinite(trial.logits).all())
+    drop = drop_of(np.nan_to_num(trial.logits), trials.reference)
+    pairs = zip(trials.float_ms, trial.latencies_ms, strict=True) if trial.latencies_ms else ()
+    speedups = tuple(theirs / ours for theirs, ours in pairs)
+    judged = Judged(trial, drop, speedups, accepted=False)
+    return Judged(trial, drop, speedups, accepted=finite and least(judged) <= max_drop)
+
+
+def least(judged: Judged) -> float:
+    """The smallest drop, in points, that a candidate can be said to keep within."""
+    assert judged.drop is not None
+    return max(judged.drop.upper, judged.drop.changes / CHANGES_PER_POINT)
+
+
+def sentence(best: Judged, max_drop: float) -> str:
+    """The outcome in plain words."""
+    assert best.drop is not None
+    drop, speed = best.drop, best.speedup
+    pace = "not timed: this machine is not the target" if speed is None else pace_of(speed)
+    measured = (
+        f"{drop.points:.2f} points expected drop (95 % below {drop.upper:.2f}) and {drop.changes:.1f} % changed "
+        f"predictions by {drop.images} calibration images; {pace}"
+    )
+    if best.accepted:
+        return f"{best.trial.label} keeps within {max_drop:g} points: {measured}"
+    return (
+        f"no way to quantize keeps within {max_drop:g} points; {best.trial.label} is the closest: {measured}. "
+        "Use --precision float, or accept a larger --max-drop"
+    )
+
+
+def pace_of(speed: float) -> str:
+    """A speed against float in words, shouted where it is a loss."""
+    if speed < 1:
+        return f"{1 / speed:.2f} times SLOWER THAN FLOAT on this machine, 1 thread ({HOST})"
+    return f"{speed:.2f} times as fast as float on this machine, 1 thread ({HOST})"
+
+
+def slower(best: Judged, where: str) -> str | None:
+    """The warning due where quantizing costs time."""
+    if best.speedup is None or best.speedup >= 1:
+        return None
+    return (
+        f"{where}: THE QUANTIZED MODEL IS SLOWER THAN FLOAT: {1 / best.speedup:.2f} times the latency "
+        f"({HOST}, 1 thread). Use --precision float unless you need the smaller file"
+    )
+
+
+def record(judged: Judged) -> dict[str, Any]:
+    """One line of the manifest's list of what was tried."""
+    drop, times = judged.drop, judged.trial.latencies_ms
+    return {
+        "label": judged.trial.label,
+        "latency_ms": median(times) if times else None,
+        "latency_ratio": judged.speedup,
+        "drop_points": drop.points if drop else None,
+        "drop_upper": drop.upper if drop else None,
+        "changes": drop.changes if drop else None,
+        "agreement": drop.agreement if drop else None,
+        "kl": drop.kl if drop else None,
+        "how": HOST,
+        "accepted": judged.accepted,
+        "failure": judged.trial.failure,
+        **judged.trial.details,
+    }

@@ -24,6 +24,7 @@ from edgevit.memory import peak_memory
 # Pixel arrays run to gigabytes: hashing them at every reuse would take longer than the work saved.
 LARGEST_REHASHED_BYTES = 64 * 2**20
 NEARLY_FULL_BYTES = 32 * 2**20
+READERS = {"attention.py", "bench", "cli", "doctor.py", "predict.py", "report", "runs.py"}
 
 
 class WouldRun(Exception):  # noqa: N818 - not an error: how a dry run learns that a step is not cached
@@ -177,12 +178,12 @@ def step_key(stage: str, inputs: Mapping[str, Any]) -> str:
 
 @cache
 def code_fingerprint() -> str:
-    """Hex sha256 over edgevit's own source, without the parts that only present results."""
+    """Hex sha256 over edgevit's own source, without the parts that only read what steps left."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*")):
         relative = path.relative_to(package)
-        if path.suffix in {".py", ".txt"} and relative.parts[0] not in {"cli", "report"}:
+        if path.suffix in {".py", ".txt"} and relative.parts[0] not in READERS:
             digest.update(str(relative).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

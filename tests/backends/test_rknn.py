@@ -111,7 +111,7 @@ def test_rule_to_disable_is_read_from_the_toolkits_own_log() -> None:
 
 def test_only_warnings_with_a_consequence_are_shown() -> None:
     def shown(name: str) -> list[str]:
-        return rknn.warnings_in(rknn.COLOUR.sub("", recorded(name)))
+        return rknn.warnings_in(rknn_build.COLOUR.sub("", recorded(name)))
 
     assert shown("deit-rk3588-int8") == []
     assert shown("tiny-rv1106-int8") == []

@@ -64,3 +64,21 @@ def test_inspect_names_the_ops_outside_the_delegate(project: Project) -> None:
     assert record["partitions"] == 1
     assert record["outside"] == {}
     assert record["operations"]["FULLY_CONNECTED"] > 10
+
+
+def test_a_plan_is_written_edited_and_taken_back(project: Project) -> None:
+    project.convert("--target", "rk3588", "--search-minutes", "0")
+    written = project.folder / "runs" / "model" / "model-rk3588-int8.plan.toml"
+    text = written.read_text()
+    assert "sixteen_bit = [\n]" in text
+    edited = project.folder / "mine.toml"
+    edited.write_text(text.replace("sixteen_bit = [\n]", 'sixteen_bit = ["embed", "blocks.0.norm1"]'))
+    project.convert("--target", "rk3588", "--plan", "mine.toml")
+    manifest = project.manifest()
+    assert manifest["results"][0]["plan"]["sixteen_bit"] == ["embed", "blocks.0.norm1"]
+    placement = manifest["results"][0]["details"]["placement"]
+    assert any(layer["dtype"] == "FLOAT16" for layer in placement["layers"])
+    edited.write_text(text.replace("sixteen_bit = [\n]", 'sixteen_bit = ["embeds"]'))
+    assert project.error("--target", "rk3588", "--plan", "mine.toml") == (
+        "cannot realise --plan for rk3588: the model has no tensor embeds. Rename it to embed."
+    )

@@ -215,3 +215,18 @@ def test_a_damaged_artefact_is_one_line(run: Path, digits: list[Path], tmp_path:
     chosen = predict.choose(damaged, like=run)
     with pytest.raises(InputError, match="^cannot predict with damaged.onnx: "):
         predict.predict(chosen, digits)
+
+
+@pytest.mark.toolchain
+def test_a_tflite_gives_the_logits_that_were_evaluated(
+    tmp_path: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert group.run(["convert", "--target", "tflite", "--validation-images", "20", "--out", str(out)]) == 0
+    chosen = predict.choose(out)
+    step = predict.step_of(chosen.run, chosen.run.manifest["results"][0])
+    pixels = np.asarray(chosen.run.array(chosen.run.stage("validation"), "pixels.npy")[:4])
+    logits = predict.logits_of(chosen, pixels, predict.QUIET)
+    np.testing.assert_allclose(logits, chosen.run.array(step, "logits.npy")[:4], atol=1e-4)
+    found = answers(capsys, *digits, "--model", out, "--top", "1")
+    assert [each["guesses"][0]["name"] for each in found["images"]] == ["2", "5", "7"]

@@ -35,6 +35,7 @@ def write_run(
     max_drop: float | None = None,
     labelled: bool = True,
     names: list[str] | None = None,
+    size: int = SIZE,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Write a run in which each target loses `lost` and wins `won` of `n` images; return its manifest."""
@@ -52,7 +53,7 @@ def write_run(
             "validation",
             {"images": "cd" * 32, "preprocessing": PREPROCESSING},
             validation,
-            {"labels.npy": truth, "pixels.npy": random.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8)},
+            {"labels.npy": truth, "pixels.npy": random.integers(0, 256, (n, size, size, 3), np.uint8)},
         ),
         stage(folder, "float", {}, {"n": n}, {"logits.npy": reference}),
         stage(folder, "export", {"images": "validation-key"}, export_metrics(), {}),
@@ -161,9 +162,9 @@ def placement() -> dict[str, Any]:
     return {"layers": layers, "internal_bytes": 1000, "weight_bytes": 2000}
 
 
-def diagnosed(result: dict[str, Any]) -> None:
+def diagnosed(result: dict[str, Any], *, blocks: int = 3) -> None:
     """Add what a conditioned int8 conversion with a search records."""
-    effects = {f"blocks.{block}.{kind}": 0.001 * (block + 1) for block in range(3) for kind in KINDS}
+    effects = {f"blocks.{block}.{kind}": 0.001 * (block + 1) for block in range(blocks) for kind in KINDS}
     result["diagnosis"] = {
         "words": "block 7's fc2 writes 580 into channel 133 for 0.4 % of tokens",
         "effects": {**effects, "embed": 0.0004},

@@ -138,3 +138,19 @@ def test_any_number_of_artefacts_fits(browser: Browser, tmp_path: Path, count: i
     answers = browser.value("[...document.querySelectorAll('#verdict .badge')].map(each => each.innerText)")
     assert answers == ["Can\u2019t tell"] * count
     assert browser.value(OVERFLOWING) == []
+
+
+def test_a_full_size_run_stays_small_and_opens_at_once(browser: Browser, tmp_path: Path) -> None:
+    manifest = runs.write_run(tmp_path, n=400, lost=200, size=224)
+    for result in manifest["results"]:
+        runs.diagnosed(result, blocks=12)
+    table = manifest["results"][0]["details"]["placement"]
+    table["layers"] = [{**table["layers"][0], "index": index} for index in range(400)]
+    runs.save(tmp_path, manifest)
+    assert group.run(["report", str(tmp_path)]) == 0
+    page = tmp_path / "report.html"
+    assert page.stat().st_size < 5_000_000
+    browser.open(page, **LAPTOP)
+    spent = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+    assert browser.value(spent) < 3000  # milliseconds; 150 on a quiet machine
+    assert browser.value("document.images.length") == 36

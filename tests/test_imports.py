@@ -26,9 +26,9 @@ ORDER = [
     {"pipeline"},
     {"inspection", "importance"},
     {"manifest"},
+    {"runs"},
     {"bench"},
     {"doctor"},
-    {"runs"},
     {"attention", "predict", "report"},
     {"cli"},
 ]

@@ -15,6 +15,7 @@ from typing import IO
 from edgevit.bench.transport import Completed, TransportError
 
 LAST_WORDS_SECONDS = 5.0
+PULSE_SECONDS = 1.0
 TIED = Path(__file__).with_name("tied.py")
 
 
@@ -24,14 +25,17 @@ def converse(
     timeout_s: float,
     stdin: str,
     on_line: Callable[[str], None],
+    *,
+    pulses: bool = False,
 ) -> Completed:
     """Run a program with `stdin`, pass its lines on as they come; it ends with edgevit, however that ends.
 
-    Raises TransportError after `timeout_s` seconds.
+    With `pulses` its input stays open and gets an empty line a second, so that whoever reads it knows that edgevit
+    and the connection are alive. Raises TransportError after `timeout_s` seconds.
     """
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", str(TIED), str(os.getpid()), *command],
-        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdin=subprocess.PIPE if stdin or pulses else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -43,7 +47,7 @@ def converse(
     threads = [
         threading.Thread(target=forward, args=(process.stdout, lines.put), daemon=True),
         threading.Thread(target=forward, args=(process.stderr, errors.append), daemon=True),
-        threading.Thread(target=feed, args=(process, stdin), daemon=True),
+        threading.Thread(target=beat if pulses else feed, args=(process, stdin), daemon=True),
     ]
     for thread in threads:
         thread.start()
@@ -94,3 +98,18 @@ def feed(process: subprocess.Popen[str], text: str) -> None:
             process.stdin.close()
         except (BrokenPipeError, ValueError):
             return
+
+
+def beat(process: subprocess.Popen[str], text: str) -> None:
+    """Write `text`, then an empty line a second for as long as the process takes them."""
+    if process.stdin is None:
+        return
+    try:
+        process.stdin.write(text)
+        while process.poll() is None:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            time.sleep(PULSE_SECONDS)
+        process.stdin.close()
+    except (OSError, ValueError):
+        return

@@ -45,6 +45,9 @@ def record(variant: str, conversion: Conversion, board: Board, precision: str) -
         "precision": precision,
         "bytes": step.path(step.metrics["artefact"]).stat().st_size,
         "surgeries": conversion.exported(board, precision).metrics["surgeries"],
+        "reductions": [
+            {"stage": each.metrics["label"], **each.metrics["details"]} for each in conversion.reductions
+        ],
     }
     return found | (npu_record(details, board) if "placement" in details else dict(details))
 

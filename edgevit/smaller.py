@@ -43,9 +43,9 @@ class Smaller:
         return self.heads is not None or self.neurons is not None
 
     @property
-    def automatic(self) -> bool:
-        """Whether an amount is left to edgevit."""
-        return AUTO in (self.resolution, self.heads, self.neurons)
+    def automatic(self) -> int:
+        """How many amounts are left to edgevit."""
+        return (self.resolution, self.heads, self.neurons).count(AUTO)
 
     def to_json(self) -> dict[str, Any] | None:
         """Plain values for the manifest; None where nothing was asked for."""

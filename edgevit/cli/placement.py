@@ -72,8 +72,13 @@ def cpu_lines(cpu_ops: list[dict[str, Any]]) -> list[str]:
 
 
 def surgery_lines(record: dict[str, Any]) -> list[str]:
-    """What was rewritten."""
-    return [f"{each['name']}: {each['what']}" for each in record["surgeries"] if each["changed"]]
+    """What was taken away and what was rewritten."""
+    lossy = [
+        f"{each['stage']}: {sentence}"
+        for each in record["reductions"]
+        for sentence in dict.fromkeys([each["what"], *each["notes"]])
+    ]
+    return lossy + [f"{each['name']}: {each['what']}" for each in record["surgeries"] if each["changed"]]
 
 
 def print_delegate(title: str, record: dict[str, Any]) -> None:

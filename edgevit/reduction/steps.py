@@ -172,7 +172,7 @@ def explain(tried: Sequence[tuple[object, float]], limit: float, what: str, imag
     seen = ", ".join(f"{option} {what}: {drop:.2f}" for option, drop in sorted(tried, key=str))
     found = "the most" if any(drop <= limit for _, drop in tried) else "nothing was"
     return (
-        f"{found} within {limit:g} points of predicted drop on {images} held-out calibration images "
+        f"{found} within {limit:.3g} points of predicted drop on {images} held-out calibration images "
         f"(tried {seen or 'nothing'})"
     )
 

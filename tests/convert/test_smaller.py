@@ -75,9 +75,9 @@ def test_amounts_left_to_edgevit_are_explained(project: Project) -> None:
     automatic = ("--resolution", "auto", "--prune-heads", "auto", "--prune-mlp", "auto")
     done = project.convert("--precision", "float", *automatic)
     said = " ".join(done.stdout.split())
-    assert said.count("within 0.5 points of predicted drop on") == 3
+    assert said.count("within 0.167 points of predicted drop on") == 3
     looser = project.convert("--precision", "float", *automatic, "--max-drop", "90", check=None)
-    assert "within 90 points of predicted drop" in " ".join(looser.stdout.split())
+    assert "within 30 points of predicted drop" in " ".join(looser.stdout.split())
 
 
 def test_other_pictures_can_be_recovered_on(project: Project) -> None:

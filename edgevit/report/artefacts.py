@@ -151,14 +151,19 @@ def gains(
         if best is not None:
             note = f"{best.word} of {best.n} runs, {best.setting}; {each.clocks}"
             found.append(Gain(milliseconds(best.typical), note, each.how))
+    chosen = as_dict(as_dict(result.get("search")).get("chosen"))
+    ratio = number(chosen.get("latency_ratio"))
+    if ratio is not None:
+        slower = f"{1 / ratio:.2f}x as slow as" if 0 < ratio < 1 else f"{ratio:.2f}x as fast as"
+        found.append(Gain(f"{slower} float", "same machine", clean(chosen.get("how"), 60)))
     if latency is not None:
         interval = f"{two_digits(latency.low)} to {two_digits(latency.high)} ms an image on one core"
         found.append(Gain(f"\u2248 {two_digits(latency.ms)} ms", interval, latency.label))
     size, parameters = whole(result.get("bytes")), number(run.manifest["model"].get("parameters"))
     if size:
         original = FLOAT_BYTES * (parameters or 0)
-        ratio = f"{original / size:.1f}x smaller than {megabytes(original)} of float weights"
-        found.append(Gain(megabytes(size), ratio if original > size else "file size", "file size"))
+        smaller = f"{original / size:.1f}x smaller than {megabytes(original)} of float weights"
+        found.append(Gain(megabytes(size), smaller if original > size else "file size", "file size"))
     if placement is not None:
         where = "every layer on the NPU"
         if placement.cpu_ops:

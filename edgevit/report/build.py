@@ -99,15 +99,19 @@ def waterfall(manifest: dict[str, Any], artefacts: tuple[Artefact, ...]) -> tupl
         found = loss(values.get("accuracy"), clean(values.get("how")) or "host CPU")
         if found is None or found.top1 is None:
             continue
-        left = whole(values.get("parameters"))
-        note = f"{left / 1e6:.1f} M parameters" if left else ""
-        name = clean(values.get("stage"), 80)
-        rows.append(stage(name, "reduction", found, top1, note))
+        rows.append(stage(clean(values.get("stage"), 80), "reduction", found, top1, note_of(values)))
         top1 = found.top1
     for each in artefacts:
         if each.loss is not None and each.loss.top1 is not None:
             rows.append(stage(each.title, "artefact", each.loss, top1, ""))
     return tuple(rows)
+
+
+def note_of(reduction: dict[str, Any]) -> str:
+    """What a lossy step left and did."""
+    left, details = whole(reduction.get("parameters")), as_dict(reduction.get("details"))
+    said = lines([details.get("what"), *(details.get("notes") or ())])
+    return "; ".join([f"{left / 1e6:.2f} M parameters left"] * bool(left) + list(said))
 
 
 def stage(name: str, kind: Any, found: Any, before: float, note: str) -> Stage:

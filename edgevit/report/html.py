@@ -81,7 +81,7 @@ def shade(value: float, heat: Heat) -> str:
 
 
 def decimals(value: float | None) -> str:
-    """Milliseconds in a cell, empty where a tool doesn't tell them."""
+    """A number in a cell, empty where it isn't known."""
     return "" if value is None else f"{value:.2f}"
 
 

@@ -85,7 +85,9 @@ def waterfall(run: Run) -> list[str]:
         for each in run.waterfall
     ]
     title = [f"## Where the accuracy went: {escape(run.name)}", ""]
-    return [*title, *table(("step", "top-1", "lost against float [95 %]", "how"), rows)] if rows else []
+    notes = [f"- {escape(each.name)}: {escape(each.note)}" for each in run.waterfall if each.note]
+    columns = ("step", "top-1", "lost against float [95 %]", "how")
+    return [*title, *table(columns, rows), *notes, ""] if rows else []
 
 
 def artefact(each: Artefact) -> Iterator[str]:
@@ -113,8 +115,8 @@ def artefact(each: Artefact) -> Iterator[str]:
     if each.classes is not None and each.classes.changed:
         both = (*each.classes.worst, *each.classes.best)
         yield from ("### Classes that lost or won most", "")
-        rows = [(row.name, row.n, row.before, row.after, row.lost, row.won) for row in both]  # type: ignore[misc]
-        yield from table(("class", "n", "right before", "after", "lost", "won"), rows)
+        counts = [(row.name, row.n, row.before, row.after, row.lost, row.won) for row in both]
+        yield from table(("class", "n", "right before", "after", "lost", "won"), counts)
     yield from tensors(each)
     yield from speed(each)
     yield from proof(each)
@@ -135,6 +137,12 @@ def tensors(each: Artefact) -> Iterator[str]:
             yield from (f"{escape(capitalize_first(plan.sentence))}.", "")
         if plan.sixteen_bit:
             yield from ("In 16 bits: " + escape(", ".join(plan.sixteen_bit)) + ".", "")
+        if plan.trials:
+            columns = ("way to quantize", "cost", "points expected", "95 % below", "how", "")
+            tried = [
+                (t.label, t.cost, decimals(t.drop), decimals(t.upper), t.how, t.state) for t in plan.trials
+            ]
+            yield from table(columns, tried)
 
 
 def speed(each: Artefact) -> Iterator[str]:

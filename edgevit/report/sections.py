@@ -217,16 +217,18 @@ class Bench:
 
 @dataclass(frozen=True)
 class Trial:
-    """A precision plan that was tried: what it costs in `unit`, what it is expected to lose, 95 % below `upper`."""
+    """A way to quantize that was tried: what it costs, the points it is expected to lose, 95 % below `upper`.
+
+    `state` is "chosen", "good enough", why it failed, or nothing.
+    """
 
     label: str
-    cost: float | None
-    unit: str
+    cost: str
     drop: float | None
     upper: float | None
     agreement: float | None
     how: str
-    accepted: bool
+    state: str
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from edgevit.placement import estimate as estimates
 from edgevit.placement.layers import BORDER_OPS
 from edgevit.placement.layers import Placement as Compiled
 from edgevit.report.sections import Delegate, Heat, Latency, LayerBar, Placement, Precision, Trial
-from edgevit.report.text import clean, lines, number, required, whole
+from edgevit.report.text import clean, count, lines, milliseconds, number, required, whole
 from edgevit.runs import as_dict
 from edgevit.schema import Board
 
@@ -158,17 +158,35 @@ def conditioned(values: dict[str, Any]) -> tuple[str, str]:
 
 
 def trial(values: dict[str, Any], chosen: dict[str, Any]) -> Trial:
-    """One plan that the search measured; cycles are those beyond everything int8."""
-    cycles, ms = number(values.get("cycles")), number(values.get("latency_ms"))
+    """One plan or recipe that was measured."""
     added, points = clean(values.get("added"), 100), number(values.get("drop_points"))
-    same = values.get("how") == "simulate" and values.get("cycles") == chosen.get("cycles")
+    upper = number(values.get("drop_upper"))
     return Trial(
         label=clean(values.get("label"), 120) or (f"up to {added}" if added else "everything int8"),
-        cost=ms if ms is not None else cycles,
-        unit="ms" if ms is not None else "cycles more",
+        cost=cost_of(values),
         drop=points if points is not None else number(values.get("points")),
-        upper=number(values.get("upper")),
+        upper=upper if upper is not None else number(values.get("upper")),
         agreement=number(values.get("agreement")),
         how=HOW.get(str(values.get("how")), clean(values.get("how"), 80)),
-        accepted=bool(values.get("accepted")) or (bool(chosen) and same),
+        state=state_of(values, chosen),
     )
+
+
+def cost_of(values: dict[str, Any]) -> str:
+    """What a plan costs: its latency, else its cycles beyond everything int8."""
+    ms, ratio = number(values.get("latency_ms")), number(values.get("latency_ratio"))
+    cycles = number(values.get("cycles"))
+    if ms is not None:
+        return milliseconds(ms) + (f", {ratio:.2f}x as fast as float" if ratio is not None else "")
+    return "" if cycles is None else f"+{count(cycles)} cycles"
+
+
+def state_of(values: dict[str, Any], chosen: dict[str, Any]) -> str:
+    """What became of a plan. The search for 16-bit tensors names its choice by cycles, recipes by their label."""
+    by_label = values.get("label") is not None and values.get("label") == chosen.get("label")
+    by_cycles = values.get("how") == "simulate" and values.get("cycles") == chosen.get("cycles")
+    if chosen and (by_label or by_cycles):
+        return "chosen"
+    if values.get("failure"):
+        return clean(values["failure"], 200)
+    return "good enough" if values.get("accepted") else ""

@@ -173,9 +173,25 @@ def diagnosed(result: dict[str, Any], *, blocks: int = 3) -> None:
         "conditioning": [{"step": "rotate the stream", "before": 0.06, "after": 0.03, "kept": True}],
     }
     result["plan"] = {"precision": "int8", "sixteen_bit": ["blocks.2.residual2"]}
-    trial = {"label": "one tensor", "cycles": 1200, "drop_points": 0.4, "agreement": 0.97, "kl": 0.02}
+    trial = {
+        "label": None,
+        "added": "blocks.2",
+        "cycles": 1200,
+        "points": 0.4,
+        "upper": 0.5,
+        "agreement": 0.97,
+    }
+    recipe = {
+        "label": "static",
+        "latency_ms": 12.0,
+        "latency_ratio": 1.3,
+        "drop_points": 0.2,
+        "accepted": True,
+    }
+    failed = {"label": "dynamic", "failure": "the converter stopped"}
     result["search"] = {
-        "tried": [{**trial, "how": "vendor simulator", "accepted": True}],
+        "tried": [{**trial, "how": "simulate"}, {**recipe, "how": "host CPU"}, failed],
+        "chosen": {"added": "blocks.2", "cycles": 1200},
         "sentence": "target of 0.5 points met",
     }
 

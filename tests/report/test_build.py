@@ -90,7 +90,24 @@ def test_diagnosis_plan_and_search_are_shown(tmp_path: Path) -> None:
     assert each.heat.outside == (("embed", 0.0004),)
     assert each.precision_plan.words == "int8, 1 tensors kept in 16 bits, ranges chosen by the vendor's tool"
     assert each.precision_plan.conditioning == (("rotate the stream", "kept, KL 0.0600 to 0.0300"),)
-    assert each.precision_plan.trials[0].accepted
+    assert [(trial.cost, trial.state) for trial in each.precision_plan.trials] == [
+        ("+1200 cycles", "chosen"),
+        ("12.0 ms, 1.30x as fast as float", "good enough"),
+        ("", "the converter stopped"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(1.29, "1.29x as fast as float"), (0.5, "2.00x as slow as float")]
+)
+def test_a_speed_measured_against_float_is_a_gain_with_its_label(
+    tmp_path: Path, ratio: float, words: str
+) -> None:
+    manifest = runs.write_run(tmp_path / "run")
+    manifest["results"][1]["search"] = {"chosen": {"latency_ratio": ratio, "how": "host CPU"}}
+    runs.save(tmp_path / "run", manifest)
+    gain = report_on(tmp_path / "run").runs[0].artefacts[1].gains[0]
+    assert (gain.value, gain.how) == (words, "host CPU")
 
 
 def test_placement_names_what_left_the_npu(tmp_path: Path) -> None:

@@ -1,0 +1,239 @@
+"""One measurement on a board: files there, the runner's words and files back, nothing left behind.
+
+The guard (guard.py) is started first and gets its source as an argument, so that there is no moment in which a
+file is on the board and nobody to remove it. Everything else happens while its connection is open.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import posixpath
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgevit.bench import advice
+from edgevit.bench.probe import probe
+from edgevit.bench.transport import Completed, Transport, TransportError
+from edgevit.progress import Progress
+
+FOLDER = Path(__file__).parent
+STEP_SECONDS = 60.0
+SPARE_BYTES = 4 << 20
+NOT_HERE = 127
+FETCHED = ("logits.npy", "tensors.npz")
+
+
+@dataclass
+class Session:
+    """What is to be measured, and what the board has said so far."""
+
+    transport: Transport
+    python: str
+    files: Mapping[str, Path]
+    request: dict[str, Any]
+    out: Path
+    progress: Progress
+    work: str = ""
+    note: str = ""
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    ended: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def hear(self, line: str) -> None:
+        """Act on one line. What isn't JSON is the system's chatter."""
+        try:
+            said = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(said, dict):
+            return
+        for key, act in self.acts().items():
+            if key in said:
+                act(said)
+
+    def acts(self) -> dict[str, Callable[[dict[str, Any]], None]]:
+        """What is done about each kind of line."""
+        return {
+            "refused": self.refuse_folder,
+            "hello": self.send,
+            "progress": self.show,
+            "warning": lambda said: self.warn(str(said["warning"])),
+            "result": lambda said: setattr(self, "result", said["result"]),
+            "error": lambda said: setattr(self, "error", said["error"]),
+            "ended": self.fetch,
+        }
+
+    def refuse_folder(self, said: dict[str, Any]) -> None:
+        """The guard could not make its folder."""
+        raise TransportError(
+            f"cannot work in {said['folder']} on {self.transport.name}",
+            str(said["refused"]).lower(),
+            "Give another work_folder in boards.toml",
+        )
+
+    def send(self, said: dict[str, Any]) -> None:
+        """Copy everything and start the runner."""
+        self.work = str(said["hello"])
+        needed = sum(path.stat().st_size for path in self.files.values()) + SPARE_BYTES
+        if needed > said["free"]:
+            raise TransportError(
+                f"not enough room on {self.transport.name}",
+                f"{posixpath.dirname(self.work)} has {said['free'] >> 20} MB free and {needed >> 20} MB are needed",
+                "Make room, use fewer --images, or give another work_folder in boards.toml",
+            )
+        self.progress.stage(f"copy {needed >> 20} MB to {self.transport.name}")
+        for name, path in {"on_board.py": FOLDER / "on_board.py", **self.files}.items():
+            self.transport.push(path, posixpath.join(self.work, name))
+        with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
+            request = Path(folder) / "request.json"
+            request.write_text(json.dumps(self.request), encoding="utf-8")
+            self.transport.push(request, posixpath.join(self.work, "request.json"))
+        self.progress.stage(f"measure {self.request['title']} on {self.transport.name}")
+        self.expect(["mkdir", posixpath.join(self.work, "go")])
+
+    def show(self, said: dict[str, Any]) -> None:
+        """Progress of the runner."""
+        done, total, note = said["progress"]
+        self.progress.advance(int(done), int(total), str(note))
+
+    def warn(self, text: str) -> None:
+        """Something the user should read."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.progress.warn(text)
+
+    def fetch(self, said: dict[str, Any]) -> None:
+        """The runner has ended and the clocks are back: get its files, let the guard go."""
+        self.ended = said
+        if said["not_restored"]:
+            self.warn(f"could not restore {', '.join(said['not_restored'])} on {self.transport.name}")
+        if self.result is not None:
+            wanted = {FETCHED[0]: self.result.get("images"), FETCHED[1]: self.result.get("tensors")}
+            for name in (name for name, made in wanted.items() if made):
+                self.transport.pull(posixpath.join(self.work, name), self.out / name)
+        self.expect(["rm", "-rf", self.work])
+
+    def expect(self, argv: Sequence[str]) -> None:
+        """Run a command that must work."""
+        done = self.transport.run(argv, timeout_s=STEP_SECONDS)
+        if done.code != 0:
+            words = (done.err or done.out).strip().splitlines() or [f"exit code {done.code}"]
+            raise TransportError(
+                f"cannot work on {self.transport.name}", words[-1].rstrip("."), "Check its disk and load"
+            )
+
+
+def measure(
+    transport: Transport,
+    files: Mapping[str, Path],
+    request: dict[str, Any],
+    out: Path,
+    progress: Progress,
+    *,
+    python: str = "python3",
+    work_folder: str | None = None,
+    limit_s: float = 3600.0,
+) -> dict[str, Any]:
+    """Run on_board.py with `request` and `files` (name there: path here) on a board; return its result.
+
+    Its logits.npy and tensors.npz, if it made them, are copied into `out`. Raises TransportError with one line for
+    everything that can be wrong there; clocks are put back and the work folder is removed in any case.
+    """
+    session = Session(transport, python, files, request, out, progress)
+    asked = {"base": work_folder, "limit_s": limit_s, "pulses": bool(getattr(transport, "pulses", False))}
+    argv = [python, "-c", launcher(), json.dumps(asked)]
+    done = transport.stream(argv, timeout_s=limit_s, on_line=session.hear)
+    if session.result is None:
+        raise failure(session, done)
+    session.result["warnings"] = [*session.result["warnings"], *session.warnings]
+    return session.result
+
+
+def launcher() -> str:
+    """The guard's source as one argument: compressed, since old adb daemons take lines of 4 KB."""
+    source = (FOLDER / "guard.py").read_bytes()
+    packed = base64.b64encode(zlib.compress(source, 9)).decode()
+    return f"import base64,zlib;exec(zlib.decompress(base64.b64decode('{packed}')))"
+
+
+def failure(session: Session, done: Completed) -> TransportError:
+    """The one line for a session without a result."""
+    where, error, ended = session.transport.name, session.error, session.ended
+    if not session.work:
+        return no_start(session, done)
+    if error is not None:
+        return refused(session, error)
+    if ended is None:
+        return TransportError(
+            f"lost {where}",
+            "the connection broke off while it was measuring",
+            "Check power and network, then run the command again; the board cleans up by itself",
+        )
+    code = int(ended["ended"])
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    memory = "; signal 9 often means out of memory" if code == -9 else ""
+    lines = [line.strip() for line in str(ended["log"]).splitlines() if line.strip()]
+    last = f", last words: {lines[-1][:300]}" if lines else ""
+    fix = "Check the board's memory and that its runtime works"
+    return TransportError(f"the runner on {where} {how}", f"no result{memory}{last}", fix)
+
+
+def no_start(session: Session, done: Completed) -> TransportError:
+    """The guard didn't even say hello: most often there is no Python."""
+    where = session.transport.name
+    words = (done.err or done.out).strip().splitlines()
+    if done.code in (NOT_HERE, 126):
+        return TransportError(
+            f"cannot measure on {where}",
+            f"there is no {session.python}",
+            "Install it there (Debian, Ubuntu: sudo apt-get install python3 python3-pip), or name another with "
+            "python in boards.toml",
+        )
+    why = words[-1].rstrip(".")[:300] if words else f"exit code {done.code}"
+    return TransportError(
+        f"cannot measure on {where}",
+        f"its {session.python} does not start the runner ({why})",
+        "Python 3.7 or later is needed there",
+    )
+
+
+def refused(session: Session, error: dict[str, Any]) -> TransportError:
+    """What the runner said it can't do, with the command that helps."""
+    where = session.transport.name
+    if "missing" in error:
+        what, fix = missing(session, str(error["missing"]))
+        return TransportError(f"cannot measure on {where}", f"{what} is not installed there", fix)
+    if error.get("clocks") == "permission":
+        fix = "Log in as root, let this user run sudo without a password, or leave --pin-clocks out"
+        return TransportError(f"cannot pin the clocks of {where}", error["why"], fix)
+    if error.get("clocks"):
+        fix = "Check that the profile is this board's (edgevit boards probe), or leave --pin-clocks out"
+        return TransportError(f"cannot pin the clocks of {where}", error["why"], fix)
+    fix = f"Run: edgevit boards probe {where}"
+    if "older than the rknn-toolkit2" in str(error["why"]):
+        fix = f"Copy a newer librknnrt.so of {advice.RUNTIME_SITE} to /usr/lib there"
+    return TransportError(f"cannot measure on {where}", str(error["why"]).rstrip("."), fix)
+
+
+def missing(session: Session, runtime: str) -> tuple[str, str]:
+    """A runtime's name and the command that brings it to this board."""
+    facts = probe(session.transport, python=session.python)
+    named = {
+        "rknn": ("rknn-toolkit-lite2", advice.lite(facts)),
+        "onnxruntime": ("onnxruntime", advice.pip(facts, "onnxruntime")),
+        "numpy": ("numpy", advice.pip(facts, "numpy")),
+    }
+    if runtime in named:
+        what, fix = named[runtime]
+    else:
+        lack = advice.litert(facts)
+        what, fix = (lack[0].what, lack[0].fix) if lack else ("a working LiteRT package", "Install it again")
+    if session.python != "python3":
+        fix = fix.replace("python3 -m pip", f"{session.python} -m pip")
+    return what, fix.rstrip(".")

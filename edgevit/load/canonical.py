@@ -44,13 +44,14 @@ def why_not_canonical(
     blocks: Kinds = (Block,),
     attentions: Kinds = (Attention,),
     before_blocks: Kinds = (),
+    norms: Kinds = (),
     poolings: tuple[str, ...] = POOLINGS,
 ) -> str | None:
     """None for a ViT surgery can rewrite; else one phrase naming the part it doesn't understand.
 
     Types are compared exactly: a subclass may compute something else under the same attribute names. Surgery
-    passes the kinds of part it puts in place itself (`before_blocks`: at `patch_drop`) and the `poolings`,
-    timm's names of how a head reads the tokens, that it can tell apart.
+    passes the kinds of part it puts in place itself (`before_blocks`: at `patch_drop`, `norms`: for LayerNorm)
+    and the `poolings`, timm's names of how a head reads the tokens, that it can tell apart.
     """
     if type(module) not in models:
         return f"{type(module).__name__} is not timm's VisionTransformer"
@@ -63,13 +64,13 @@ def why_not_canonical(
     if module.global_pool not in poolings:
         return f"its head pools by {module.global_pool!r}, not by {' or '.join(poolings)}"
     return (
-        wrong_block(module, blocks, attentions)
-        or wrong_part(module, "", model_parts(module, before_blocks))
+        wrong_block(module, blocks, attentions, norms)
+        or wrong_part(module, "", model_parts(module, before_blocks, norms))
         or changed_behaviour(module)
     )
 
 
-def model_parts(module: Any, before_blocks: Kinds) -> dict[str, Kinds]:
+def model_parts(module: Any, before_blocks: Kinds, norms: Kinds) -> dict[str, Kinds]:
     """Every part outside the blocks with the types it may have."""
     parts: dict[str, Kinds] = {
         "patch_embed.proj": (nn.Conv2d,),
@@ -78,7 +79,7 @@ def model_parts(module: Any, before_blocks: Kinds) -> dict[str, Kinds]:
         "patch_drop": (*DROP, *before_blocks),
         "norm_pre": MAYBE_NORM,
         "blocks": (nn.Sequential, nn.ModuleList),
-        "norm": MAYBE_NORM,
+        "norm": (*MAYBE_NORM, *norms),
         "attn_pool": (AttentionPoolLatent,) if module.global_pool == "map" else NOTHING,
         "fc_norm": MAYBE_NORM,
         "head_drop": DROP,
@@ -87,10 +88,10 @@ def model_parts(module: Any, before_blocks: Kinds) -> dict[str, Kinds]:
     return parts | ({"head_dist": LINEAR} if hasattr(module, "head_dist") else {})
 
 
-def wrong_block(module: Any, blocks: Kinds, attentions: Kinds) -> str | None:
+def wrong_block(module: Any, blocks: Kinds, attentions: Kinds, norms: Kinds) -> str | None:
     """The first part of a pre-norm block that isn't one of the known ones."""
     parts: dict[str, Kinds] = {
-        "norm1": NORM,
+        "norm1": (*NORM, *norms),
         "attn": attentions,
         "attn.qkv": LINEAR,
         "attn.q_norm": MAYBE_NORM,
@@ -99,7 +100,7 @@ def wrong_block(module: Any, blocks: Kinds, attentions: Kinds) -> str | None:
         "attn.gate": (*NOTHING, *LINEAR),
         "attn.proj": LINEAR,
         "ls1": SCALE,
-        "norm2": NORM,
+        "norm2": (*NORM, *norms),
         "mlp": (Mlp,),
         "mlp.fc1": LINEAR,
         "mlp.act": ELEMENTWISE,

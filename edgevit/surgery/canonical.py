@@ -15,7 +15,7 @@ from timm.layers.patch_embed import PatchEmbed  # isort: skip
 from timm.models.deit import VisionTransformerDistilled  # isort: skip
 from timm.models.vision_transformer import Block, VisionTransformer  # isort: skip
 
-from edgevit.surgery.parts import HeadTokensBlock, PadTokens, SplitPatchEmbed, SurgeryAttention
+from edgevit.surgery.parts import HeadTokensBlock, MeanFreeNorm, PadTokens, SplitPatchEmbed, SurgeryAttention
 
 MODELS = (VisionTransformer, VisionTransformerDistilled)
 BLOCKS = (Block, HeadTokensBlock)
@@ -33,6 +33,7 @@ def why_not_canonical(module: Any) -> str | None:
         blocks=BLOCKS,
         attentions=ATTENTIONS,
         before_blocks=(PadTokens,),
+        norms=(MeanFreeNorm,),
         poolings=POOLINGS,
     )
 

@@ -15,6 +15,7 @@ from torch import nn
 from edgevit.errors import InputError, ParityError
 from edgevit.schema import Npu
 from edgevit.surgery.attention import softmax_without_kernel
+from edgevit.surgery.centring import norms_without_mean
 from edgevit.surgery.folds import fold_attention_scale, fold_layer_scale, fold_norms
 from edgevit.surgery.last_block import trim_last_block
 from edgevit.surgery.outcome import Outcome
@@ -44,6 +45,7 @@ EXACT: dict[str, ExactSurgery] = {
     "pad-tokens": ExactSurgery(pad_tokens),
     "softmax-by-norm": ExactSurgery(softmax_without_kernel),
     "trim-last-block": ExactSurgery(trim_last_block),
+    "norms-without-mean": ExactSurgery(norms_without_mean, tolerance=1e-4),
 }
 
 

@@ -158,6 +158,31 @@ class HeadTokensBlock(nn.Module):
         return result[:, : self.returned]
 
 
+class MeanFreeNorm(nn.Module):
+    """LayerNorm of rows whose mean is zero: x / sqrt(mean(x²) + eps), then weight and bias where they do something.
+
+    Runtimes without a LayerNorm operation compute five operations instead of ten.
+    """
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.eps = float(original.eps)
+        self.weight = own(original.weight, 1.0)
+        self.bias = own(original.bias, 0.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+def own(parameter: Any, neutral: float) -> nn.Parameter | None:
+    """A copy of a norm's parameter; None where it is absent or changes nothing."""
+    if parameter is None or bool((parameter == neutral).all()):
+        return None
+    return nn.Parameter(parameter.detach().clone(), requires_grad=False)
+
+
 class PadTokens(nn.Module):
     """Append `count` copies of the first token: [batch, tokens, dim] -> [batch, tokens + count, dim]."""
 

@@ -47,6 +47,7 @@ def test_all_surgeries_together_change_what_they_say() -> None:
         ("pad-tokens", True, "5 tokens padded to 8"),
         ("softmax-by-norm", True, "softmax of 2 blocks runs as max-pool, ELU and L1 norm"),
         ("trim-last-block", True, "last block computes the class token only"),
+        ("norms-without-mean", True, "5 LayerNorms no longer subtract a mean"),
     ]
     assert all(0 <= record.max_logit_difference < 1e-4 for record in records)
 

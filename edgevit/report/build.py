@@ -20,13 +20,17 @@ MOST_ARTEFACTS = 60
 
 def build(runs: Sequence[RunFiles], labels: tuple[str, ...] | None = None) -> Report:
     """The content of a report on one or more runs; `labels` name the classes where a run doesn't know them."""
-    made = tuple(run_of(run, f"run{number}", labels) for number, run in enumerate(runs, start=1))
+    names = [clean(run.folder.resolve().name, 80) for run in runs]
+    made = tuple(
+        run_of(run, name if names.count(name) == 1 else clean(run.folder, 80), f"run{number}", labels)
+        for number, (run, name) in enumerate(zip(runs, names, strict=True), start=1)
+    )
     models = dict.fromkeys(run.model for run in made)
     return Report(", ".join(models), __version__, made, paretos(made), cautions(made))
 
 
-def run_of(run: RunFiles, anchor: str, labels: tuple[str, ...] | None) -> Run:
-    """One run's part."""
+def run_of(run: RunFiles, name: str, anchor: str, labels: tuple[str, ...] | None) -> Run:
+    """One run's part, under the name it goes by."""
     manifest, omissions = run.manifest, Omissions(clean(each, 300) for each in run.unreadable)
     model = manifest["model"]
     names = labels if labels and len(labels) == model.get("num_classes") else names_of_classes(run)
@@ -35,7 +39,6 @@ def run_of(run: RunFiles, anchor: str, labels: tuple[str, ...] | None) -> Run:
         artefact(run, result, names, f"{anchor}-{index}", omissions) for index, result in enumerate(results)
     )
     command, command_from = omissions.attempt("command", lambda: command_of(manifest), ("", ""))
-    name = clean(run.folder.resolve().name, 80)
     return Run(
         anchor=anchor,
         name=name,

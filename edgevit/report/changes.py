@@ -50,7 +50,7 @@ def predictions(run: RunFiles, step: dict[str, Any], names: tuple[str, ...] | No
         raise LookupError("its logits and the float model's have different shapes")
     if labels is not None and labels.shape != logits.shape[:1]:
         raise LookupError("there are not as many labels as logits")
-    return Predictions(np.asarray(reference), np.asarray(logits), labels, names)
+    return Predictions(reference, logits, labels, names)
 
 
 def classes(found: Predictions) -> Classes | None:
@@ -76,35 +76,36 @@ def changes(run: RunFiles, step: dict[str, Any], found: Predictions) -> Changes:
     """Images whose prediction changed; images that were right before come first, the surest of them on top."""
     before, after = found.reference.argmax(1), found.logits.argmax(1)
     changed = np.flatnonzero(before != after)
-    sure = softmax(found.reference.astype(np.float64), axis=1)
-    then = softmax(found.logits.astype(np.float64), axis=1)
-
-    def rank(index: int) -> tuple[int, float]:
-        order = {"lost": 0, "won": 1, "other": 2}[kind(found, index)]
-        return order, -float(sure[index, before[index]])
-
+    surest = softmax(found.reference[changed].astype(np.float64), axis=1).max(1, initial=0.0)
+    order = {"lost": 0, "won": 1, "other": 2}
+    ranked = sorted(
+        zip(changed.tolist(), surest.tolist(), strict=True),
+        key=lambda pair: (order[kind(found, pair[0])], -pair[1], pair[0]),
+    )
     validation = run.stage_by_key(as_dict(step.get("inputs")).get("validation")) or run.stage("validation")
     names, pixels = file_names(run, validation), pixels_of(run, validation)
-    channels = preprocessing(run).get("channels", "RGB")
-    shown = []
-    for index in sorted((int(each) for each in changed), key=rank)[:SHOWN_IMAGES]:
-        thumb = (
-            thumbnail(pixels[index], str(channels)) if pixels is not None and index < len(pixels) else None
-        )
-        shown.append(
-            ChangedImage(
-                name=clean(names[index], 120) if index < len(names) else f"image {index}",
-                index=index,
-                kind=kind(found, index),
-                truth=None if found.labels is None else found.name(int(found.labels[index])),
-                before=found.name(int(before[index])),
-                before_probability=float(sure[index, before[index]]),
-                after=found.name(int(after[index])),
-                after_probability=float(then[index, after[index]]),
-                thumbnail=thumb,
-            )
-        )
+    channels = str(preprocessing(run).get("channels", "RGB"))
+    shown = [changed_image(found, index, names, pixels, channels) for index, _ in ranked[:SHOWN_IMAGES]]
     return Changes(len(changed), len(before), tuple(shown))
+
+
+def changed_image(
+    found: Predictions, index: int, names: list[str], pixels: Array | None, channels: str
+) -> ChangedImage:
+    """One image with both answers."""
+    before, after = found.reference[index], found.logits[index]
+    first, then = int(before.argmax()), int(after.argmax())
+    return ChangedImage(
+        name=clean(names[index], 120) if index < len(names) else f"image {index}",
+        index=index,
+        kind=kind(found, index),
+        truth=None if found.labels is None else found.name(int(found.labels[index])),
+        before=found.name(first),
+        before_probability=float(softmax(before.astype(np.float64))[first]),
+        after=found.name(then),
+        after_probability=float(softmax(after.astype(np.float64))[then]),
+        thumbnail=thumbnail(pixels[index], channels) if pixels is not None and index < len(pixels) else None,
+    )
 
 
 def kind(found: Predictions, index: int) -> Literal["lost", "won", "other"]:

@@ -190,6 +190,13 @@ def test_runs_on_other_images_are_flagged(tmp_path: Path) -> None:
     )
 
 
+def test_runs_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
+    for parent in ("a", "b"):
+        runs.write_run(tmp_path / parent / "run", n=20)
+    report = report_on(tmp_path / "a" / "run", tmp_path / "b" / "run")
+    assert [run.name for run in report.runs] == [str(tmp_path / parent / "run") for parent in ("a", "b")]
+
+
 def test_the_command_is_the_one_typed_or_says_that_it_is_not(tmp_path: Path) -> None:
     manifest = runs.write_run(tmp_path / "run", targets=("tflite",))
     run = report_on(tmp_path / "run").runs[0]

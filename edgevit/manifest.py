@@ -22,6 +22,7 @@ from edgevit.pipeline import Conversion, Outcome
 from edgevit.store import Run, Step, publish
 
 FORMAT = 1
+LEAST_AGREEMENT = {"float": 0.9, "int8": 0.5}  # below, something is broken, not merely coarse
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow")
 
 
@@ -58,10 +59,21 @@ def finish(
         "seconds": round(sum(step.seconds for step in all_steps(conversion, outcomes)), 1),
         "reductions": [reduction(conversion, step) for step in conversion.reductions],
         "results": results,
-        "warnings": warnings,
+        "warnings": [*warnings, *(each["broken"] for each in results if each["broken"])],
     }
     write_atomically(run.folder / "manifest.json", json.dumps(manifest, indent=1))
     return manifest
+
+
+def broken(target: str, precision: str, accuracy: dict[str, Any] | None) -> str | None:
+    """A warning where an artefact computes something else than the model it was made from."""
+    if accuracy is None or accuracy["agreement"] >= LEAST_AGREEMENT[precision]:
+        return None
+    return (
+        f"{target} {precision} DOES NOT COMPUTE THIS MODEL: it keeps {100 * accuracy['agreement']:.0f} % of the "
+        "predictions; do not ship it. Leave rewrites out one by one (--without) to see whether the vendor's "
+        "compiler breaks one of them"
+    )
 
 
 def reduction(conversion: Conversion, step: Step) -> dict[str, Any]:
@@ -103,6 +115,8 @@ def result(run: Run, conversion: Conversion, outcome: Outcome) -> dict[str, Any]
         "cached": outcome.step.cached,
         "accuracy": accuracy,
         "gate": gate(accuracy, search, conversion.job.max_drop),
+        # Lossy steps before the export may well change predictions.
+        "broken": None if conversion.reductions else broken(outcome.board.id, outcome.precision, accuracy),
         "plan": {name: value for name, value in plan.to_json().items() if name not in ("ranges", "seen")},
         "search": search,
         "diagnosis": conversion.exported(outcome.board, outcome.precision).metrics.get("int8"),
@@ -139,7 +153,9 @@ def refuse_missed_gate(manifest: dict[str, Any]) -> None:
         lost = ", ".join(
             f"{r['target']} {r['precision']} lost {r['accuracy']['drop_points']:.2f} points" for r in missed
         )
-        reasons = [r["search"]["sentence"] for r in missed if r["search"] and not r["search"].get("met", True)]
+        reasons = [
+            r["search"]["sentence"] for r in missed if r["search"] and not r["search"].get("met", True)
+        ]
         raise QualityGateMissed(
             f"--max-drop {limit:g} was not met",
             "; ".join([lost, *reasons]),

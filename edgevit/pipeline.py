@@ -52,7 +52,9 @@ class Conversion(Inputs):
         backend, recipe = BACKENDS[board.backend], self.job.recipe
         canonical = self.model.metrics["canonical"]
         surgeries = self.surgeries(board)
-        conditioned = recipe.conditioning and precision == "int8" and canonical and backend.TAKES_RANGES
+        # Conditioning folds the attention scale, which not every compiler survives.
+        fits = canonical and backend.TAKES_RANGES and "fold-attention-scale" in surgeries
+        conditioned = recipe.conditioning and precision == "int8" and fits
         limits = board.npu.model_dump(mode="json", exclude={"cpu_ops", "target"}) if board.npu else None
         inputs = {
             "model": self.exporting_key,
@@ -130,7 +132,7 @@ class Conversion(Inputs):
         choice = choosing.Choosing(
             handed=handed,
             board=board,
-            delegate=self.job.delegate,
+            delegate=choosing.delegate_of(board, self.job.delegate),
             preprocessing=self.preprocessing,
             calibration=self.calibration.path("pixels.npy"),
             plan=plan_of(self.job, "int8"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgevit.errors import QualityGateMissed
-from edgevit.manifest import gate, refuse_missed_gate
+from edgevit.manifest import broken, gate, refuse_missed_gate
 
 SENTENCE = "target of 0.01 points not met in the time given: outcome. Allow more --search-minutes; need"
 
@@ -50,3 +50,12 @@ def test_a_missed_limit_ends_with_code_4_and_says_what_it_would_take() -> None:
         f"--max-drop 0.01 was not met: rk3588 int8 lost 0.40 points; {SENTENCE}. The artefacts are kept and marked "
         "in manifest.json; use --precision float for these targets, or accept a larger drop."
     )
+
+
+def test_an_artefact_that_computes_something_else_is_called_broken() -> None:
+    warning = broken("rk2118", "float", {"agreement": 0.06})
+    assert warning is not None
+    assert warning.startswith("rk2118 float DOES NOT COMPUTE THIS MODEL: it keeps 6 % of the predictions; ")
+    assert broken("rk2118", "float", {"agreement": 0.99}) is None
+    assert broken("rk3588", "int8", {"agreement": 0.93}) is None
+    assert broken("rk3588", "int8", None) is None

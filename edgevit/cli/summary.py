@@ -41,6 +41,7 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
     notes = [
         LEGEND,
         *reduction_notes(manifest),
+        *search_notes(manifest),
         *latency_notes(manifest),
         *parity_notes(manifest),
         *manifest["model"]["notes"],
@@ -50,8 +51,18 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
         notes.insert(0, "accuracy was not measured: pass --validation with images it can be measured on")
     elif accuracy["n"] < 200:
         notes.insert(0, f"n = {accuracy['n']}: too few images to tell small losses apart; read the interval")
+    notes = [*(result["broken"] for result in results if result["broken"]), *notes]
     images = f", {accuracy['n']} validation images" if accuracy else ""
     print_table(f"{manifest['model']['name']}{images}", COLUMNS, rows, notes)
+
+
+def search_notes(manifest: dict[str, Any]) -> list[str]:
+    """How each artefact's precision was chosen; in capitals where it made the model slower."""
+    return [
+        f"{result['target']} {result['precision']}: {result['search']['sentence']}"
+        for result in manifest["results"]
+        if result["search"]
+    ]
 
 
 def latency_notes(manifest: dict[str, Any]) -> list[str]:

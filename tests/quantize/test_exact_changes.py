@@ -24,6 +24,8 @@ from edgevit.quantize.rotation import (
 )
 from edgevit.quantize.samples import collect
 from edgevit.quantize.taps import forward, prepared, tap_names, why_not_tapped
+from edgevit.schema import load_board, shipped
+from edgevit.surgery.equivalence import apply_surgeries
 from edgevit.surgery.last_block import trim_last_block
 
 MOVES = (moves.centre_values, moves.centre_keys, moves.equalise_values, moves.equalise_queries)
@@ -123,3 +125,12 @@ def test_every_tap_is_called_once_where_its_tensor_is_made() -> None:
 
     forward(vit, images(vit), tap)
     assert made == tap_names(2)
+
+
+@pytest.mark.parametrize("board", [name for name in shipped("boards") if load_board(name).backend == "rknn"])
+def test_the_flat_forward_pass_computes_what_each_boards_rewrites_do(board: str) -> None:
+    profile = load_board(board)
+    model = random_vit(class_token=True, global_pool="token")
+    inputs = images(model, 4)
+    rewritten, _ = apply_surgeries(model, profile.surgeries, inputs, npu=profile.npu)
+    same(rewritten, prepared(rewritten), inputs)

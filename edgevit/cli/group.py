@@ -18,6 +18,7 @@ from edgevit import __version__
 from edgevit.errors import EdgevitError
 
 COMMANDS = {
+    "bench": "edgevit.cli.bench",
     "boards": "edgevit.cli.boards",
     "convert": "edgevit.cli.convert",
     "doctor": "edgevit.cli.doctor",

@@ -37,6 +37,11 @@ class Choosing:
     max_drop: float
 
 
+def delegate_of(board: Board, wanted: str) -> str:
+    """The delegate for one board of several: what the user wants where its backend knows it, else the CPU."""
+    return wanted if wanted in CANDIDATES[board.backend].delegates else "cpu"
+
+
 def fixed_recipe(board: Board, given: PrecisionPlan | None, recipe: Recipe) -> str | None:
     """The way to quantize that a user's plan names, or else the recipe; None: it is to be measured."""
     named: str | None = getattr(recipe if given is None else given, CANDIDATES[board.backend].key)

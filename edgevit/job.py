@@ -130,8 +130,21 @@ def resolve_targets(names: tuple[str, ...], precisions: tuple[str, ...]) -> tupl
     return boards
 
 
+def delegates_of(board: Board) -> tuple[str, ...]:
+    """What may run a board's artefacts; the CPU stands for whatever leaves no choice."""
+    from edgevit.backends.registry import CANDIDATES
+
+    return CANDIDATES[board.backend].delegates if board.backend in CANDIDATES else ("cpu",)
+
+
 def check(job: Job) -> None:
     """Raises InputError when the request can't be met with the images given."""
+    if not any(job.delegate in delegates_of(board) for board in job.targets):
+        raise InputError(
+            f"cannot use --delegate {job.delegate}",
+            "no target makes a .tflite",
+            "Add --target tflite, or leave the option out",
+        )
     if job.model == DEMO:
         if job.weights is not None:
             raise InputError(

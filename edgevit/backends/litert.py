@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from edgevit.backends.protocol import (
     time_limit_s,
 )
 from edgevit.backends.trials import Candidate, Trial, TrialRequest, Trials
-from edgevit.errors import InputError, ToolchainError
+from edgevit.errors import ToolchainError
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
 from edgevit.toolchains import environment
@@ -46,7 +47,6 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
     Details: `partitions` (pieces that XNNPACK runs; more than one costs time), `operations`, `outside` (those
     XNNPACK does not run), `peak_bytes` of the largest worker.
     """
-    refuse_unrealised(request)
     timeout_s = time_limit_s(request)
     peaks = []
     jobs = request.out / "jobs"
@@ -94,25 +94,10 @@ def measure(request: TrialRequest, progress: Progress) -> Trials:
 
     A candidate that the vendor's tools refuse or die of is a failed trial; float must work.
     """
-    images = sum(len(np.load(path, mmap_mode="r")) for path in (request.fit, request.judge))
-    timeout_s = BUILD_SECONDS + IMAGE_SECONDS * images
-    scaling = pixel_scaling(request.preprocessing)
-
-    def call(job: str, name: str, **args: Any) -> dict[str, Any]:
-        folder = request.out / "jobs" / job
-        return run_job(TOOLCHAIN, name, args, folder, progress=progress, timeout_s=timeout_s)
-
-    def run(label: str, model: Path) -> dict[str, Any]:
-        args = {
-            "model": text(model),
-            "pixels": text(request.judge),
-            "logits": text(model.with_suffix(".npy")),
-        }
-        return call(f"run-{label}", "run", threads=os.cpu_count() or 1, **args, **scaling)
-
+    call = caller(request, progress)
     in_float = request.out / "float.tflite"
     call("convert", "convert", program=text(request.handed), artefact=text(in_float))
-    run("float", in_float)
+    run(call, "float", in_float, request)
     found: dict[str, tuple[Path, dict[str, Any]] | str] = {}
     for number, candidate in enumerate(request.candidates):
         label, model = candidate.label, request.out / f"{number}.tflite"
@@ -125,20 +110,47 @@ def measure(request: TrialRequest, progress: Progress) -> Trials:
                 artefact=text(model),
                 recipe=rules(label),
                 calibration=text(request.fit),
-                **scaling,
+                **pixel_scaling(request.preprocessing),
             )
-            found[label] = model, run(label, model)
+            found[label] = model, run(call, label, model, request)
         except ToolchainError as error:
             found[label] = error.why
     made = [each[0] for each in found.values() if not isinstance(each, str)]
     times: list[list[float]] = [[] for _ in range(len(made) + 1)]
     if request.timed and made:
         models = [text(model) for model in (in_float, *made)]
-        args = {"threads": 1, "rounds": ROUNDS, "seconds": ROUNDS_SECONDS}
-        times = call("time", "benchmark", models=models, **args)["ms"]
+        limits = {"threads": 1, "rounds": ROUNDS, "seconds": ROUNDS_SECONDS}
+        times = call("time", "benchmark", models=models, **limits)["ms"]
     by_model = {model: tuple(series) for model, series in zip(made, times[1:], strict=True)}
     tried = tuple(trial_of(label, made_or_why, by_model) for label, made_or_why in found.items())
     return Trials(np.load(in_float.with_suffix(".npy")), tuple(times[0]), tried)
+
+
+def caller(request: TrialRequest, progress: Progress) -> Callable[..., dict[str, Any]]:
+    """A function (job's name, call, arguments) that runs one call of the worker."""
+    images = sum(len(np.load(path, mmap_mode="r")) for path in (request.fit, request.judge))
+    timeout_s = BUILD_SECONDS + IMAGE_SECONDS * images
+
+    def call(job: str, name: str, **args: Any) -> dict[str, Any]:
+        folder = request.out / "jobs" / job
+        return run_job(TOOLCHAIN, name, args, folder, progress=progress, timeout_s=timeout_s)
+
+    return call
+
+
+def run(
+    call: Callable[..., dict[str, Any]], label: str, model: Path, request: TrialRequest
+) -> dict[str, Any]:
+    """Logits of a model on the images to judge by, in a file beside it; its partitions."""
+    return call(
+        f"run-{label}",
+        "run",
+        model=text(model),
+        pixels=text(request.judge),
+        logits=text(model.with_suffix(".npy")),
+        threads=os.cpu_count() or 1,
+        **pixel_scaling(request.preprocessing),
+    )
 
 
 def trial_of(
@@ -158,16 +170,6 @@ def pixel_scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:
         "mean": [255 * value for value in preprocessing.mean],
         "std": [255 * value for value in preprocessing.std],
     }
-
-
-def refuse_unrealised(request: CompileRequest) -> None:
-    """A plan's own ranges and 16-bit tensors must never be dropped in silence."""
-    if request.plan.ranges or request.plan.sixteen_bit:
-        raise InputError(
-            f"cannot compile for {request.board.name}",
-            "its backend takes the vendor's ranges and types only",
-            "Use a plan without ranges and 16-bit tensors",
-        )
 
 
 def text(path: Path | None) -> str:

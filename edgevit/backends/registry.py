@@ -19,6 +19,6 @@ SIMULATIONS = {"rknn": rknn.simulations}
 
 # Backends that quantize in several ways: the plan's key that names one, what there is, and how to measure it.
 CANDIDATES: dict[str, Quantizers] = {
-    "litert": Quantizers("litert_recipe", litert.candidates, litert.measure),
-    "onnxruntime": Quantizers("onnx_recipe", onnxruntime.candidates, onnxruntime.measure),
+    "litert": Quantizers("litert_recipe", ("cpu", "npu"), litert.candidates, litert.measure),
+    "onnxruntime": Quantizers("onnx_recipe", ("cpu",), onnxruntime.candidates, onnxruntime.measure),
 }

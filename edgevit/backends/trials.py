@@ -84,9 +84,13 @@ class Trials:
 
 @dataclass(frozen=True)
 class Quantizers:
-    """What a backend offers: the key of a plan that names a way, the ways for a delegate, how they are measured."""
+    """What a backend offers: the key of a plan that names a way, the ways for a delegate, how they are measured.
+
+    `delegates` are what may run its artefacts, "cpu" among them.
+    """
 
     key: str
+    delegates: tuple[str, ...]
     candidates: Callable[[str], tuple[Candidate, ...]]
     measure: Callable[[TrialRequest, Progress], Trials]
 

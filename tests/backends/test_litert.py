@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from edgevit.backends import litert
+from edgevit.backends.litert_recipes import rules
 from edgevit.backends.protocol import CompileRequest, CompileResult
-from edgevit.errors import InputError, ToolchainError
+from edgevit.backends.trials import TrialRequest
+from edgevit.errors import ToolchainError
 from edgevit.files import sha256_file
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import QUIET
@@ -90,18 +92,67 @@ def test_without_images_nothing_is_run(tmp_path: Path, asked: list[tuple[str, di
     assert result.logits is None
 
 
-@pytest.mark.parametrize("part", [{"sixteen_bit": ("add",)}, {"ranges": {"add": (-1.0, 1.0)}}])
-def test_plan_it_cannot_realise_is_refused(
-    tmp_path: Path, asked: list[tuple[str, dict[str, Any]]], part: dict[str, Any]
-) -> None:
-    wanted = dataclasses.replace(request(tmp_path), plan=PrecisionPlan(precision="int8", **part))
-    with pytest.raises(InputError) as caught:
-        litert.compile(wanted, QUIET)
-    assert str(caught.value) == (
-        "cannot compile for LiteRT on a CPU: its backend takes the vendor's ranges and types only. "
-        "Use a plan without ranges and 16-bit tensors."
+@pytest.fixture
+def trial(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> TrialRequest:
+    """A request to try two ways, on the worker that does nothing."""
+    return TrialRequest(
+        handed=tmp_path / "tiny.pt2",
+        candidates=litert.candidates("cpu")[:2],
+        preprocessing=TINY,
+        fit=tmp_path / "calibration.npy",
+        judge=tmp_path / "evaluate.npy",
+        timed=True,
+        out=tmp_path,
     )
-    assert asked == []
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, failing: str = "") -> list[str]:
+    """A worker that answers trials; the one quantization whose artefact is `failing` dies."""
+    calls: list[str] = []
+
+    def reply(toolchain: str, name: str, args: dict[str, Any], job: Path, **_: Any) -> dict[str, Any]:
+        calls.append(job.name)
+        if failing and args.get("artefact", "").endswith(failing):
+            raise ToolchainError(
+                "litert-torch 0.10.0 failed in stage 'quantize'", "killed by SIGABRT", "See x"
+            )
+        if "artefact" in args:
+            Path(args["artefact"]).write_bytes(b"model")
+        if name == "run":
+            np.save(args["logits"], np.eye(5, CLASSES, dtype=np.float32))
+        return {"partitions": 1, "ms": [[2.0, 2.0], *[[1.0, 1.0] for _ in args.get("models", ())[1:]]]}
+
+    monkeypatch.setattr(litert, "run_job", reply)
+    return calls
+
+
+def test_candidates_share_one_conversion_and_are_timed_together(
+    trial: TrialRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = answer(monkeypatch)
+    trials = litert.measure(trial, QUIET)
+    assert calls[:2] == ["convert", "run-float"]
+    assert calls[-1] == "time"
+    assert len(calls) == 2 + 2 * 2 + 1
+    assert trials.float_ms == (2.0, 2.0)
+    assert [each.latencies_ms for each in trials.tried] == [(1.0, 1.0)] * 2
+    assert trials.tried[0].details == {"partitions": 1, "bytes": 5}
+
+
+def test_candidate_that_kills_the_worker_is_a_failed_trial(
+    trial: TrialRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, failing="0.tflite")
+    trials = litert.measure(trial, QUIET)
+    assert [each.failure for each in trials.tried] == ["killed by SIGABRT", None]
+    assert trials.tried[1].latencies_ms == (1.0, 1.0)
+
+
+def test_every_offered_way_is_known_to_the_worker_or_spelt_out() -> None:
+    for delegate in ("cpu", "npu"):
+        for candidate in litert.candidates(delegate):
+            asked_for = rules(candidate.label)
+            assert isinstance(asked_for, list) or asked_for.startswith(("dynamic_", "static_"))
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +241,29 @@ def test_int8_is_smaller_and_close(
     ran = dataclasses.replace(in_float, logits=tmp_path / "logits.npy")
     error, largest = errors(ran, tiny)
     assert 0 < error < tolerance * largest
+
+
+@pytest.mark.toolchain
+@pytest.mark.slow
+def test_every_way_for_a_cpu_is_made_and_measured_in_one_partition(tiny: Path, tmp_path: Path) -> None:
+    wanted = TrialRequest(
+        handed=tiny / "tiny.pt2",
+        candidates=litert.candidates("cpu"),
+        preprocessing=TINY,
+        fit=tiny / "calibration.npy",
+        judge=tiny / "evaluate.npy",
+        timed=True,
+        out=tmp_path,
+    )
+    trials = litert.measure(wanted, QUIET)
+    np.testing.assert_allclose(trials.reference, np.load(tiny / "torch.npy"), rtol=0, atol=1e-4)
+    largest = float(np.abs(trials.reference).max())
+    for each in trials.tried:
+        assert each.failure is None
+        assert each.details["partitions"] == 1
+        assert len(each.latencies_ms) == len(trials.float_ms) >= 7
+        assert each.logits is not None
+        assert 0 < float(np.abs(each.logits - trials.reference).max()) < 0.25 * largest
 
 
 @pytest.mark.toolchain

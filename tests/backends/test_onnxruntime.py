@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from torch import nn
 
 from edgevit import torch_setup  # noqa: F401
-from edgevit.backends import onnxruntime
+from edgevit.backends import onnxruntime, onnxruntime_recipes
 from edgevit.backends.protocol import CompileRequest
+from edgevit.backends.trials import TrialRequest
+from edgevit.errors import InputError
 from edgevit.export import export_onnx
 from edgevit.files import sha256_file
 from edgevit.preprocessing import Preprocessing
@@ -95,3 +98,78 @@ def test_same_request_gives_the_same_bytes_and_nothing_else_in_the_folder(
     assert first.logits is None
     assert sha256_file(first.artefact) == sha256_file(second.artefact)
     assert [path.name for path in (tmp_path / "a" / "out").iterdir()] == ["model.onnx"]
+
+
+def trial(folder: Path) -> TrialRequest:
+    asked = request(folder, "int8")
+    assert asked.onnx is not None
+    return TrialRequest(
+        handed=asked.onnx,
+        candidates=onnxruntime.candidates("cpu"),
+        preprocessing=PREPROCESSING,
+        fit=asked.calibration,
+        judge=asked.calibration,
+        timed=True,
+        out=asked.out,
+    )
+
+
+def test_every_way_is_made_run_and_timed_beside_float(tmp_path: Path) -> None:
+    trials = onnxruntime.measure(trial(tmp_path), Quiet())
+    np.testing.assert_allclose(trials.reference, torch_logits(tmp_path), atol=1e-4)
+    assert [each.label for each in trials.tried] == [each.label for each in onnxruntime.candidates("cpu")]
+    for each in trials.tried:
+        assert each.failure is None
+        assert len(each.latencies_ms) == len(trials.float_ms) >= 7
+        assert min(each.latencies_ms) > 0
+        assert each.logits is not None
+        cosine = (each.logits * trials.reference).sum(1)
+        cosine /= np.linalg.norm(each.logits, axis=1) * np.linalg.norm(trials.reference, axis=1)
+        assert cosine.min() > 0.98
+        assert not np.array_equal(each.logits, trials.reference)
+
+
+def test_way_the_vendors_tools_refuse_is_a_failed_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such type")
+
+    monkeypatch.setitem(onnxruntime_recipes.RECIPES, "dynamic", refuse)
+    trials = onnxruntime.measure(trial(tmp_path), Quiet())
+    assert trials.tried[0].failure == "RuntimeError: no such type"
+    assert trials.tried[0].logits is None
+    assert trials.tried[1].logits is not None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kept"),
+    [
+        ("dynamic", {"Conv": 1, "MatMulInteger": 9}),
+        ("static_linear_convolution", {"Conv": 1, "MatMulInteger": 0}),
+    ],
+)
+def test_attentions_own_products_stay_float(tmp_path: Path, recipe: str, kept: dict[str, int]) -> None:
+    asked = request(tmp_path, "int8")
+    plan = PrecisionPlan(precision="int8", onnx_recipe=recipe)
+    graph = onnx.load(onnxruntime.compile(dataclasses.replace(asked, plan=plan), Quiet()).artefact).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    ops = [node.op_type for node in graph.node]
+    assert {name: ops.count(name) for name in kept} == kept
+    constants = {each.name for each in graph.initializer}
+    products = [
+        node
+        for node in graph.node
+        if node.op_type == "MatMul" and makers.get(node.input[1], node).op_type != "DequantizeLinear"
+    ]
+    assert len(products) == 4  # q k and p v of each block
+    assert not any(node.input[1] in constants for node in products)
+
+
+def test_recipe_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    plan = PrecisionPlan(precision="int8", onnx_recipe="dinamic")
+    with pytest.raises(InputError) as caught:
+        onnxruntime.compile(dataclasses.replace(request(tmp_path, "int8"), plan=plan), Quiet())
+    assert str(caught.value) == (
+        "unknown onnx_recipe 'dinamic': ONNX Runtime is not quantized so. Rename it to dynamic."
+    )

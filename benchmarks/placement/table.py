@@ -24,8 +24,7 @@ def write_table(results: dict[str, Any], readme: Path) -> None:
     names = list(MODELS)
     keys = sorted(results, key=lambda key: (names.index(key.split()[0]), list(results).index(key)))
     rows = [row(key, results[key]) for key in keys]
-    notes = [note for key in keys for note in remarks(key, results[key])]
-    parts = [START, HEADER, *rows, "", *notes, "", END]
+    parts = [START, HEADER, *rows, "", *remarks(results, keys), "", END]
     write_atomically(readme, head + "\n".join(parts) + tail)
 
 
@@ -55,21 +54,25 @@ def milliseconds(side: dict[str, Any]) -> str:
     return f"{estimate['latency_ms']:.1f} [{estimate['low_ms']:.1f}, {estimate['high_ms']:.1f}]"
 
 
-def remarks(key: str, result: dict[str, Any]) -> list[str]:
-    """Why a build failed, what it was built without, what is left on the CPU."""
-    model, board, precision = key.split()
-    name = f"- {MODELS[model]}, {board}, {precision}"
-    found = [
-        f"{name}, {side}: {result[side]['error']}."
-        for side in ("plain", "edgevit")
-        if "error" in result[side]
-    ]
+def remarks(results: dict[str, Any], keys: list[str]) -> list[str]:
+    """Why builds failed, what they were built without, what is left on the CPU; equal remarks in one line."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key in keys:
+        model, board, precision = key.split()
+        for text in texts(results[key]):
+            found.setdefault((MODELS[model], text), []).append(f"{board} {precision}")
+    return [f"- {model}: {text} ({', '.join(where)})." for (model, text), where in found.items()]
+
+
+def texts(result: dict[str, Any]) -> list[str]:
+    """The remarks on one row."""
+    found = [f"{side} {result[side]['error']}" for side in ("plain", "edgevit") if "error" in result[side]]
     ours = result["edgevit"]
     if ours.get("disabled_rules"):
         found.append(
-            f"{name}: built without the toolkit's {', '.join(ours['disabled_rules'])}, which dies on it."
+            f"edgevit builds without the toolkit's {', '.join(ours['disabled_rules'])}, which dies on it"
         )
     if ours.get("cpu_ops"):
         left = ", ".join(f"{op['count']} {op['op']} ({op['traffic_kb']} KB)" for op in ours["cpu_ops"])
-        found.append(f"{name}: still on the CPU: {left}.")
+        found.append(f"edgevit leaves on the CPU {left}")
     return found

@@ -82,14 +82,23 @@ def measure(request: TrialRequest, progress: Progress) -> Trials:
     return Trials(logits[0], times[0], tuple(trial(*each) for each in models.items()))
 
 
-def in_turns(models: list[Path], one: npt.NDArray[np.float32]) -> list[tuple[float, ...]]:
-    """Milliseconds of one inference of `one` [1, channels, height, width], each model once a round."""
+def in_turns(
+    models: list[Path],
+    one: npt.NDArray[np.float32],
+    *,
+    rounds: int = ROUNDS,
+    seconds: float = ROUNDS_SECONDS,
+) -> list[tuple[float, ...]]:
+    """Milliseconds of one inference of `one` [1, channels, height, width] on one thread, each model once a round.
+
+    Stops after `seconds`, but not before a few rounds are done.
+    """
     sessions = [open_model(model, threads=1) for model in models]
     name = sessions[0].get_inputs()[0].name
     times: list[list[float]] = [[] for _ in models]
     begun = time.perf_counter()
-    for number in range(WARM_UP + ROUNDS):
-        if number >= WARM_UP + FEWEST_ROUNDS and time.perf_counter() - begun > ROUNDS_SECONDS:
+    for number in range(WARM_UP + rounds):
+        if number >= WARM_UP + FEWEST_ROUNDS and time.perf_counter() - begun > seconds:
             break
         for session, series in zip(sessions, times, strict=True):
             started = time.perf_counter()

@@ -245,14 +245,17 @@ def test_int8_is_smaller_and_close(
 
 @pytest.mark.toolchain
 @pytest.mark.slow
-def test_every_way_for_a_cpu_is_made_and_measured_in_one_partition(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("delegate", "timed"), [("cpu", True), ("npu", False)])
+def test_every_way_to_quantize_is_made_and_measured(
+    tiny: Path, tmp_path: Path, delegate: str, timed: bool
+) -> None:
     wanted = TrialRequest(
         handed=tiny / "tiny.pt2",
-        candidates=litert.candidates("cpu"),
+        candidates=litert.candidates(delegate),
         preprocessing=TINY,
         fit=tiny / "calibration.npy",
         judge=tiny / "evaluate.npy",
-        timed=True,
+        timed=timed,
         out=tmp_path,
     )
     trials = litert.measure(wanted, QUIET)
@@ -260,8 +263,9 @@ def test_every_way_for_a_cpu_is_made_and_measured_in_one_partition(tiny: Path, t
     largest = float(np.abs(trials.reference).max())
     for each in trials.tried:
         assert each.failure is None
-        assert each.details["partitions"] == 1
-        assert len(each.latencies_ms) == len(trials.float_ms) >= 7
+        assert len(each.latencies_ms) == len(trials.float_ms)
+        assert (len(each.latencies_ms) >= 7) == timed
+        assert delegate == "npu" or each.details["partitions"] == 1
         assert each.logits is not None
         assert 0 < float(np.abs(each.logits - trials.reference).max()) < 0.25 * largest
 

@@ -62,7 +62,7 @@ def artefact(
         how=how,
         verdict=verdict(decisive(found, benches), max_drop, gate),
         loss=found,
-        board_losses=tuple(each.loss for each in benches if each.loss is not None),
+        board_losses=tuple(each.loss for each in benches if each.loss is not None and on_board(each)),
         gate=gate,
         gains=gains(run, result, placement, latency, benches),
         placement=placement,
@@ -122,9 +122,14 @@ def explained(
 
 def decisive(local: Loss | None, benches: list[Bench]) -> Loss | None:
     """The accuracy that decides: measured on a board where that was done on as many images, else the run's."""
-    measured = [each.loss for each in benches if each.loss is not None and each.how.startswith("measured on")]
+    measured = [each.loss for each in benches if each.loss is not None and on_board(each)]
     enough = [each for each in measured if local is None or each.n >= local.n]
     return max(enough, key=lambda each: each.n) if enough else local
+
+
+def on_board(bench: Bench) -> bool:
+    """Whether a measurement is a board's; the host's never poses as one."""
+    return bench.how.startswith("measured on")
 
 
 def benches_of(run: RunFiles, result: dict[str, Any], title: str, omissions: Omissions) -> list[Bench]:

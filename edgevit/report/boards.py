@@ -40,19 +40,17 @@ def loss(accuracy: object, how: str) -> Loss | None:
 def bench(values: dict[str, Any]) -> Bench:
     """One measurement. Raises LookupError or the like when damaged."""
     latency = values.get("latency") or {}
-    threads = {setting_of(name): each for name, each in (latency.get("threads") or {}).items()}
-    masks = values.get("core_masks")
-    cores = {f"NPU cores {clean(name, 20)}": each for name, each in (masks or {}).items()}
+    settings = settings_of(values, latency.get("threads") or {})
     how = clean(values.get("how"), 120) or "unlabelled"
     return Bench(
         artefact=clean(values.get("artefact")),
         where=clean(values.get("where"), 120),
         how=how,
         machine=machine(values.get("machine")),
-        best=setting_of(latency.get("best")),
+        best="" if values.get("core_masks") else setting_of(latency.get("best")),
         sweep=tuple(
             timing(name, each)
-            for name, each in (*threads.items(), *cores.items())
+            for name, each in settings.items()
             if isinstance(each, dict) and number(each.get("mean", each.get("p50"))) is not None
         ),
         first_ms=number(values.get("first_ms")),
@@ -65,6 +63,19 @@ def bench(values: dict[str, Any]) -> Bench:
         warnings=lines(values.get("warnings")),
         written=clean(values.get("written"), 40),
     )
+
+
+def settings_of(values: dict[str, Any], threads: dict[str, Any]) -> dict[str, Any]:
+    """Timings by setting, in words: an NPU's cores where they were tried, else the processor's threads."""
+    masks = values.get("core_masks")
+    if masks:
+        return {
+            f"NPU cores {clean(name, 40)}" if name[:1].isdigit() else clean(name, 60): each
+            for name, each in masks.items()
+        }
+    if str(values.get("artefact")).endswith(".rknn"):
+        return dict.fromkeys(("NPU",), next(iter(threads.values()), None))
+    return {setting_of(name): each for name, each in threads.items()}
 
 
 def setting_of(threads: object) -> str:

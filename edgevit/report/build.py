@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgevit import __version__
+from edgevit.labels import fitting
 from edgevit.report.artefacts import Omissions, artefact
 from edgevit.report.boards import loss
 from edgevit.report.content import Artefact, Report, Run, Stage
@@ -27,6 +28,12 @@ def build(runs: Sequence[RunFiles], labels: tuple[str, ...] | None = None) -> Re
     )
     models = dict.fromkeys(run.model for run in made)
     return Report(", ".join(models), __version__, made, paretos(made), cautions(made))
+
+
+def fitting_one(names: tuple[str, ...], runs: Sequence[RunFiles]) -> tuple[str, ...]:
+    """Class names that fit at least one run; the others keep their own. Raises InputError where they fit none."""
+    counts = [run.manifest["model"].get("num_classes") for run in runs]
+    return names if len(names) in counts else fitting(names, counts[0])
 
 
 def run_of(run: RunFiles, name: str, anchor: str, labels: tuple[str, ...] | None) -> Run:

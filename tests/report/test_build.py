@@ -138,6 +138,16 @@ def test_measurements_on_a_board_are_matched_and_decide(tmp_path: Path) -> None:
     )
 
 
+def test_the_hosts_accuracy_is_never_shown_as_a_boards(tmp_path: Path) -> None:
+    manifest = runs.write_run(tmp_path / "run", n=1000, lost=0, won=0)
+    measured = runs.bench("deit-rk3588-int8.rknn", how="host CPU")
+    worse = {**manifest["results"][0]["accuracy"], "drop_points": 9.0, "drop_low": 7.0, "drop_high": 11.0}
+    runs.save_bench(tmp_path / "run", "host", {**measured, "accuracy": worse})
+    each = first(report_on(tmp_path / "run"))
+    assert each.board_losses == ()
+    assert each.verdict.answer == "yes"
+
+
 def test_a_host_never_shares_an_axis_with_a_board(tmp_path: Path) -> None:
     runs.write_run(tmp_path / "run")
     runs.save_bench(tmp_path / "run", "rock", runs.bench("deit-rk3588-int8.rknn"))
@@ -164,10 +174,16 @@ def test_npu_core_masks_are_settings_of_their_own(tmp_path: Path) -> None:
     runs.write_run(tmp_path / "run")
     measured = runs.bench("deit-rk3588-int8.rknn")
     row = measured["latency"]["threads"]["1"]
-    measured |= {"latency": {}, "core_masks": {"0": row, "0_1_2": {**row, "p50": 5.0}}}
+    both = {**row, "p50": 9.0}
+    masks = {"0": row, "0_1_2": {**row, "p50": 5.0}, "one model each, 3 side by side": both}
+    measured |= {"latency": {"threads": {"1": row}, "best": "1"}, "core_masks": masks}
     runs.save_bench(tmp_path / "run", "rock", measured)
     bench = first(report_on(tmp_path / "run")).benches[0]
-    assert [each.setting for each in bench.sweep] == ["NPU cores 0", "NPU cores 0_1_2"]
+    assert [each.setting for each in bench.sweep] == [
+        "NPU cores 0",
+        "NPU cores 0_1_2",
+        "one model each, 3 side by side",
+    ]
     assert bench.fastest is not None and bench.fastest.setting == "NPU cores 0_1_2"
 
 

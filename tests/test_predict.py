@@ -16,12 +16,15 @@ from edgevit.cli import group
 from edgevit.errors import InputError
 from tests.report import runs
 
+pytestmark = pytest.mark.xdist_group("predict")  # one conversion for all
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run of the bundled model for ONNX Runtime."""
     folder = tmp_path_factory.mktemp("demo") / "run"
-    assert group.run(["convert", "--target", "onnx", "--validation-images", "40", "--out", str(folder)]) == 0
+    arguments = ["--target", "onnx", "--precision", "float", "--validation-images", "40"]
+    assert group.run(["convert", *arguments, "--out", str(folder)]) == 0
     return folder
 
 
@@ -72,7 +75,7 @@ def test_an_artefact_gives_the_logits_that_were_evaluated(run: Path) -> None:
 def test_an_artefact_in_its_run_needs_nothing_more(
     run: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = answers(capsys, digits[0], "--model", run / "demo-onnx-int8.onnx", "--top", "1")
+    found = answers(capsys, digits[0], "--model", run / "demo-onnx-float.onnx", "--top", "1")
     assert found["images"][0]["guesses"][0]["name"] == "2"
 
 
@@ -80,7 +83,7 @@ def test_a_lone_artefact_needs_the_run_it_came_from(
     run: Path, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lone = tmp_path / "lone.onnx"
-    shutil.copyfile(run / "demo-onnx-int8.onnx", lone)
+    shutil.copyfile(run / "demo-onnx-float.onnx", lone)
     assert line(capsys, digits[0], "--model", lone) == (
         f"error: cannot predict with {lone}: a lone artefact doesn't say how its images are prepared, and there is "
         "no manifest.json beside it. Give the run that made it with --like RUN, or the run itself as --model."
@@ -222,7 +225,8 @@ def test_a_tflite_gives_the_logits_that_were_evaluated(
     tmp_path: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert group.run(["convert", "--target", "tflite", "--validation-images", "20", "--out", str(out)]) == 0
+    arguments = ["--target", "tflite", "--precision", "float", "--validation-images", "20"]
+    assert group.run(["convert", *arguments, "--out", str(out)]) == 0
     chosen = predict.choose(out)
     step = predict.step_of(chosen.run, chosen.run.manifest["results"][0])
     pixels = np.asarray(chosen.run.array(chosen.run.stage("validation"), "pixels.npy")[:4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,4 +128,5 @@ def ssh(address: str, key: Path | None) -> SshTransport:
         raise InputError(what, f"its key {key} is not there", f"Correct it in {boards_file()}")
     # Names in the user's ssh configuration may have capitals, which urlsplit takes away.
     written = re.search(re.escape(host), address, re.IGNORECASE)
-    return SshTransport(written.group() if written else host, user, port, key)
+    control = Path(tempfile.mkdtemp(prefix="edgevit-ssh-"))
+    return SshTransport(written.group() if written else host, user, port, key, control)

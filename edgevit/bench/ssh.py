@@ -38,12 +38,16 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class SshTransport:
-    """One board: `user` and `port` None leave them to the user's ssh configuration."""
+    """One board: `user` and `port` None leave them to the user's ssh configuration.
+
+    With a folder `control`, what runs while another command does shares its connection.
+    """
 
     host: str
     user: str | None = None
     port: int | None = None
     key: Path | None = None
+    control: Path | None = None
     pulses: bool = True
 
     @property
@@ -80,13 +84,25 @@ class SshTransport:
             self._copy(f"cat {shlex.quote(remote)}", f"copy {self.name}:{remote}", 1 << 30, stdout=target)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Remove the folder of the shared connection's socket; the connection ends with what opened it."""
+        if self.control is not None:
+            shutil.rmtree(self.control, ignore_errors=True)
 
     def command(self, line: str) -> list[str]:
         """The client's arguments for a line of the board's shell."""
         port = ["-p", str(self.port)] if self.port else []
         key = ["-i", str(self.key), "-o", "IdentitiesOnly=yes"] if self.key else []
-        return [client(), *OPTIONS, *port, *key, "--", self.destination, line]
+        shared: list[str] = []
+        if self.control is not None and self.control.is_dir():
+            shared = [
+                "-o",
+                "ControlMaster=auto",
+                "-o",
+                f"ControlPath={self.control}/%C",
+                "-o",
+                "ControlPersist=no",
+            ]
+        return [client(), *OPTIONS, *shared, *port, *key, "--", self.destination, line]
 
     def _converse(
         self,

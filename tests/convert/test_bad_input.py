@@ -150,3 +150,16 @@ def test_unusual_images_simply_work(project: Project, name: str) -> None:
     project.convert("--precision", "float")
     calibration = project.manifest()["images"]["calibration"]
     assert (calibration["n"], calibration["skipped"]) == (9, [])
+
+
+def test_delegate_that_no_target_has(project: Project) -> None:
+    assert project.error("--delegate", "npu") == (
+        "cannot use --delegate npu: no target makes a .tflite. Add --target tflite, or leave the option out."
+    )
+
+
+def test_way_to_quantize_that_does_not_exist(project: Project) -> None:
+    (project.folder / "mine.toml").write_text('precision = "int8"\nonnx_recipe = "dinamic"\n')
+    assert project.error("--plan", "mine.toml") == (
+        "unknown onnx_recipe 'dinamic': ONNX Runtime is not quantized so. Rename it to dynamic."
+    )

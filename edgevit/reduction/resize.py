@@ -29,6 +29,8 @@ from edgevit.surgery.resolution import (
     predict,
     resized_preprocessing,
 )
+from edgevit.surgery.steps import closeness
+from edgevit.surgery.temperature import scale_attention, temperature
 
 # `--resolution auto` goes no lower than this share of the model's own size.
 SMALLEST_SHARE = 0.5
@@ -57,8 +59,25 @@ def resize(
     pictures = Pictures(work, calibration, images)
     if isinstance(wanted, str):
         return largest_saving(work, pictures, limit)
-    module, choice, _ = pictures.try_size(wanted)
-    return made(module, choice, work)
+    tried = pictures.try_size(wanted, pictures.expected())
+    return made(tried, work)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A model at another size: its crop, the factor on its attention logits, its logits on all images."""
+
+    module: nn.Module
+    choice: CropChoice
+    factor: float
+    logits: torch.Tensor
+
+    @property
+    def what(self) -> str:
+        """One line for the report."""
+        if self.factor == 1:
+            return self.choice.what
+        return f"{self.choice.what}; attention logits times {self.factor:.3f} for the other number of tokens"
 
 
 @dataclass(frozen=True)
@@ -85,17 +104,24 @@ class Pictures:
         start = self.work.start
         return predict(start.module, start.preprocessing, np.load(self.calibration.path("pixels.npy")))
 
-    def try_size(
-        self, size: Size, expected: torch.Tensor | None = None
-    ) -> tuple[nn.Module, CropChoice, torch.Tensor]:
-        """The model at a size (height, width), its crop, and the full-size model's logits."""
+    def try_size(self, size: Size, expected: torch.Tensor) -> Tried:
+        """The model at a size (height, width), the crop and the attention's temperature that suit it best."""
         start = self.work.start
-        module = change_resolution(start.module, size)
-        known = self.expected() if expected is None else expected
+        plain: Any = change_resolution(start.module, size)
+        full: Any = start.module
+        prefix = plain.num_prefix_tokens
+        factor = temperature(plain.patch_embed.num_patches + prefix, full.patch_embed.num_patches + prefix)
+        module = plain if factor == 1 else scale_attention(plain, factor)
         choice = choose_crop(
-            module, start.preprocessing, known.numpy(), self.render, progress=self.work.progress
+            module, start.preprocessing, expected.numpy(), self.render, progress=self.work.progress
         )
-        return module, choice, known
+        pixels = self.render(choice.preprocessing)
+        found = predict(module, choice.preprocessing, pixels)
+        if factor != 1:
+            untouched = predict(plain, choice.preprocessing, pixels)
+            if closeness(expected, untouched).kl <= closeness(expected, found).kl:
+                return Tried(plain, choice, 1.0, untouched)
+        return Tried(module, choice, factor, found)
 
 
 def largest_saving(work: Work, pictures: Pictures, limit: float) -> Made:
@@ -104,17 +130,16 @@ def largest_saving(work: Work, pictures: Pictures, limit: float) -> Made:
     sizes = smaller_sizes(tuple(vit.patch_embed.img_size), tuple(vit.patch_embed.patch_size))
     expected = pictures.expected()
 
-    def attempt(size: Size) -> tuple[tuple[nn.Module, CropChoice], float]:
-        module, choice, _ = pictures.try_size(size, expected)
-        found = predict(module, choice.preprocessing, pictures.render(choice.preprocessing))
-        return (module, choice), predicted_drop(expected, found)
+    def attempt(size: Size) -> tuple[Tried, float]:
+        tried = pictures.try_size(size, expected)
+        return tried, predicted_drop(expected, tried.logits)
 
     _, best, tried = most_within(sizes, attempt, limit)
     why = explain([(name(size), drop) for size, drop in tried], limit, "px", len(expected))
     if best is None:
         own = tuple(vit.patch_embed.img_size)
         return Made(vit, work.start.preprocessing, label(own), why, (why,))
-    return made(*best, work, why)
+    return made(best, work, why)
 
 
 def smaller_sizes(size: Size, patch: Size) -> list[Size]:
@@ -129,24 +154,20 @@ def smaller_sizes(size: Size, patch: Size) -> list[Size]:
     return [(grid[0] * patch[0], grid[1] * patch[1]) for grid in grids]
 
 
-def made(module: nn.Module, choice: CropChoice, work: Work, *notes: str) -> Made:
+def made(tried: Tried, work: Work, *notes: str) -> Made:
     """The record of a change of size."""
-    vit: Any = module
+    vit: Any = tried.module
+    choice = tried.choice
     details = {
+        "attention_factor": tried.factor,
         "tried": [
             {"crop_ratio": crop, "kl": kl, "agreement": agreement} for crop, kl, agreement in choice.tried
         ],
         "images": choice.images,
     }
     size = tuple(vit.patch_embed.img_size)
-    return Made(
-        module,
-        choice.preprocessing,
-        label(size),
-        choice.what,
-        (*notes, *advice(module, work.job.targets)),
-        details,
-    )
+    said = (*notes, *advice(tried.module, work.job.targets))
+    return Made(tried.module, choice.preprocessing, label(size), tried.what, said, details)
 
 
 def label(size: Size) -> str:

@@ -12,6 +12,7 @@ from tests.convert.conftest import Project
 pytestmark = [pytest.mark.toolchain, pytest.mark.slow]
 
 LESS = ("--prune-heads", "4", "--prune-mlp", "0.2")
+FEW = ("--calibration-images", "64", "--validation-images", "100")
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def installed() -> None:
 def test_a_smaller_model_passes_through_every_target(project: Project) -> None:
     targets = [part for name in ("rk3588", "rk3566", "tflite", "onnx") for part in ("--target", name)]
     precisions = ("--precision", "float", "--precision", "int8")
-    project.run("convert", *targets, *precisions, *LESS, "--resolution", "80", "--validation-images", "100")
+    project.run("convert", *targets, *precisions, *LESS, "--resolution", "80", *FEW)
     manifest = project.manifest("runs/demo")
     stages = {each["stage"]: each for each in manifest["reductions"]}
     assert list(stages) == ["80x80 px", "4 heads gone", "384 neurons gone"]
@@ -42,8 +43,7 @@ def test_a_smaller_model_passes_through_every_target(project: Project) -> None:
 
 
 def test_a_smaller_model_is_conditioned_for_int8(project: Project) -> None:
-    options = ("--recipe", "conditioned", "--validation-images", "100")
-    project.run("convert", "--target", "rk3588", *LESS, *options)
+    project.run("convert", "--target", "rk3588", *LESS, *FEW, "--recipe", "conditioned")
     manifest = project.manifest("runs/demo")
     export = next(stage for stage in manifest["stages"] if stage["stage"] == "export")
     assert export["metrics"]["int8"]["conditioning"]

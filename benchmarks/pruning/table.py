@@ -117,7 +117,6 @@ def write_pictures(results: dict[str, Any], folder: Path) -> None:
     left.set(
         xlabel="heads removed of 36", ylabel="points of top-1 lost", title="which heads, and least squares"
     )
-    left.legend(fontsize=7)
     points_of = cycle_points(results)
     for kind in ("px", "heads gone"):
         line = sorted(
@@ -128,7 +127,9 @@ def write_pictures(results: dict[str, Any], folder: Path) -> None:
         if line:
             right.plot(*zip(*line, strict=True), "-o", label="resolution" if kind == "px" else "heads")
     right.set(xlabel="million cycles on rk3588, int8 (vendor compiler estimate)", title="resolution or heads")
-    right.legend(fontsize=7)
+    for axes in (left, right):
+        if axes.has_data():
+            axes.legend(fontsize=7)
     figure.tight_layout()
     with atomic_path(folder / "curves.svg") as staging:
         figure.savefig(staging, metadata={"Date": None})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from edgevit.bench import adb
 from edgevit.bench.host import HostTransport
-from edgevit.bench.ssh import SshTransport
+from edgevit.bench.ssh import SshTransport, control_path
 from edgevit.bench.transport import Transport
 from edgevit.errors import InputError
 from edgevit.schema import Strict
@@ -128,5 +127,4 @@ def ssh(address: str, key: Path | None) -> SshTransport:
         raise InputError(what, f"its key {key} is not there", f"Correct it in {boards_file()}")
     # Names in the user's ssh configuration may have capitals, which urlsplit takes away.
     written = re.search(re.escape(host), address, re.IGNORECASE)
-    control = Path(tempfile.mkdtemp(prefix="edgevit-ssh-"))
-    return SshTransport(written.group() if written else host, user, port, key, control)
+    return SshTransport(written.group() if written else host, user, port, key, control_path(address))

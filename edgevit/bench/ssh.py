@@ -6,12 +6,15 @@ board's shell; edgevit never answers a question, so keys must be set up and the 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,7 @@ from edgevit.bench.transport import Completed, TransportError
 
 OWN_FAULT = 255  # the client's exit code when the connection, not the command, failed
 COPY_SECONDS = 60.0
+LONGEST_SOCKET = 80  # of 104 or 108; ssh adds a suffix of its own
 COPY_BYTES_A_SECOND = 100_000  # slower than that is a hang
 # Ends a dead connection within a quarter of a minute; asks nothing.
 OPTIONS = (
@@ -40,7 +44,7 @@ OPTIONS = (
 class SshTransport:
     """One board: `user` and `port` None leave them to the user's ssh configuration.
 
-    With a folder `control`, what runs while another command does shares its connection.
+    With a path `control` for a socket, what runs while another command does shares its connection.
     """
 
     host: str
@@ -84,21 +88,19 @@ class SshTransport:
             self._copy(f"cat {shlex.quote(remote)}", f"copy {self.name}:{remote}", 1 << 30, stdout=target)
 
     def close(self) -> None:
-        """Remove the folder of the shared connection's socket; the connection ends with what opened it."""
-        if self.control is not None:
-            shutil.rmtree(self.control, ignore_errors=True)
+        """Nothing is held open: a shared connection ends with the command that opened it."""
 
     def command(self, line: str) -> list[str]:
         """The client's arguments for a line of the board's shell."""
         port = ["-p", str(self.port)] if self.port else []
         key = ["-i", str(self.key), "-o", "IdentitiesOnly=yes"] if self.key else []
-        shared: list[str] = []
-        if self.control is not None and self.control.is_dir():
+        shared = []
+        if self.control is not None:
             shared = [
                 "-o",
                 "ControlMaster=auto",
                 "-o",
-                f"ControlPath={self.control}/%C",
+                f"ControlPath={self.control}",
                 "-o",
                 "ControlPersist=no",
             ]
@@ -201,6 +203,22 @@ FAULTS = (
     ),
     ("Too many authentication failures", "ssh offered too many keys", "Give the right one in boards.toml"),
 )
+
+
+def control_path(address: str) -> Path | None:
+    """Where the socket of a shared connection may be: a folder of this user's only, a name of this process's own.
+
+    None where there is no such folder, or its path is too long for a socket.
+    """
+    folder = Path(tempfile.gettempdir()) / f"edgevit-ssh-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        state = folder.lstat()
+    except OSError:
+        return None
+    path = folder / f"{os.getpid()}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+    ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o077
+    return path if ours and len(str(path)) < LONGEST_SOCKET and "%" not in str(path) else None
 
 
 def client() -> str:

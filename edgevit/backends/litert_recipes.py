@@ -43,8 +43,8 @@ OWN: dict[str, Rules] = {
 }
 # The most faithful first. 16-bit activations are never offered for a CPU, which has no fast kernels for them.
 CPU = (
-    Candidate(DYNAMIC, "int8 weights; activations measured at run time"),
-    Candidate("dynamic_linear", "the same, the patch convolution in float"),
+    Candidate("dynamic_linear", "fully connected layers with int8 weights, activations measured at run time"),
+    Candidate(DYNAMIC, "the same, and the patch convolution: one range for a whole image"),
     Candidate("dynamic_linear_static_convolution", "the same, the patch convolution with fixed ranges"),
     Candidate("static_linear_convolution", "fully connected layers and convolutions with fixed ranges"),
 )

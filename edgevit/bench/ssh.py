@@ -88,7 +88,9 @@ class SshTransport:
             self._copy(f"cat {shlex.quote(remote)}", f"copy {self.name}:{remote}", 1 << 30, stdout=target)
 
     def close(self) -> None:
-        """Nothing is held open: a shared connection ends with the command that opened it."""
+        """A shared connection ends with the command that opened it; its socket stays if that was killed."""
+        if self.control is not None:
+            self.control.unlink(missing_ok=True)
 
     def command(self, line: str) -> list[str]:
         """The client's arguments for a line of the board's shell."""

@@ -87,7 +87,7 @@ class Session:
                 f"{posixpath.dirname(self.work)} has {said['free'] >> 20} MB free and {needed >> 20} MB are needed",
                 "Make room, use fewer --images, or give another work_folder in boards.toml",
             )
-        self.progress.stage(f"copy {needed >> 20} MB to {self.transport.name}")
+        self.progress.stage(f"copy {max(1, needed - SPARE_BYTES >> 20)} MB to {self.transport.name}")
         for name, path in {"on_board.py": FOLDER / "on_board.py", **self.files}.items():
             self.transport.push(path, posixpath.join(self.work, name))
         with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:

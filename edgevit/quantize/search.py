@@ -255,7 +255,8 @@ def next_rung(failed: int, met: int, count: int, shortfall: float, measured: int
         return min(climbed, count - 1) if failed < count - 1 else None
     if met - failed <= 1:
         return None
-    return max((failed + met) // 2, met - FIRST_STEP * 2**measured // 2)
+    step: int = FIRST_STEP << (measured - 1)
+    return max((failed + met) // 2, met - step)
 
 
 def sentence(rung: Rung, drop: Drop, met: bool, max_drop: float, exhausted: bool) -> str:

@@ -35,7 +35,8 @@ HARMLESS = re.compile(
     r"need parameter qtype|is already in IndependentMap|Unkown op target: 0|TRANSPOSE: mismatch input dims"
     r"|temperate env|only support mini rknn model|default (?:in|out)put dtype of|^build: =+ WARN"
     r"|^rknn-toolkit2 version|disable_rules=|The output shape of"
-    r"|^hybrid_quantization_step2: +(?:The \(min|from:|to  :|max =|min =)"  # a plan's ranges are meant to differ from the toolkit's
+    # A plan's ranges are meant to differ from the toolkit's.
+    r"|^hybrid_quantization_step2: +(?:The \(min|from:|to  :|max =|min =)"
 )
 
 

@@ -45,7 +45,7 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
         *latency_notes(manifest),
         *parity_notes(manifest),
         *manifest["model"]["notes"],
-        f"run: {folder}",
+        f"run: {folder}; a report to hand on: edgevit report {folder}",
     ]
     if accuracy is None:
         notes.insert(0, "accuracy was not measured: pass --validation with images it can be measured on")

@@ -191,8 +191,8 @@ def search(
 
     `fake` and `simulate` give logits of a plan by fake quantization and by the vendor's simulator, on images
     whose float logits are `references["fake"]` and `references["simulate"]`; those under "more", if any, lend
-    their margins. Stops after `minutes` with the
-    best plan so far. Nothing is drawn at random: the same inputs give the same plan.
+    their margins. Stops after `minutes` with the best plan so far. Nothing is drawn at random: the same inputs
+    give the same plan.
     """
     trials, deadline = Trials(state, key), time.monotonic() + 60 * minutes
     more = references.get("more")
@@ -211,7 +211,8 @@ def search(
         else:
             failed = max(failed, rung)
         following = next_rung(failed, met, len(rungs), measured[rung].shortfall(max_drop), len(measured))
-        if following is None or following in measured or time.monotonic() > deadline:
+        finished = following is None or following in measured
+        if following is None or finished or time.monotonic() > deadline:
             break
         rung = following
     best = met if met < len(rungs) else min(measured, key=lambda number: measured[number].shortfall(max_drop))
@@ -219,7 +220,7 @@ def search(
         rungs[best],
         measured[best],
         met < len(rungs),
-        sentence(rungs[best], measured[best], met < len(rungs), max_drop, following is None),
+        sentence(rungs[best], measured[best], met < len(rungs), max_drop, finished),
         tuple(trials.done.values()),
     )
 
@@ -265,6 +266,8 @@ def sentence(rung: Rung, drop: Drop, met: bool, max_drop: float, exhausted: bool
         f"{drop.points:.2f} points expected drop (95 % below {drop.upper:.2f}) and {drop.changes:.1f} % changed "
         f"predictions by {drop.images} calibration images, {len(rung.sixteen_bit)} tensors in 16 bits"
     )
+    if met and not exhausted:
+        outcome += "; cheaper plans were not tried for lack of time: allow more --search-minutes"
     if met:
         return f"target of {max_drop:g} points met: {outcome}"
     need = f"--max-drop {drop.least:.2f} is what this plan keeps"

@@ -77,7 +77,7 @@ def require(found: Mapping[str, list[str]], planned: Collection[str]) -> None:
         raise ToolchainError(
             "cannot realise the precision plan",
             f"the compiler's table has no tensor with the values of {', '.join(missing)}",
-            "Remove them from the plan, or report the model and the toolkit's version",
+            "Use --recipe vendor-default, and report the model and the toolkit's version",
         )
 
 

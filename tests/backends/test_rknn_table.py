@@ -118,7 +118,7 @@ def test_a_planned_tensor_that_is_missing_is_named() -> None:
         edit(TABLE, found, {}, ["blocks.0.gelu"])
     assert str(caught.value) == (
         "cannot realise the precision plan: the compiler's table has no tensor with the values of blocks.0.gelu. "
-        "Remove them from the plan, or report the model and the toolkit's version."
+        "Use --recipe vendor-default, and report the model and the toolkit's version."
     )
 
 

@@ -89,7 +89,9 @@ def test_without_time_the_most_accurate_plan_is_taken() -> None:
     found = run(Simulator(2), simulate, minutes=0.0)
     assert found.met
     assert simulate.calls == [11]
-    assert found.sentence.endswith("cheaper plans were not tried for lack of time: allow more --search-minutes")
+    assert found.sentence.endswith(
+        "cheaper plans were not tried for lack of time: allow more --search-minutes"
+    )
 
 
 def test_a_stopped_search_goes_on_where_it_was(tmp_path: Path) -> None:

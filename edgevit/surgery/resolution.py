@@ -46,8 +46,8 @@ class CropChoice:
         """One line for the report."""
         chosen = ratio(self.preprocessing)
         return (
-            f"crop ratio {chosen:.3f}, the best of {len(self.tried)} by KL divergence to the full-resolution "
-            f"model on {self.images} images"
+            f"crop ratio {chosen:.3f}, of {len(self.tried)} by KL divergence to the full-resolution model on "
+            f"{self.images} images (the model's own unless another is better by a standard error)"
         )
 
 

@@ -131,7 +131,8 @@ def test_the_crop_that_agrees_with_the_full_model_is_chosen() -> None:
     assert [round(tried[0], 3) for tried in choice.tried] == list(pictures)
     assert choice.tried[3][2] == 1.0
     assert choice.what == (
-        "crop ratio 0.945, the best of 4 by KL divergence to the full-resolution model on 24 images"
+        "crop ratio 0.945, of 4 by KL divergence to the full-resolution model on 24 images "
+        "(the model's own unless another is better by a standard error)"
     )
 
 

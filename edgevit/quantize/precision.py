@@ -22,7 +22,7 @@ from edgevit.quantize.taps import divergence, kind_of, logits_of, sibling
 from edgevit.quantize.units import Costs, Errors, shape_of, units_of
 from edgevit.schema import Npu
 
-FAKE_IMAGES = 64
+FAKE_IMAGES = 96
 # Kinds of tensors measured together, as they err together.
 PARTS = (
     frozenset({"q", "k", "v", "scores", "softmax", "attention"}),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.errors import InputError
-from edgevit.quantize.plan import PrecisionPlan, read_plan
+from edgevit.quantize.plan import DEFAULT_MAX_DROP, PrecisionPlan, read_plan
 from edgevit.schema import Board, Recipe, load_board, load_recipe, shipped
 from edgevit.smaller import Smaller, take_smaller
 
@@ -39,6 +39,11 @@ class Job:
     search_minutes: float = 0.0
     delegate: str = "cpu"
     smaller: Smaller = Smaller()
+
+    @property
+    def allowed_drop(self) -> float:
+        """Points of top-1 that a plan may cost: the user's limit, or the default."""
+        return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ from edgevit.backends.registry import BACKENDS, CANDIDATES
 from edgevit.inputs import Inputs
 from edgevit.job import Job
 from edgevit.progress import Progress
-from edgevit.quantize.plan import DEFAULT_MAX_DROP, PrecisionPlan, read_plan
+from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.schema import Board
 from edgevit.store import Run, Step, WouldRun
 
@@ -93,7 +93,7 @@ class Conversion(Inputs):
 
         if not planning.searchable(board):
             return None
-        max_drop = planning.DEFAULT_MAX_DROP if self.job.max_drop is None else self.job.max_drop
+        max_drop = self.job.allowed_drop
         inputs = {
             "export": exported.key,
             "calibration": self.calibration.key,
@@ -137,7 +137,7 @@ class Conversion(Inputs):
             calibration=self.calibration.path("pixels.npy"),
             plan=plan_of(self.job, "int8"),
             fixed=choosing.fixed_recipe(board, self.job.plan, self.job.recipe),
-            max_drop=DEFAULT_MAX_DROP if self.job.max_drop is None else self.job.max_drop,
+            max_drop=self.job.allowed_drop,
         )
         inputs = {
             "export": exported.key,

@@ -19,15 +19,14 @@ from edgevit.files import write_atomically
 from edgevit.load import LoadedModel
 from edgevit.progress import Progress
 from edgevit.quantize.int8 import restored
-from edgevit.quantize.plan import DEFAULT_MAX_DROP as DEFAULT_MAX_DROP
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.precision import find_plan
+from edgevit.reference import PARITY_IMAGES
 from edgevit.schema import Board
 from edgevit.surgery.equivalence import apply_surgeries
 
 JUDGED_IMAGES = 128
 FEWEST_JUDGED = 16
-PARITY_IMAGES = 8
 
 
 def searchable(board: Board) -> bool:

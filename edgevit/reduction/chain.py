@@ -180,8 +180,4 @@ def require_reducible(loaded: LoadedModel) -> None:
 
 def limit(job: Job) -> float:
     """Points of top-1 that each amount left to edgevit may cost: together they may cost --max-drop."""
-    total = DEFAULT_LIMIT if job.max_drop is None else job.max_drop
-    return total / max(1, job.smaller.automatic)
-
-
-DEFAULT_LIMIT = 0.5
+    return job.allowed_drop / max(1, job.smaller.automatic)

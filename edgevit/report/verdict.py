@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from edgevit.evaluate import paired_interval
+from edgevit.quantize.plan import DEFAULT_MAX_DROP
 from edgevit.report.sections import Loss, Verdict
 
-DEFAULT_LIMIT = 0.5
 MOST_IMAGES = 1_000_000
 USER_LIMIT = "yours, from --max-drop"
 OWN_LIMIT = "edgevit's default; set yours with --max-drop"
@@ -17,7 +17,7 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
     The limit is the user's --max-drop or 0.5 points. A missed gate is a no whatever the interval says: the user
     made the rule. Without labels the share of changed predictions bounds the loss from above.
     """
-    limit, origin = (DEFAULT_LIMIT, OWN_LIMIT) if max_drop is None else (max_drop, USER_LIMIT)
+    limit, origin = (DEFAULT_MAX_DROP, OWN_LIMIT) if max_drop is None else (max_drop, USER_LIMIT)
     if loss is None:
         why = "accuracy was not measured: there were no validation images"
         return Verdict("can't tell", why, limit, origin)

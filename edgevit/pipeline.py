@@ -36,6 +36,11 @@ class Outcome:
     reference: Step | None
 
 
+# In int8 their squares need rows whose large values a rotation has spread; where only cost is asked for, no images
+# are given and nothing is lost.
+NEED_ROTATION = ("norms-by-exponentials",)
+
+
 class Conversion(Inputs):
     """The steps of one job in one run directory, each made when first asked for and kept."""
 
@@ -55,6 +60,8 @@ class Conversion(Inputs):
         # Conditioning folds the attention scale, which not every compiler survives.
         fits = canonical and backend.TAKES_RANGES and "fold-attention-scale" in surgeries
         conditioned = recipe.conditioning and precision == "int8" and fits
+        if precision == "int8" and not conditioned and self.calibration is not None:
+            surgeries = [each for each in surgeries if each not in NEED_ROTATION]
         limits = board.npu.model_dump(mode="json", exclude={"cpu_ops", "target"}) if board.npu else None
         inputs = {
             "model": self.exporting_key,

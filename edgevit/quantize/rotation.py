@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edgevit.surgery.parts import ExponentialNorm
+
 Matrix = npt.NDArray[np.float64]
 
 LONGEST = 256
@@ -126,8 +128,8 @@ def why_not_rotated(vit: Any) -> str | None:
 
 
 def bare(norm: Any) -> bool:
-    """A LayerNorm that only subtracts the mean and divides by the deviation."""
-    if not isinstance(norm, nn.LayerNorm):
+    """A LayerNorm that only subtracts the mean, where there is one, and divides by the deviation."""
+    if not isinstance(norm, nn.LayerNorm | ExponentialNorm):
         return False
     return (norm.weight is None or bool((norm.weight == 1).all())) and (
         norm.bias is None or bool((norm.bias == 0).all())

@@ -15,7 +15,14 @@ from timm.layers.patch_embed import PatchEmbed  # isort: skip
 from timm.models.deit import VisionTransformerDistilled  # isort: skip
 from timm.models.vision_transformer import Block, VisionTransformer  # isort: skip
 
-from edgevit.surgery.parts import HeadTokensBlock, MeanFreeNorm, PadTokens, SplitPatchEmbed, SurgeryAttention
+from edgevit.surgery.parts import (
+    ExponentialNorm,
+    HeadTokensBlock,
+    MeanFreeNorm,
+    PadTokens,
+    SplitPatchEmbed,
+    SurgeryAttention,
+)
 
 MODELS = (VisionTransformer, VisionTransformerDistilled)
 BLOCKS = (Block, HeadTokensBlock)
@@ -33,7 +40,7 @@ def why_not_canonical(module: Any) -> str | None:
         blocks=BLOCKS,
         attentions=ATTENTIONS,
         before_blocks=(PadTokens,),
-        norms=(MeanFreeNorm,),
+        norms=(MeanFreeNorm, ExponentialNorm),
         poolings=POOLINGS,
     )
 

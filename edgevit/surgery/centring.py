@@ -11,7 +11,7 @@ from torch import nn
 from edgevit.schema import Npu
 from edgevit.surgery.canonical import require_canonical
 from edgevit.surgery.outcome import Outcome
-from edgevit.surgery.parts import MeanFreeNorm
+from edgevit.surgery.parts import ExponentialNorm, MeanFreeNorm
 
 
 def norms_without_mean(model: nn.Module, npu: Npu | None = None) -> Outcome:
@@ -24,15 +24,21 @@ def norms_without_mean(model: nn.Module, npu: Npu | None = None) -> Outcome:
     if problem is not None:
         return Outcome(model, False, problem)
     centre(vit)
-    for block in vit.blocks:
-        block.norm1, block.norm2 = MeanFreeNorm(block.norm1), MeanFreeNorm(block.norm2)
-    vit.norm = MeanFreeNorm(vit.norm)
-    return Outcome(vit, True, f"{2 * len(vit.blocks) + 1} LayerNorms no longer subtract a mean")
+    left = [name for name in stream_norms(vit) if isinstance(vit.get_submodule(name), nn.LayerNorm)]
+    for name in left:
+        vit.set_submodule(name, MeanFreeNorm(vit.get_submodule(name)))
+    return Outcome(vit, True, f"{len(left)} LayerNorms no longer subtract a mean")
+
+
+def stream_norms(vit: Any) -> list[str]:
+    """Names of the norms that read the residual stream."""
+    inside = [f"blocks.{index}.{name}" for index in range(len(vit.blocks)) for name in ("norm1", "norm2")]
+    return [*inside, "norm"]
 
 
 def why_mean_matters(vit: Any) -> str | None:
     """None where only LayerNorms read the residual stream and only linear layers write to it."""
-    if isinstance(vit.norm, MeanFreeNorm):
+    if isinstance(vit.norm, MeanFreeNorm | ExponentialNorm):
         return "no LayerNorm subtracts a mean"
     if not isinstance(vit.norm, nn.LayerNorm):
         return "its head reads the residual stream without a LayerNorm"

@@ -16,6 +16,7 @@ from edgevit.errors import InputError, ParityError
 from edgevit.schema import Npu
 from edgevit.surgery.attention import softmax_without_kernel
 from edgevit.surgery.centring import norms_without_mean
+from edgevit.surgery.exponential_norms import norms_by_exponentials
 from edgevit.surgery.folds import fold_attention_scale, fold_layer_scale, fold_norms
 from edgevit.surgery.last_block import trim_last_block
 from edgevit.surgery.outcome import Outcome
@@ -30,10 +31,12 @@ class ExactSurgery:
     """A rewrite that promises the same function, and how far float rounding may move it.
 
     `tolerance` bounds the largest difference of two outputs, relative to the largest output (at least 1).
+    With `reads_images` it is exact for what those images cover, and is called with them: (model, npu, inputs).
     """
 
-    apply: Callable[[nn.Module, Npu | None], Outcome]
+    apply: Callable[..., Outcome]
     tolerance: float = 1e-5
+    reads_images: bool = False
 
 
 # In the order in which they are applied.
@@ -45,6 +48,7 @@ EXACT: dict[str, ExactSurgery] = {
     "pad-tokens": ExactSurgery(pad_tokens),
     "softmax-by-norm": ExactSurgery(softmax_without_kernel),
     "trim-last-block": ExactSurgery(trim_last_block),
+    "norms-by-exponentials": ExactSurgery(norms_by_exponentials, tolerance=1e-4, reads_images=True),
     "norms-without-mean": ExactSurgery(norms_without_mean, tolerance=1e-4),
 }
 
@@ -78,7 +82,8 @@ def apply_surgeries(
     for name, surgery in EXACT.items():
         if name not in names:
             continue
-        outcome = surgery.apply(module, npu)
+        images = (inputs,) if surgery.reads_images else ()
+        outcome = surgery.apply(module, npu, *images)
         difference = (
             prove(name, module, outcome.module, inputs, surgery.tolerance) if outcome.changed else None
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -172,6 +173,39 @@ class MeanFreeNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+# exp(-12) is 6e-6: an exponential that small adds nothing, and int8 need not hold what leads to it.
+CUT_OFF = 12.0
+
+
+class ExponentialNorm(nn.Module):
+    """LayerNorm of rows whose mean is zero: x · Σ w exp(-c v), v = mean(x²) + eps, then weight and bias.
+
+    `rates` c [terms] and `shares` w [terms + 1], the last a constant, make the sum 1/sqrt(v): see
+    `exponential_norms.inverse_root`. Exponents are cut off by a ReLU, because int8 needs bounds.
+    """
+
+    def __init__(self, original: Any, rates: torch.Tensor, shares: torch.Tensor) -> None:
+        super().__init__()
+        dim, terms = original.normalized_shape[0], len(rates)
+        self.weight, self.bias = own(original.weight, 1.0), own(original.bias, 0.0)
+        self.exponents = nn.Linear(dim, terms).requires_grad_(False)
+        # Shifts by a convolution, which compilers fuse with the ELU; an addition would be rounded on its own.
+        self.shift = nn.Linear(terms, terms).requires_grad_(False)
+        self.sum = nn.Linear(terms, dim).requires_grad_(False)
+        self.exponents.weight.copy_(-rates[:, None].expand(terms, dim) / dim)
+        self.exponents.bias.copy_(CUT_OFF - rates * original.eps)
+        self.shift.weight.copy_(torch.eye(terms))
+        self.shift.bias.fill_(-CUT_OFF)
+        self.sum.weight.copy_(shares[:-1].expand(dim, terms))
+        self.sum.bias.fill_(float(shares[-1] + shares[:-1].sum() * (1 - math.exp(-CUT_OFF))))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        below_zero = self.shift(self.exponents(x * x).relu())
+        y: torch.Tensor = x * self.sum(functional.elu(below_zero))
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
 

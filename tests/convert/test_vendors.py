@@ -47,6 +47,24 @@ def test_conditioned_recipe_is_realised_in_the_vendors_table(project: Project) -
     assert manifest["results"][0]["accuracy"]["agreement"] > 0.97
 
 
+def test_layer_norms_stay_on_an_npu_that_has_no_kernel_for_them(project: Project) -> None:
+    project.run("convert", "--target", "rv1106", "--validation-images", "100")
+    manifest = project.manifest("runs/demo")
+    (result,) = manifest["results"]
+    assert result["accuracy"]["agreement"] > 0.95
+    layers = result["details"]["placement"]["layers"]
+    assert not [layer["op"] for layer in layers if layer["op"] == "exNorm"]
+    assert {layer["op"] for layer in layers} >= {"ConvElu", "ConvMul"}
+
+
+def test_int8_squares_are_left_to_models_with_a_rotated_stream(project: Project) -> None:
+    project.run("convert", "--target", "rv1106", "--recipe", "vendor-default", "--validation-images", "20")
+    export = next(stage for stage in project.manifest("runs/demo")["stages"] if stage["stage"] == "export")
+    names = [record["name"] for record in export["metrics"]["surgeries"]]
+    assert "trim-last-block" in names
+    assert "norms-by-exponentials" not in names
+
+
 def test_inspect_shows_that_the_rewrites_pay(project: Project) -> None:
     done = project.run("inspect", "--target", "rk3588", "--before-after", "--json")
     plain, edgevit = json.loads(done.stdout)

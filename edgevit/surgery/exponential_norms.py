@@ -25,12 +25,13 @@ from edgevit.surgery.outcome import Outcome
 from edgevit.surgery.parts import CUT_OFF, ExponentialNorm
 
 BATCH = 16
-TERMS = 16  # channels of the two convolutions: the NPUs' alignment
+# Channels of the two convolutions, by how many times the largest variance is the smallest: the NPUs' alignment.
+TERMS = {4096.0: 16, 65536.0: 32}
 # Other images' rows may be so many times less or more spread than those seen.
 MARGIN = 4.0
 TOLERANCE = 1e-5
-# Squares of rows more unlike than that leave an int8 tensor nothing for the smaller ones.
-MOST_UNLIKE = 256.0
+# Rows a 64th as wide as the widest are one step of an int8 tensor: a norm of those is not worth having.
+MOST_UNLIKE = 4096.0
 Exponentials = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
@@ -56,7 +57,7 @@ def norms_by_exponentials(model: nn.Module, npu: Npu | None, inputs: torch.Tenso
         return Outcome(
             model, False, f"rows of every LayerNorm differ more than {MOST_UNLIKE:g}-fold in variance"
         )
-    return Outcome(vit, True, f"{replaced} of {len(spans)} LayerNorms run as sums of {TERMS} exponentials")
+    return Outcome(vit, True, f"{replaced} of {len(spans)} LayerNorms run as sums of exponentials")
 
 
 @torch.no_grad()
@@ -107,16 +108,17 @@ def inverse_root(ratio: float) -> Exponentials:
     """
     from scipy.optimize import nnls
 
+    terms = min((count for most, count in TERMS.items() if ratio <= most), default=max(TERMS.values()))
     v = np.geomspace(1, ratio, 1000)
     found: list[tuple[float, Exponentials]] = []
     for slowest in (0.05, 0.1, 0.2, 0.4):
         for fastest in (4.0, 8.0, CUT_OFF):
-            rates = np.geomspace(slowest / ratio, fastest, TERMS)
-            terms = np.exp(np.maximum(-np.outer(v, rates), -CUT_OFF)) - math.exp(-CUT_OFF)
-            relative = np.column_stack([terms, np.ones_like(v)]) * np.sqrt(v)[:, None]
+            rates = np.geomspace(slowest / ratio, fastest, terms)
+            powers = np.exp(np.maximum(-np.outer(v, rates), -CUT_OFF)) - math.exp(-CUT_OFF)
+            relative = np.column_stack([powers, np.ones_like(v)]) * np.sqrt(v)[:, None]
             shares, _ = nnls(relative, np.ones_like(v))
             found.append((float(np.abs(relative @ shares - 1).max()), (rates, shares)))
     error, best = min(found, key=lambda each: each[0])
     if error > TOLERANCE:
-        raise ValueError(f"{TERMS} exponentials reach 1/sqrt(v) over 1..{ratio:g} to {error:.1g} only")
+        raise ValueError(f"{terms} exponentials reach 1/sqrt(v) over 1..{ratio:g} to {error:.1g} only")
     return best

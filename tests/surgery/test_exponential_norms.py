@@ -19,7 +19,7 @@ from edgevit.surgery.exponential_norms import (
 from edgevit.surgery.parts import CUT_OFF, ExponentialNorm
 
 
-@pytest.mark.parametrize("ratio", [2.0, 64.0, 4096.0])
+@pytest.mark.parametrize("ratio", [2.0, 64.0, 4096.0, 65536.0])
 def test_the_sum_is_the_inverse_root_over_the_whole_range(ratio: float) -> None:
     rates, shares = inverse_root(ratio)
     v = np.geomspace(1, ratio, 3001)  # not the points it was fitted on
@@ -29,15 +29,15 @@ def test_the_sum_is_the_inverse_root_over_the_whole_range(ratio: float) -> None:
 
 
 def test_a_range_that_so_few_terms_cannot_cover_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"16 exponentials reach 1/sqrt\(v\) over 1..1.04858e\+06 to"):
-        inverse_root(2.0**20)
+    with pytest.raises(ValueError, match=r"32 exponentials reach 1/sqrt\(v\) over 1..1.09951e\+12 to"):
+        inverse_root(2.0**40)
 
 
 @settings(max_examples=50, deadline=None)
 @given(
     dim=st.integers(6, 200),
     spread=st.floats(1e-3, 1e3),
-    ratio=st.floats(1, 256),
+    ratio=st.floats(1, 4096),
     eps=st.sampled_from([1e-6, 1e-5, 1e-3]),
     seed=st.integers(0, 999),
 )
@@ -60,33 +60,29 @@ def test_rows_of_any_width_and_spread_are_normalised(
 
 def test_every_norm_of_a_vit_is_replaced_and_the_function_stays() -> None:
     model = random_vit()
-    with torch.no_grad():
-        model.cls_token.mul_(10)  # or its row's variance is nothing beside the patches'
     outcome = norms_by_exponentials(model, None, images(model))
     with torch.inference_mode():
         expected, found = model(images(model)), outcome.module(images(model))
-    assert outcome.what == "5 of 5 LayerNorms run as sums of 16 exponentials"
+    assert outcome.what == "5 of 5 LayerNorms run as sums of exponentials"
     assert sum(isinstance(part, ExponentialNorm) for part in outcome.module.modules()) == 5
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_other_images_than_those_seen_may_spread_their_rows_twice_as_much() -> None:
     model = random_vit()
-    with torch.no_grad():
-        model.cls_token.mul_(10)
     rewritten = norms_by_exponentials(model, None, images(model)).module
     other = 2 * images(model, seed=7)
     with torch.inference_mode():
         torch.testing.assert_close(rewritten(other), model(other), rtol=1e-3, atol=1e-3)
 
 
-def test_a_norm_whose_rows_are_too_unlike_for_int8_squares_stays() -> None:
+def test_a_norm_whose_rows_are_too_unlike_for_int8_stays() -> None:
     model = random_vit()
     with torch.no_grad():
         model.cls_token.zero_()
-        model.pos_embed[:, 0] = 1e-3 * model.pos_embed[:, 1]
+        model.pos_embed[:, 0] = 1e-4 * model.pos_embed[:, 1]
     outcome = norms_by_exponentials(model, None, images(model))
-    assert outcome.what == "4 of 5 LayerNorms run as sums of 16 exponentials"
+    assert outcome.what == "4 of 5 LayerNorms run as sums of exponentials"
     assert isinstance(outcome.module.blocks[0].norm1, torch.nn.LayerNorm)
 
 

@@ -60,13 +60,14 @@ def simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Fold what static shapes decide, then remove and fuse what is left over.
 
     onnxslim alone leaves the shape arithmetic of windowed models (Swin) in the graph; onnxsim folds it. Its
-    own rewriting is off because it drops the layers' names.
+    own rewriting is off because it drops the layers' names. onnxslim's Gemm for each linear layer over tokens
+    is off because it needs a reshape before and after, and some NPUs leave those to the CPU.
     """
     import onnxsim
     import onnxslim
 
     folded, _ = onnxsim.simplify(graph, perform_optimization=False)
-    slim: onnx.ModelProto = onnxslim.slim(folded)
+    slim: onnx.ModelProto = onnxslim.slim(folded, skip_fusion_patterns=["FusionGemm"])
     return slim
 
 

@@ -56,6 +56,13 @@ def test_onnx_has_one_named_input_and_output_and_whole_layer_norms(tmp_path: Pat
     assert [node.op_type for node in graph.node].count("LayerNormalization") == 5
 
 
+def test_linear_layers_over_tokens_need_no_reshape(tmp_path: Path) -> None:
+    layers = nn.Sequential(nn.Flatten(2), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    graph = onnx.load(export_onnx(layers, (6, 8), 3, tmp_path / "model.onnx")).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds == ["Reshape", "MatMul", "Add", "Relu", "MatMul", "Add"]
+
+
 def test_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = (
         sha256_file(export_onnx(tiny(), (32, 48), 3, tmp_path / name / "model.onnx")) for name in ("a", "b")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from edgevit.errors import InputError
+from edgevit.errors import EdgevitError, InputError
 from edgevit.job import Job
 from edgevit.pipeline import Conversion
 from edgevit.placement.estimate import estimate
 from edgevit.placement.layers import Placement
 from edgevit.progress import Progress
-from edgevit.schema import Board
+from edgevit.schema import Board, load_recipe
 from edgevit.store import Run
 
 PLAIN, EDGEVIT = "plain export", "edgevit"
+COST_ONLY = "vendor-default"  # conditioning takes minutes and changes no cycles
 
 
 def inspect(job: Job, run: Run, progress: Progress, *, before_after: bool) -> list[dict[str, Any]]:
@@ -50,6 +51,34 @@ def record(variant: str, conversion: Conversion, board: Board, precision: str) -
         ],
     }
     return found | (npu_record(details, board) if "placement" in details else dict(details))
+
+
+class Priced(Conversion):
+    """A conversion after so many of another's lossy steps, for its cost alone: it is run on no images."""
+
+    calibration = validation = None
+
+    def __init__(self, whole: Conversion, steps: int) -> None:
+        plain = replace(whole.job, recipe=load_recipe(COST_ONLY), plan=None)
+        super().__init__(plain, whole.run, whole.progress)
+        self.reductions, self.resized = whole.reductions[:steps], whole.resized if steps else None
+
+
+def costs(conversion: Conversion, steps: int) -> list[dict[str, Any]]:
+    """What the model costs each NPU asked for after so many lossy steps; a build that fails is left out."""
+    priced, found = Priced(conversion, steps), []
+    for board in conversion.job.targets:
+        precision = conversion.job.precisions[-1]
+        if board.npu is None:
+            continue
+        try:
+            each = record(EDGEVIT, priced, board, precision)
+        except EdgevitError as error:
+            conversion.progress.warn(f"{board.id}: no cycles after {steps} lossy steps: {error.why}")
+            continue
+        kept = ("target", "precision", "how", "cycles", "bytes", "latency")
+        found.append({name: each[name] for name in kept})
+    return found
 
 
 def latency(details: dict[str, Any], board: Board) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from edgevit import __version__
 from edgevit.errors import QualityGateMissed
 from edgevit.evaluate import compare
 from edgevit.files import write_atomically
-from edgevit.inspection import latency
+from edgevit.inspection import costs, latency
 from edgevit.pipeline import Conversion, Outcome
 from edgevit.store import Run, Step, publish
 
@@ -57,6 +57,7 @@ def finish(
         "stages": [step.to_json() for step in all_steps(conversion, outcomes)],
         "peak_memory_mb": max(step.peak_memory_mb for step in all_steps(conversion, outcomes)),
         "seconds": round(sum(step.seconds for step in all_steps(conversion, outcomes)), 1),
+        "costs": costs(conversion, 0) if conversion.reductions else [],
         "reductions": [reduction(conversion, step) for step in conversion.reductions],
         "results": results,
         "warnings": [*warnings, *(each["broken"] for each in results if each["broken"])],
@@ -77,14 +78,17 @@ def broken(target: str, precision: str, accuracy: dict[str, Any] | None) -> str 
 
 
 def reduction(conversion: Conversion, step: Step) -> dict[str, Any]:
-    """One lossy step's record: what it left, what it did, and what was lost by then, against the original."""
+    """One lossy step's record: what it left, what it did, and what was lost by then, against the original,
+    and what it costs each NPU."""
     logits = conversion.reduction_logits(step)
+    steps = conversion.reductions.index(step) + 1
     return {
         "stage": step.metrics["label"],
         "accuracy": None if logits is None else measured(conversion, logits),
         "parameters": step.metrics["parameters"],
         "multiplications": step.metrics["multiplications"],
         "bytes": step.metrics["bytes"],
+        "costs": costs(conversion, steps),
         "how": "host CPU",
         "seconds": step.seconds,
         "cached": step.cached,

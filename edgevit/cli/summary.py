@@ -41,6 +41,7 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
     notes = [
         LEGEND,
         *reduction_notes(manifest),
+        *cost_notes(manifest),
         *search_notes(manifest),
         *latency_notes(manifest),
         *parity_notes(manifest),
@@ -81,6 +82,21 @@ def reduction_notes(manifest: dict[str, Any]) -> list[str]:
         for reduction in manifest["reductions"]
         for sentence in dict.fromkeys([reduction["details"]["what"], *reduction["details"]["notes"]])
     ]
+
+
+def cost_notes(manifest: dict[str, Any]) -> list[str]:
+    """Each NPU's cycles from lossy step to lossy step."""
+    notes = []
+    for each in manifest["costs"]:
+        by_step = [("whole", each["cycles"])] + [
+            (reduction["stage"], cost["cycles"])
+            for reduction in manifest["reductions"]
+            for cost in reduction["costs"]
+            if cost["target"] == each["target"]
+        ]
+        cycles = ", ".join(f"{stage} {count:,}" for stage, count in by_step)
+        notes.append(f"{each['target']} {each['precision']} cycles an image ({each['how']}): {cycles}")
+    return notes
 
 
 def parity_notes(manifest: dict[str, Any]) -> list[str]:

@@ -121,7 +121,11 @@ def note_of(reduction: dict[str, Any]) -> str:
     """What a lossy step left and did."""
     left, details = whole(reduction.get("parameters")), as_dict(reduction.get("details"))
     said = lines([details.get("what"), *(details.get("notes") or ())])
-    return "; ".join([f"{left / 1e6:.2f} M parameters left"] * bool(left) + list(said))
+    priced = [
+        f"{clean(cost.get('target'), 40)} {clean(cost.get('precision'), 20)} {whole(cost.get('cycles')):,} cycles"
+        for cost in map(as_dict, reduction.get("costs") or ())
+    ]
+    return "; ".join([f"{left / 1e6:.2f} M parameters left"] * bool(left) + priced + list(said))
 
 
 def stage(name: str, kind: Any, found: Any, before: float, note: str) -> Stage:

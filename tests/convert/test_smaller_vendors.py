@@ -43,9 +43,13 @@ def test_a_smaller_model_passes_through_every_target(project: Project) -> None:
 
 
 def test_a_smaller_model_is_conditioned_for_int8(project: Project) -> None:
-    project.run("convert", "--target", "rk3588", *LESS, *FEW, "--recipe", "conditioned")
+    done = project.run("convert", "--target", "rk3588", *LESS, *FEW, "--recipe", "conditioned")
     manifest = project.manifest("runs/demo")
     export = next(stage for stage in manifest["stages"] if stage["stage"] == "export")
+    costs = [manifest["costs"], *(step["costs"] for step in manifest["reductions"])]
+    cycles = [each["cycles"] for (each,) in costs]
+    assert cycles == sorted(cycles, reverse=True) and cycles[-1] < cycles[0]
+    assert f"rk3588 int8 cycles an image (vendor compiler estimate): whole {cycles[0]:,}, " in done.stdout
     assert export["metrics"]["int8"]["conditioning"]
     assert export["metrics"]["max_logit_difference"] < 1e-3
     assert manifest["results"][0]["accuracy"]["agreement"] > 0.9

@@ -69,6 +69,7 @@ class Conversion(Inputs):
             "handover": backend.HANDOVER,
             "surgeries": surgeries,
             "limits": limits if surgeries else None,
+            "npu": board.npu is not None,
             "conditioning": [recipe.observer, recipe.seed] if conditioned else None,
         }
 

@@ -107,7 +107,7 @@ def export(
     inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
     module, records = apply_surgeries(loaded.module, surgeries, inputs, npu=npu)
     if handover == "onnx":
-        path = export_onnx(module, size, channels, folder / "model.onnx")
+        path = export_onnx(module, size, channels, folder / "model.onnx", for_npu=npu is not None)
     else:
         path = export_program(module, size, channels, folder / "model.pt2")
     return {

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from edgevit.errors import EdgevitError
+from edgevit.export.pooling import count_padding
 from edgevit.files import write_atomically
 
 # 17 and later have LayerNormalization as one node (a decomposed one overflows in float16); RKNN stops at 19.
@@ -25,11 +26,18 @@ INPUT, OUTPUT = "input", "logits"
 
 
 def export_onnx(
-    module: nn.Module, size: tuple[int, int], channels: int, out: Path, *, opset: int = OPSET
+    module: nn.Module,
+    size: tuple[int, int],
+    channels: int,
+    out: Path,
+    *,
+    opset: int = OPSET,
+    for_npu: bool = False,
 ) -> Path:
     """Write a module as ONNX: `input` float32 [1, channels, *size] normalised, `logits` float32 [1, classes].
 
-    The same module gives the same bytes. Raises EdgevitError naming what can't be exported.
+    `for_npu`: what some NPUs leave to the CPU is written, exactly, as something they don't. The same module gives
+    the same bytes. Raises EdgevitError naming what can't be exported.
     """
     example = torch.zeros(1, channels, *size)
     with TemporaryDirectory() as folder, unfused_attention(module), warnings.catch_warnings():
@@ -49,6 +57,8 @@ def export_onnx(
         except Exception as error:
             raise not_exportable("ONNX", error) from error
         graph = simplified(onnx.load(plain))
+    if for_npu:
+        graph = count_padding(graph)
     onnx.checker.check_model(graph)
     write_atomically(out, without_provenance(graph).SerializeToString(deterministic=True))
     del graph

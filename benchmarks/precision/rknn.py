@@ -149,7 +149,7 @@ def plain(conversion: Conversion, algorithm: str, options: dict[str, Any], folde
         "bytes": (job / "model.rknn").stat().st_size,
         "seconds": round(time.monotonic() - begun, 1),
         "peak_memory_mb": memory.peak_mb,
-        "sixteen_bit": 0,
+        "sixteen_bit": None if options else 0,  # auto_hybrid doesn't say
     }
 
 

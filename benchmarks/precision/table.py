@@ -30,6 +30,7 @@ def row(key: str, result: dict[str, Any]) -> str:
     cells = [board, name, f"{100 * found['top1']:.2f}"]
     cells += [f"{found['drop_points']:.2f} [{found['drop_low']:.1f}, {found['drop_high']:.1f}]"]
     cells += [f"{100 * found['agreement']:.1f}", f"{found['cosine']:.3f}", f"{found['kl']:.4f}"]
-    cells += [f"{result['cycles'] / 1e6:.2f}", str(result["sixteen_bit"]), f"{result['bytes'] / 1e6:.1f}"]
+    sixteen_bit = "" if result["sixteen_bit"] is None else str(result["sixteen_bit"])
+    cells += [f"{result['cycles'] / 1e6:.2f}", sixteen_bit, f"{result['bytes'] / 1e6:.1f}"]
     cells += [f"{result['seconds']:.0f}", str(result["peak_memory_mb"])]
     return f"| {' | '.join(cells)} |"

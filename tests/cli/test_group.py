@@ -106,3 +106,14 @@ print("torch" in sys.modules, "rich" in sys.modules)
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert output.endswith("False False\n")
     assert time.monotonic() - started < 2  # half a second on a quiet machine
+
+
+@pytest.mark.parametrize(("set_by_user", "found"), [(None, "passive"), ("active", "active")])
+def test_threads_of_a_busy_machine_wait_asleep_unless_the_user_says_otherwise(
+    set_by_user: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {} if set_by_user is None else {"OMP_WAIT_POLICY": set_by_user}
+    monkeypatch.setattr(group.os, "environ", environment)
+    with pytest.raises(SystemExit):
+        group.main(["--version"])
+    assert environment["OMP_WAIT_POLICY"] == found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,25 +12,39 @@ from pathlib import Path
 import pytest
 
 from tests.bench.adb_device import Device
+from tests.bench.ports import free_port
 
 TOOLS = ("sh", "cat", "mkdir", "rm", "chmod", "ls", "sleep", "uname", "grep", "tr", "cut", "df", "id", "tail")
+STARTS = 5
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="no adb client (apt-get install adb)")
 
 
 @contextmanager
 def adb_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A server on a free port, its keys and log in `folder`; every `adb` in the block talks to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(probe.getsockname()[1]))
     home = folder / "home"
     home.mkdir()
-    own = {**os.environ, "HOME": str(home), "TMPDIR": str(folder), "ANDROID_ADB_LOG_PATH": str(home / "log")}
-    subprocess.run(["adb", "start-server"], env=own, check=True, capture_output=True, timeout=30)
+    _start(home, monkeypatch)
     try:
         yield
     finally:
         subprocess.run(["adb", "kill-server"], capture_output=True, timeout=30)
+
+
+def _start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start it; again on another port where it doesn't, as adb now and then doesn't on a busy machine."""
+    for _ in range(STARTS):
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
+        own = {
+            **os.environ,
+            "HOME": str(home),
+            "TMPDIR": str(home),
+            "ANDROID_ADB_LOG_PATH": str(home / "log"),
+        }
+        done = subprocess.run(["adb", "start-server"], env=own, capture_output=True, text=True, timeout=60)
+        if done.returncode == 0:
+            return
+    raise AssertionError(f"no adb server after {STARTS} starts; the last one: {done.stderr}")
 
 
 def attach(device: Device) -> str:

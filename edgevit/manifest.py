@@ -163,8 +163,8 @@ def refuse_missed_gate(manifest: dict[str, Any]) -> None:
         raise QualityGateMissed(
             f"--max-drop {limit:g} was not met",
             "; ".join([lost, *reasons]),
-            "The artefacts are kept and marked in manifest.json; use --precision float for these targets, "
-            "or accept a larger drop",
+            "The artefacts are kept and marked in manifest.json; use --precision float where the target "
+            "has it, or accept a larger drop",
         )
 
 

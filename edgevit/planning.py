@@ -21,6 +21,7 @@ from edgevit.progress import Progress
 from edgevit.quantize.int8 import restored
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.precision import find_plan
+from edgevit.quantize.taps import kind_of
 from edgevit.reference import PARITY_IMAGES
 from edgevit.schema import Board
 from edgevit.surgery.equivalence import apply_surgeries
@@ -31,7 +32,7 @@ FEWEST_JUDGED = 16
 
 def searchable(board: Board) -> bool:
     """Whether a board has a 16-bit type to move tensors to, and its backend a simulator to judge by."""
-    return board.npu is not None and board.backend in SIMULATIONS and "float" in board.precisions
+    return board.npu is not None and board.backend in SIMULATIONS and board.npu.sixteen_bit is not None
 
 
 def merged(own: PrecisionPlan, given: PrecisionPlan, *, takes_ranges: bool, board: Board) -> PrecisionPlan:
@@ -44,7 +45,8 @@ def merged(own: PrecisionPlan, given: PrecisionPlan, *, takes_ranges: bool, boar
     if named and not takes_ranges:
         why = f"its backend, {board.backend}, takes no ranges or 16-bit tensors"
         raise InputError(what, why, "Remove sixteen_bit and [ranges] from the plan, or choose another target")
-    if given.sixteen_bit and "float" not in board.precisions:
+    npu = board.npu
+    if given.sixteen_bit and (npu is None or npu.sixteen_bit is None):
         raise InputError(what, "it has no 16-bit type", "Remove sixteen_bit from the plan")
     if named and not own.ranges:
         why = "this model was not conditioned, so its tensors have no names"
@@ -54,6 +56,10 @@ def merged(own: PrecisionPlan, given: PrecisionPlan, *, takes_ranges: bool, boar
             near = difflib.get_close_matches(name, own.ranges, n=1)
             fix = f"Rename it to {near[0]}" if near else "See the .plan.toml of a run for the names"
             raise InputError(what, f"the model has no tensor {name}", fix)
+    for name in given.sixteen_bit:
+        if npu is not None and kind_of(name) in npu.never_sixteen_bit:
+            why = f"its compiler can't make {name} in {npu.sixteen_bit}"
+            raise InputError(what, why, f"Remove {name} from sixteen_bit")
     return replace(given, ranges={**own.ranges, **given.ranges}, seen=own.seen)
 
 
@@ -95,6 +101,7 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
         evaluate=folder / "judged.npy",
         out=folder,
     )
+    float_too = "float" in search.board.precisions
     with SIMULATIONS[search.board.backend](request, progress) as simulate:
         planned = find_plan(
             restored(rewritten, search.weights),
@@ -107,6 +114,7 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
             max_drop=search.max_drop,
             minutes=search.minutes - (time.monotonic() - begun) / 60,
             state=search.state,
+            way_out="--precision float" if float_too else "a platform that computes in float",
             progress=progress,
         )
     (folder / "judged.npy").unlink()

@@ -39,6 +39,12 @@ class Npu(Strict):
     macs_per_cycle_int8: int | None = None
     macs_per_cycle_float: int | None = None
     ddr_bytes_per_cycle: float | None = Field(None, description="the compiler's own memory model")
+    sixteen_bit: Literal["float16", "int16"] | None = Field(
+        None, description="what single tensors of an int8 model can be instead"
+    )
+    never_sixteen_bit: tuple[str, ...] = Field(
+        (), description="kinds of tensors, as plans name them, that the compiler can't make in it"
+    )
     cpu_ops: dict[str, str] = Field(
         default_factory=dict, description="op type -> why it leaves the NPU, what to try"
     )

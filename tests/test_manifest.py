@@ -48,7 +48,7 @@ def test_a_missed_limit_ends_with_code_4_and_says_what_it_would_take() -> None:
     assert caught.value.exit_code == 4
     assert str(caught.value) == (
         f"--max-drop 0.01 was not met: rk3588 int8 lost 0.40 points; {SENTENCE}. The artefacts are kept and marked "
-        "in manifest.json; use --precision float for these targets, or accept a larger drop."
+        "in manifest.json; use --precision float where the target has it, or accept a larger drop."
     )
 
 

@@ -54,12 +54,22 @@ def test_a_backend_that_takes_no_ranges_refuses_them() -> None:
 
 
 def test_a_board_without_a_16_bit_type_refuses_16_bit_tensors_and_is_not_searched() -> None:
-    assert refusal(OWN, given("embed"), "rv1106") == (
-        "cannot realise --plan for rv1106: it has no 16-bit type. Remove sixteen_bit from the plan."
+    assert refusal(OWN, given("embed"), "rv1106b") == (
+        "cannot realise --plan for rv1106b: it has no 16-bit type. Remove sixteen_bit from the plan."
     )
-    assert not searchable(load_board("rv1106"))
+    assert not searchable(load_board("rv1106b"))
     assert searchable(load_board("rk3588"))
+    assert searchable(load_board("rv1106"))
     assert not searchable(load_board("tflite"))
+
+
+def test_a_tensor_that_the_compiler_cannot_make_in_16_bits_is_refused_by_name() -> None:
+    own = PrecisionPlan(precision="int8", ranges={"blocks.0.attention": (-1.0, 1.0)})
+    assert refusal(own, given("blocks.0.attention"), "rv1106") == (
+        "cannot realise --plan for rv1106: its compiler can't make blocks.0.attention in int16. "
+        "Remove blocks.0.attention from sixteen_bit."
+    )
+    assert merged(own, given("blocks.0.attention"), takes_ranges=True, board=load_board("rk3588")).sixteen_bit
 
 
 @pytest.mark.parametrize(("count", "judged"), [(256, 128), (512, 128), (64, 32), (20, 16), (8, 8)])

@@ -30,6 +30,7 @@ HOW = "vendor simulator"
 
 
 WARNING = re.compile(r"[WE] (?:RKNN: \[[0-9:.]+\] ?)?(.*)")
+QUOTED = re.compile(r"'[^']*'")
 # Printed for every vision transformer, with no effect on the result.
 HARMLESS = re.compile(
     r"need parameter qtype|is already in IndependentMap|Unkown op target: 0|TRANSPOSE: mismatch input dims"
@@ -133,10 +134,13 @@ def worker_arguments(request: CompileRequest, artefact: Path, logits: Path) -> d
 
 
 def warnings_in(log: str) -> list[str]:
-    """The toolkit's warnings and errors that matter, each once."""
-    found = []
+    """The toolkit's warnings and errors that matter, each once; those of several tensors as one."""
+    found: dict[str, list[str]] = {}
     for line in log.splitlines():
         match = WARNING.match(line)
         if match and match[1].strip() and not HARMLESS.search(match[1].strip()):
-            found.append(match[1].strip())
-    return list(dict.fromkeys(found))
+            text = match[1].strip()
+            alike = found.setdefault(QUOTED.sub("''", text), [])
+            if text not in alike:
+                alike.append(text)
+    return [first if not more else f"{first} (and {len(more)} like it)" for first, *more in found.values()]

@@ -22,12 +22,16 @@ FIRST = ("model", "target", "mean", "std", "algorithm", "config")
 
 @dataclass(frozen=True)
 class Begun:
-    """What the first step left: graph and data for the second, the table's text, its names of planned tensors."""
+    """What the first step left: graph and data for the second, the table's text, its names of planned tensors.
+
+    `sixteen_bit_type` is what planned tensors become.
+    """
 
     graph: Path
     data: Path
     table: str
     found: Mapping[str, list[str]]
+    sixteen_bit_type: str | None
     disabled_rules: tuple[str, ...]
 
     def remove(self) -> None:
@@ -51,7 +55,14 @@ def begin(
     text = Path(begun.result["table"]).read_text(encoding="utf-8")
     found = rknn_table.match(rknn_table.read_table(text), request.plan.seen)
     rknn_table.require(found, request.plan.ranges)
-    return Begun(Path(begun.result["graph"]), Path(begun.result["data"]), text, found, begun.disabled_rules)
+    return Begun(
+        graph=Path(begun.result["graph"]),
+        data=Path(begun.result["data"]),
+        table=text,
+        found=found,
+        sixteen_bit_type=request.board.npu.sixteen_bit if request.board.npu else None,
+        disabled_rules=begun.disabled_rules,
+    )
 
 
 def finish(
@@ -67,7 +78,8 @@ def finish(
     Raises ToolchainError naming a 16-bit tensor that the table has not.
     """
     table = begun.graph.with_name(f"{job.name}.quantization.cfg")
-    write_atomically(table, rknn_table.edit(begun.table, begun.found, plan.ranges, plan.sixteen_bit))
+    edited = rknn_table.edit(begun.table, begun.found, plan.ranges, plan.sixteen_bit, begun.sixteen_bit_type)
+    write_atomically(table, edited)
     second = {"graph": str(begun.graph), "data": str(begun.data), "table": str(table)}
     second |= {name: arguments[name] for name in ("artefact", "evaluate", "logits")}
     result = run_job(TOOLCHAIN, "hybrid_step2", second, job, progress=progress, timeout_s=timeout_s)

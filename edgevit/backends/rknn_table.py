@@ -97,9 +97,15 @@ def near(compiler_name: str, name: str) -> bool:
 
 
 def edit(
-    text: str, found: Mapping[str, list[str]], ranges: Mapping[str, Range], sixteen_bit: Collection[str]
+    text: str,
+    found: Mapping[str, list[str]],
+    ranges: Mapping[str, Range],
+    sixteen_bit: Collection[str],
+    sixteen_bit_type: str | None,
 ) -> str:
     """The table with a plan's ranges and 16-bit tensors in it. Scales are the compiler's business.
+
+    `sixteen_bit_type` is what the toolkit calls the platform's own: float16 or int16.
 
     Raises ToolchainError naming planned tensors that the table has not.
     """
@@ -112,7 +118,7 @@ def edit(
             ):
                 lines[line] = NUMBER.sub(rf"\g<head>{value:.12f}", lines[line])
     wanted = [theirs for name in sixteen_bit for theirs in found[name]]
-    layers = "".join(f"\n    '{name}': float16" for name in wanted)
+    layers = "".join(f"\n    '{name}': {sixteen_bit_type}" for name in wanted)
     title = lines.index("custom_quantize_layers: {}")
     lines[title] = f"custom_quantize_layers:{layers}" if wanted else lines[title]
     return "\n".join(lines) + "\n"

@@ -52,6 +52,10 @@ target = "rk3588"
 # macs_per_cycle_int8 = 1024
 # macs_per_cycle_float = 512
 # ddr_bytes_per_cycle = 23.5
+# What single tensors of an int8 model can be instead, float16 or int16: found by a search where int8 loses much.
+# sixteen_bit = "float16"
+# Kinds of tensors, as a .plan.toml names them, that the compiler can't make in it.
+# never_sixteen_bit = ["attention"]
 # Op types that leave the NPU: why, and what to try.
 # [npu.cpu_ops]
 # Transpose = "the reason"

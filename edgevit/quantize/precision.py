@@ -54,6 +54,7 @@ def find_plan(
     minutes: float,
     budget_cycles: float | None = None,
     state: Path | None = None,
+    way_out: str = "--precision float",
     progress: Progress = QUIET,
 ) -> Planned:
     """The cheapest plan that loses at most `max_drop` points, judged on `images` by `simulate`.
@@ -66,7 +67,8 @@ def find_plan(
     every = logits_of(vit, images).numpy()
     images, reference = images[-judged:], every[-judged:]
     shape = shape_of(vit)
-    rungs = ladder(units_of(shape.blocks), Errors(effects, shape.blocks), Costs(shape, npu), budget_cycles)
+    units = [unit for unit in units_of(shape.blocks) if unit.possible(npu.never_sixteen_bit)]
+    rungs = ladder(units, Errors(effects, shape.blocks), Costs(shape, npu), budget_cycles)
     few = images[:FAKE_IMAGES]
 
     def fake(sixteen_bit: tuple[str, ...]) -> Logits:
@@ -81,6 +83,7 @@ def find_plan(
         minutes=minutes,
         state=state,
         key=fingerprint(plan, reference),
+        way_out=way_out,
         progress=progress,
     )
     return Planned(replace(plan, sixteen_bit=found.rung.sixteen_bit), found)

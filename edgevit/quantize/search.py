@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
+from edgevit.errors import ToolchainError
 from edgevit.files import write_atomically
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.units import Costs, Errors, Unit
@@ -185,6 +186,7 @@ def search(
     minutes: float,
     state: Path | None = None,
     key: str = "",
+    way_out: str = "--precision float",
     progress: Progress = QUIET,
 ) -> Found:
     """The first rung whose simulation keeps the predictions within `max_drop` points.
@@ -192,7 +194,8 @@ def search(
     `fake` and `simulate` give logits of a plan by fake quantization and by the vendor's simulator, on images
     whose float logits are `references["fake"]` and `references["simulate"]`; those under "more", if any, lend
     their margins. Stops after `minutes` with the best plan so far. Nothing is drawn at random: the same inputs
-    give the same plan.
+    give the same plan. A plan that the compiler dies of ends the ladder below it, with a warning; `way_out` is
+    advised where no plan meets the target.
     """
     trials, deadline = Trials(state, key), time.monotonic() + 60 * minutes
     more = references.get("more")
@@ -205,14 +208,28 @@ def search(
         progress.advance(
             len(measured), 0, so_far(rungs[rung], [(rungs[n], drop) for n, drop in measured.items()])
         )
-        measured[rung] = trials.measure("simulate", rungs[rung], references["simulate"], simulate, more)
-        if measured[rung].meets(max_drop):
-            met = rung
+        following: int | None
+        try:
+            measured[rung] = trials.measure("simulate", rungs[rung], references["simulate"], simulate, more)
+        except ToolchainError as error:
+            if rung == 0:
+                raise
+            progress.warn(f"no plan with {rungs[rung].words} in 16 bits: {error}")
+            if met < len(rungs):
+                failed = rung
+                following = next_rung(failed, met, len(rungs), 1.0, len(measured))
+            else:
+                rungs, met = rungs[:rung], rung
+                following = (failed + rung) // 2 if rung - failed > 1 else None
         else:
-            failed = max(failed, rung)
-        following = next_rung(failed, met, len(rungs), measured[rung].shortfall(max_drop), len(measured))
+            shortfall = measured[rung].shortfall(max_drop)
+            if measured[rung].meets(max_drop):
+                met = rung
+            else:
+                failed = max(failed, rung)
+            following = next_rung(failed, met, len(rungs), shortfall, len(measured))
         finished = following is None or following in measured
-        if following is None or finished or time.monotonic() > deadline:
+        if following is None or finished or (measured and time.monotonic() > deadline):
             break
         rung = following
     best = met if met < len(rungs) else min(measured, key=lambda number: measured[number].shortfall(max_drop))
@@ -220,7 +237,7 @@ def search(
         rungs[best],
         measured[best],
         met < len(rungs),
-        sentence(rungs[best], measured[best], met < len(rungs), max_drop, finished),
+        sentence(rungs[best], measured[best], met < len(rungs), max_drop, finished, way_out),
         tuple(trials.done.values()),
     )
 
@@ -260,7 +277,7 @@ def next_rung(failed: int, met: int, count: int, shortfall: float, measured: int
     return max((failed + met) // 2, met - step)
 
 
-def sentence(rung: Rung, drop: Drop, met: bool, max_drop: float, exhausted: bool) -> str:
+def sentence(rung: Rung, drop: Drop, met: bool, max_drop: float, exhausted: bool, way_out: str) -> str:
     """The outcome in plain words, and what would be needed where the target was missed."""
     outcome = (
         f"{drop.points:.2f} points expected drop (95 % below {drop.upper:.2f}) and {drop.changes:.1f} % changed "
@@ -274,7 +291,8 @@ def sentence(rung: Rung, drop: Drop, met: bool, max_drop: float, exhausted: bool
     if not exhausted:
         missed = f"target of {max_drop:g} points not met in the time given"
         return f"{missed}: {outcome}. Allow more --search-minutes; {need}"
+    saved = f"; --search-minutes 0 leaves everything int8, about {rung.cycles / 1e6:.1f} million cycles fewer"
     return (
-        f"target of {max_drop:g} points not met by any plan: {outcome}. Use --precision float, or more calibration "
-        f"images to tell smaller drops apart; {need}"
+        f"target of {max_drop:g} points not met by any plan: {outcome}. Use {way_out}, or more calibration "
+        f"images to tell smaller drops apart; {need}{saved if rung.sixteen_bit else ''}"
     )

@@ -31,6 +31,10 @@ class Unit:
     words: str
     tensors: frozenset[str]
 
+    def possible(self, never: Collection[str]) -> bool:
+        """Whether no tensor of it is of these kinds."""
+        return not any(kind_of(name) in never for name in self.tensors)
+
 
 def units_of(blocks: int) -> list[Unit]:
     """Every unit of a ViT with so many blocks, the finest first."""
@@ -148,7 +152,7 @@ class Costs:
         self.bytes_per_cycle = npu.ddr_bytes_per_cycle or 21.3
 
     def __call__(self, sixteen_bit: Collection[str]) -> float:
-        """Cycles: convolutions in float16, other operations' wider tensors, conversions at the borders."""
+        """Cycles: convolutions in 16 bits, other operations' wider tensors, conversions at the borders."""
         moved = sum(self.traffic(name, sixteen_bit) for name in sixteen_bit)
         for name, reader in edges(self.shape.blocks):
             if (name in sixteen_bit) != (computed_in_16(reader, sixteen_bit)):
@@ -172,7 +176,7 @@ class Costs:
         return reads * self.elements(name) + apart
 
     def convolution(self, name: str) -> float:
-        """Extra cycles of a convolution in float16, 0 for another operation."""
+        """Extra cycles of a convolution in 16 bits, 0 for another operation."""
         shape, kind = self.shape, kind_of(name)
         inputs_outputs = {
             "q": (shape.dim, 3 * shape.dim),
@@ -185,7 +189,8 @@ class Costs:
             macs = rounded_macs(self.tokens(name), inputs, outputs)
         else:
             macs = shape.stem_macs if kind == "patch" else 0
-        eight, sixteen = self.npu.macs_per_cycle_int8 or 1024, self.npu.macs_per_cycle_float or 512
+        eight = self.npu.macs_per_cycle_int8 or 1024
+        sixteen = self.npu.macs_per_cycle_float or eight / 2  # int16 likewise, measured on RV1106
         return macs / sixteen - macs / eight
 
     def tokens(self, name: str) -> int:

@@ -116,6 +116,11 @@ def test_only_warnings_with_a_consequence_are_shown() -> None:
     assert shown("deit-rk3588-int8") == []
     assert shown("tiny-rv1106-int8") == []
     assert shown("efficientformer-rk3588-int8") == ["AveragePool count_include_pad=0, fallback to cpu"]
+    first = "hybrid_quantization_step2: Adjust scale of bias 'blocks.0.bias'!"
+    several = "".join(
+        f"W hybrid_quantization_step2: Adjust scale of bias 'blocks.{index}.bias'!\n" for index in range(12)
+    )
+    assert rknn.warnings_in(several) == [first + " (and 11 like it)"]
 
 
 def test_mean_and_std_are_handed_over_in_pixel_units(tmp_path: Path) -> None:

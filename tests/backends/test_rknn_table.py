@@ -91,9 +91,17 @@ def test_a_tensor_of_a_far_block_with_the_same_values_is_another_one() -> None:
     assert found == {"blocks.5.residual2": []}
 
 
+def test_16_bit_tensors_are_of_the_platforms_own_type() -> None:
+    found = match(read_table(TABLE), SEEN)
+    edited = edit(TABLE, found, {}, ["blocks.0.norm1"], "int16")
+    assert edited.startswith(
+        "custom_quantize_layers:\n    '/blocks/blocks.0/norm1/LayerNormalization#1': int16\n"
+    )
+
+
 def test_ranges_and_types_are_written_and_nothing_else() -> None:
     found = match(read_table(TABLE), SEEN)
-    edited = edit(TABLE, found, {"blocks.0.norm1": (-3.0, 4.5)}, ["blocks.0.residual2"])
+    edited = edit(TABLE, found, {"blocks.0.norm1": (-3.0, 4.5)}, ["blocks.0.residual2"], "float16")
     table = read_table(edited)
     assert table["/blocks/blocks.0/norm1/LayerNormalization#1"].range == (-3.0, 4.5)
     assert table["/blocks/blocks.0/Add_1_output_0-rs"].range == (-7.0, 8.0)
@@ -115,7 +123,7 @@ def test_ranges_and_types_are_written_and_nothing_else() -> None:
 def test_a_planned_tensor_that_is_missing_is_named() -> None:
     found = match(read_table(TABLE), SEEN)
     with pytest.raises(ToolchainError) as caught:
-        edit(TABLE, found, {}, ["blocks.0.gelu"])
+        edit(TABLE, found, {}, ["blocks.0.gelu"], "float16")
     assert str(caught.value) == (
         "cannot realise the precision plan: the compiler's table has no tensor with the values of blocks.0.gelu. "
         "Use --recipe vendor-default, and report the model and the toolkit's version."

@@ -20,6 +20,7 @@ KNOWN = {
     "deit-rk3566-int8": (11_853_746, 203, {"exSoftmax13": 12, "Transpose": 12, "Reshape": 12}),
     "deit-rv1106-int8": (11_191_032, 167, {"exNorm": 25}),
     "deit-rk2118-float": (58_047_237, 239, {"exNorm": 25}),
+    "deit-rv1106-hybrid": (4_300_855, 356, {}),
 }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgevit.errors import ToolchainError
+from edgevit.progress import Quiet
 from edgevit.quantize.fake import rounded_when_made, rounded_when_read
 from edgevit.quantize.search import Drop, Rung, drop_of, ladder, search
 from edgevit.quantize.taps import tap_names
@@ -81,7 +83,55 @@ def test_an_impossible_target_ends_with_the_best_plan_and_says_what_is_needed() 
     assert len(found.rung.sixteen_bit) == 11
     assert found.sentence.startswith("target of 0.5 points not met by any plan: ")
     assert "Use --precision float, or more calibration images" in found.sentence
-    assert found.sentence.endswith(f"--max-drop {found.measured.least:.2f} is what this plan keeps")
+    assert (
+        f"--max-drop {found.measured.least:.2f} is what this plan keeps; --search-minutes 0" in found.sentence
+    )
+
+
+class Crashing(Simulator):
+    """A compiler that dies of plans with the tensors from `deadly` on."""
+
+    def __init__(self, enough: int, deadly: int) -> None:
+        super().__init__(enough)
+        self.deadly = deadly
+
+    def __call__(self, sixteen_bit: tuple[str, ...]) -> np.ndarray:
+        if len(sixteen_bit) >= self.deadly:
+            raise ToolchainError("rknn failed", "killed by SIGSEGV", "See the log")
+        return super().__call__(sixteen_bit)
+
+
+@pytest.mark.parametrize("estimated", [0, 2, 6, 9])
+def test_plans_that_the_compiler_dies_of_end_the_ladder(estimated: int) -> None:
+    found = run(Simulator(estimated), Crashing(3, deadly=5))
+    assert found.met
+    assert len(found.rung.sixteen_bit) == 3
+    found = run(Simulator(estimated), Crashing(7, deadly=5))
+    assert not found.met
+    assert len(found.rung.sixteen_bit) == 4
+
+
+def test_a_compiler_that_dies_of_the_top_plan_leaves_one_below_it_when_there_is_no_time() -> None:
+    warnings = Quiet()
+    found = run(Simulator(99), Crashing(7, deadly=11), minutes=0.0, progress=warnings)
+    assert not found.met
+    assert len(found.rung.sixteen_bit) == 5
+    assert "no plan with unit 11 in 16 bits: rknn failed" in warnings.warnings[0]
+
+
+def test_a_compiler_that_dies_of_plain_int8_fails_the_search() -> None:
+    with pytest.raises(ToolchainError):
+        run(Simulator(0), Crashing(0, deadly=0))
+
+
+def test_a_board_without_float_is_not_told_to_use_it() -> None:
+    found = run(Simulator(99), Simulator(99), way_out="a platform that computes in float")
+    assert "Use a platform that computes in float, or more calibration images" in found.sentence
+
+
+def test_units_with_tensors_that_a_compiler_cannot_make_in_16_bits_are_left_out() -> None:
+    words = [unit.name for unit in units_of(1) if unit.possible(("attention", "patch"))]
+    assert words == ["embed", "stream.0", "mlp.0", "mlp-stream.0", "mlp-whole.0", "head"]
 
 
 def test_without_time_the_most_accurate_plan_is_taken() -> None:

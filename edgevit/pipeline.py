@@ -40,6 +40,9 @@ class Outcome:
 # are given and nothing is lost.
 NEED_ROTATION = ("norms-by-exponentials",)
 
+# Of an [npu] section: what the exported graph doesn't depend on.
+NOT_IN_GRAPH = {"cpu_ops", "target", "sixteen_bit", "never_sixteen_bit"}
+
 
 class Conversion(Inputs):
     """The steps of one job in one run directory, each made when first asked for and kept."""
@@ -62,7 +65,7 @@ class Conversion(Inputs):
         conditioned = recipe.conditioning and precision == "int8" and fits
         if precision == "int8" and not conditioned and self.calibration is not None:
             surgeries = [each for each in surgeries if each not in NEED_ROTATION]
-        limits = board.npu.model_dump(mode="json", exclude={"cpu_ops", "target"}) if board.npu else None
+        limits = board.npu.model_dump(mode="json", exclude=NOT_IN_GRAPH) if board.npu else None
         inputs = {
             "model": self.exporting_key,
             "images": self.probe.key,

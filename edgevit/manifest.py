@@ -173,6 +173,7 @@ def all_steps(conversion: Conversion, outcomes: Sequence[Outcome]) -> list[Step]
     steps = [conversion.model, conversion.probe, conversion.validation, conversion.reference]
     steps += [each for step in conversion.reductions for each in (step, conversion.reduction_logits(step))]
     steps += [conversion.exported(outcome.board, outcome.precision) for outcome in outcomes]
+    steps += [conversion.lowered(outcome.board, outcome.precision) for outcome in outcomes]
     steps += [conversion.planned(outcome.board, outcome.precision) for outcome in outcomes]
     steps += [outcome.step for outcome in outcomes]
     unique = {step.key: step for step in steps if step is not None}

@@ -15,7 +15,7 @@ import psutil
 
 from edgevit import sources
 from edgevit.backends.protocol import CompileRequest
-from edgevit.backends.registry import BACKENDS, CANDIDATES
+from edgevit.backends.registry import BACKENDS, CANDIDATES, LOWERINGS
 from edgevit.inputs import Inputs
 from edgevit.job import Job
 from edgevit.progress import Progress
@@ -91,6 +91,20 @@ class Conversion(Inputs):
 
         return self.run.step("export", inputs, make)
 
+    def lowered(self, board: Board, precision: str) -> Step | None:
+        """The vendor's own float file of an exported program; None for a backend that takes ONNX."""
+        lower = LOWERINGS.get(board.backend)
+        if lower is None:
+            return None
+        exported = self.exported(board, precision)
+        inputs = {"export": exported.key, "tools": BACKENDS[board.backend].tools()}
+
+        def make(folder: Path) -> dict[str, Any]:
+            self.progress.stage(f"{board.id}: convert in float")
+            return {"file": lower(exported.path("model.pt2"), folder, self.progress).name}
+
+        return self.run.step(f"{board.backend}-float", inputs, make)
+
     def planned(self, board: Board, precision: str) -> Step | None:
         """The search for the plan an artefact is made with; None where there is nothing to search."""
         exported = self.exported(board, precision)
@@ -139,9 +153,9 @@ class Conversion(Inputs):
         from edgevit import choosing
 
         assert self.calibration is not None
-        handed = existing(exported.path("model.onnx")) or exported.path("model.pt2")
+        lowered = self.lowered(board, "int8")
         choice = choosing.Choosing(
-            handed=handed,
+            handed=lowered.path(lowered.metrics["file"]) if lowered else exported.path("model.onnx"),
             board=board,
             delegate=choosing.delegate_of(board, self.job.delegate),
             preprocessing=self.preprocessing,
@@ -183,7 +197,7 @@ class Conversion(Inputs):
         """The artefact, and its logits on the validation images."""
         backend = BACKENDS[board.backend]
         exported, validation = self.exported(board, precision), self.validation
-        plan = self.plan(board, precision)
+        plan, lowered = self.plan(board, precision), self.lowered(board, precision)
         inputs = {
             "export": exported.key,
             "calibration": self.probe.key if plan.quantized else None,
@@ -197,7 +211,7 @@ class Conversion(Inputs):
             self.progress.stage(f"{board.id} {precision}: compile")
             request = CompileRequest(
                 onnx=existing(exported.path("model.onnx")),
-                program=existing(exported.path("model.pt2")),
+                lowered=lowered.path(lowered.metrics["file"]) if lowered else None,
                 plan=plan,
                 board=board,
                 preprocessing=self.preprocessing,
@@ -225,6 +239,7 @@ def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Ou
     wanted = [(board, precision) for board in job.targets for precision in job.precisions]
     for pair in wanted:
         conversion.exported(*pair)
+        conversion.lowered(*pair)
 
     def build(pair: tuple[Board, str]) -> Outcome:
         return Outcome(*pair, step=conversion.compiled(*pair), reference=reference)

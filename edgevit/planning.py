@@ -93,7 +93,7 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
     )
     request = CompileRequest(
         onnx=search.onnx,
-        program=None,
+        lowered=None,
         plan=search.plan,
         board=search.board,
         preprocessing=search.model.preprocessing,

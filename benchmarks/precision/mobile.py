@@ -107,7 +107,8 @@ def ours(conversion: Conversion, precision: str) -> Values:
     """What `edgevit convert` makes: export, choice and artefact."""
     (board,) = conversion.job.targets
     step = conversion.compiled(board, precision)
-    steps = [conversion.exported(board, precision), conversion.planned(board, precision), step]
+    before = (conversion.exported, conversion.lowered, conversion.planned)
+    steps = [*(each(board, precision) for each in before), step]
     search = conversion.planned(board, precision)
     return {
         "model": step.path(step.metrics["artefact"]),

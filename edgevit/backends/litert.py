@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,20 @@ def tools() -> dict[str, str]:
     return environment.versions(TOOLCHAIN)
 
 
+def lower(program: Path, out: Path, progress: Progress) -> Path:
+    """Make a float .tflite of a saved torch.export program in the folder `out`. Raises ToolchainError."""
+    in_float = out / "float.tflite"
+    run_job(
+        TOOLCHAIN,
+        "convert",
+        {"program": text(program), "artefact": text(in_float)},
+        out / "jobs" / "convert",
+        progress=progress,
+        timeout_s=BUILD_SECONDS,
+    )
+    return in_float
+
+
 def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # noqa: A001 - the protocol's word
     """Make a .tflite that takes float32 [1, height, width, channels] normalised; run it on this machine's CPU.
 
@@ -58,19 +73,19 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
         return result
 
     artefact = request.out / "model.tflite"
-    converted = jobs / "float.tflite" if request.plan.quantized else artefact
     jobs.mkdir()
-    call("convert", program=text(request.program), artefact=text(converted))
     if request.plan.quantized:
         call(
             "quantize",
-            model=text(converted),
+            model=text(request.lowered),
             artefact=text(artefact),
             recipe=rules(request.plan.litert_recipe),
             calibration=text(request.calibration),
             **scaling,
         )
-        converted.unlink()
+    else:
+        assert request.lowered is not None
+        shutil.copyfile(request.lowered, artefact)
     logits = None
     if request.evaluate is not None:
         logits = request.out / "logits.npy"
@@ -90,13 +105,12 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
 
 
 def measure(request: TrialRequest, progress: Progress) -> Trials:
-    """Make every candidate from one float .tflite, run all on the images to judge by, and time all in turns.
+    """Make every candidate from the float .tflite, run all on the images to judge by, and time all in turns.
 
     A candidate that the vendor's tools refuse or die of is a failed trial; float must work.
     """
     call = caller(request, progress)
-    in_float = request.out / "float.tflite"
-    call("convert", "convert", program=text(request.handed), artefact=text(in_float))
+    in_float = request.handed
     run(call, "float", in_float, request)
     found: dict[str, tuple[Path, dict[str, Any]] | str] = {}
     for number, candidate in enumerate(request.candidates):
@@ -122,8 +136,8 @@ def measure(request: TrialRequest, progress: Progress) -> Trials:
         limits = {"threads": 1, "rounds": ROUNDS, "seconds": ROUNDS_SECONDS}
         times = call("time", "benchmark", models=models, **limits)["ms"]
     by_model = {model: tuple(series) for model, series in zip(made, times[1:], strict=True)}
-    tried = tuple(trial_of(label, made_or_why, by_model) for label, made_or_why in found.items())
-    return Trials(np.load(in_float.with_suffix(".npy")), tuple(times[0]), tried)
+    tried = tuple(trial_of(label, made_or_why, by_model, request) for label, made_or_why in found.items())
+    return Trials(np.load(logits_of(in_float, request)), tuple(times[0]), tried)
 
 
 def caller(request: TrialRequest, progress: Progress) -> Callable[..., dict[str, Any]]:
@@ -141,27 +155,35 @@ def caller(request: TrialRequest, progress: Progress) -> Callable[..., dict[str,
 def run(
     call: Callable[..., dict[str, Any]], label: str, model: Path, request: TrialRequest
 ) -> dict[str, Any]:
-    """Logits of a model on the images to judge by, in a file beside it; its partitions."""
+    """Logits of a model on the images to judge by, in a file; its partitions."""
     return call(
         f"run-{label}",
         "run",
         model=text(model),
         pixels=text(request.judge),
-        logits=text(model.with_suffix(".npy")),
+        logits=text(logits_of(model, request)),
         threads=os.cpu_count() or 1,
         **pixel_scaling(request.preprocessing),
     )
 
 
+def logits_of(model: Path, request: TrialRequest) -> Path:
+    """Where a model's logits go: the float one lies in a folder that is not to be written to."""
+    return request.out / f"{model.stem}.npy"
+
+
 def trial_of(
-    label: str, found: tuple[Path, dict[str, Any]] | str, by_model: dict[Path, tuple[float, ...]]
+    label: str,
+    found: tuple[Path, dict[str, Any]] | str,
+    by_model: dict[Path, tuple[float, ...]],
+    request: TrialRequest,
 ) -> Trial:
     """A candidate's trial from what the workers left, or from why one failed."""
     if isinstance(found, str):
         return Trial(label, None, failure=found)
     model, ran = found
     details = {"partitions": ran["partitions"], "bytes": model.stat().st_size}
-    return Trial(label, np.load(model.with_suffix(".npy")), by_model[model], details=details)
+    return Trial(label, np.load(logits_of(model, request)), by_model[model], details=details)
 
 
 def pixel_scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:

@@ -24,14 +24,14 @@ Handover = Literal["onnx", "program"]
 class CompileRequest:
     """One artefact to make.
 
-    `onnx` is the simplified float graph (input float32 [1, channels, height, width], normalised) or `program`
-    the saved torch.export program (input float32 [1, height, width, channels], normalised), whichever the
-    backend's HANDOVER names. `calibration` and `evaluate` are pixels, uint8 [n, height, width, channels] .npy;
-    the artefact's logits on `evaluate` are wanted too. `out` is an existing folder for what is to be kept.
+    `onnx` is the simplified float graph (input float32 [1, channels, height, width], normalised) or, for a backend
+    whose HANDOVER is a torch.export program (input float32 [1, height, width, channels], normalised), `lowered` the
+    vendor's own float file made of it. `calibration` and `evaluate` are pixels, uint8 [n, height, width, channels]
+    .npy; the artefact's logits on `evaluate` are wanted too. `out` is an existing folder for what is to be kept.
     """
 
     onnx: Path | None
-    program: Path | None
+    lowered: Path | None
     plan: PrecisionPlan
     board: Board
     preprocessing: Preprocessing

@@ -17,6 +17,9 @@ BACKENDS: dict[str, Backend] = {
 # Backends that give a simulator of many plans, by which a plan can be searched for.
 SIMULATIONS = {"rknn": rknn.simulations}
 
+# Backends whose vendor makes a float file of the exported program first: every artefact and trial starts there.
+LOWERINGS = {"litert": litert.lower}
+
 # Backends that quantize in several ways: the plan's key that names one, what there is, and how to measure it.
 CANDIDATES: dict[str, Quantizers] = {
     "litert": Quantizers("litert_recipe", ("cpu", "npu"), litert.candidates, litert.measure),

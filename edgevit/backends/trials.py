@@ -45,9 +45,9 @@ class Candidate:
 class TrialRequest:
     """What candidates are made from and measured on.
 
-    `handed` is the float graph the backend's HANDOVER names; `fit` and `judge` are pixels uint8
-    [n, height, width, channels] .npy, to fit static ranges on and to compare with float on. `timed` asks for
-    latency too. `out` is a folder for what is made; none of it is kept.
+    `handed` is the float graph, or the vendor's float file, that artefacts are made from; `fit` and `judge` are
+    pixels uint8 [n, height, width, channels] .npy, to fit static ranges on and to compare with float on. `timed`
+    asks for latency too. `out` is a folder for what is made; none of it is kept.
     """
 
     handed: Path

@@ -28,12 +28,12 @@ CLASSES = 7
 
 
 def request(folder: Path, precision: str = "float", recipe: str = "dynamic_wi8_afp32") -> CompileRequest:
-    """A request for the program and pixels in `folder`; its artefact goes to a new folder there."""
+    """A request for the float file and pixels in `folder`; its artefact goes to a new folder there."""
     out = folder / f"out-{len(list(folder.glob('out-*')))}"
     out.mkdir()
     return CompileRequest(
         onnx=None,
-        program=folder / "tiny.pt2",
+        lowered=folder / "float.tflite",
         plan=PrecisionPlan(precision=precision, litert_recipe=recipe),
         board=load_board("tflite"),
         preprocessing=TINY,
@@ -63,46 +63,54 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, di
     monkeypatch.setattr(litert, "run_job", record)
     monkeypatch.setattr(litert, "tools", lambda: {"litert-torch": "1"})
     write_pixels(tmp_path)
+    (tmp_path / "float.tflite").write_bytes(b"float")
     return calls
 
 
-def test_float_is_converted_and_run(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
+def test_program_is_converted_once_for_all(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
+    made = litert.lower(tmp_path / "tiny.pt2", tmp_path, QUIET)
+    assert asked == [("convert", {"program": str(tmp_path / "tiny.pt2"), "artefact": str(made)})]
+
+
+def test_float_is_run_as_it_is(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
     result = litert.compile(request(tmp_path), QUIET)
-    assert [name for name, _ in asked] == ["convert", "run"]
-    assert asked[1][1]["mean"] == pytest.approx(MEAN)
+    assert [name for name, _ in asked] == ["run"]
+    assert asked[0][1]["mean"] == pytest.approx(MEAN)
+    assert result.artefact.read_bytes() == b"float"
     assert result.how == "host CPU"
-    assert result.details == {"partitions": 1, "operations": {"ADD": 1}, "outside": {}, "peak_bytes": 2}
+    assert result.details == {"partitions": 1, "operations": {"ADD": 1}, "outside": {}, "peak_bytes": 1}
 
 
 def test_int8_is_quantized_from_float_by_the_plans_recipe(
     tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]
 ) -> None:
     wanted = request(tmp_path, "int8", "static_wi8_ai8")
-    result = litert.compile(wanted, QUIET)
-    assert [name for name, _ in asked] == ["convert", "quantize", "run"]
-    quantize = asked[1][1]
-    assert quantize["model"] == asked[0][1]["artefact"] != str(result.artefact)
+    litert.compile(wanted, QUIET)
+    assert [name for name, _ in asked] == ["quantize", "run"]
+    quantize = asked[0][1]
+    assert quantize["model"] == str(wanted.lowered)
     assert (quantize["recipe"], quantize["calibration"]) == ("static_wi8_ai8", str(wanted.calibration))
     assert [path.name for path in wanted.out.rglob("*.tflite")] == ["model.tflite"]
 
 
 def test_without_images_nothing_is_run(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
     result = litert.compile(dataclasses.replace(request(tmp_path), evaluate=None), QUIET)
-    assert [name for name, _ in asked] == ["convert", "partitions"]
+    assert [name for name, _ in asked] == ["partitions"]
     assert result.logits is None
 
 
 @pytest.fixture
 def trial(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> TrialRequest:
     """A request to try two ways, on the worker that does nothing."""
+    (tmp_path / "trials").mkdir()
     return TrialRequest(
-        handed=tmp_path / "tiny.pt2",
+        handed=tmp_path / "float.tflite",
         candidates=litert.candidates("cpu")[:2],
         preprocessing=TINY,
         fit=tmp_path / "calibration.npy",
         judge=tmp_path / "evaluate.npy",
         timed=True,
-        out=tmp_path,
+        out=tmp_path / "trials",
     )
 
 
@@ -126,14 +134,15 @@ def answer(monkeypatch: pytest.MonkeyPatch, failing: str = "") -> list[str]:
     return calls
 
 
-def test_candidates_share_one_conversion_and_are_timed_together(
+def test_candidates_are_timed_together_and_leave_the_float_files_folder_alone(
     trial: TrialRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = answer(monkeypatch)
+    calls, before = answer(monkeypatch), set(trial.handed.parent.iterdir())
     trials = litert.measure(trial, QUIET)
-    assert calls[:2] == ["convert", "run-float"]
+    assert calls[0] == "run-float"
     assert calls[-1] == "time"
-    assert len(calls) == 2 + 2 * 2 + 1
+    assert len(calls) == 1 + 2 * 2 + 1
+    assert set(trial.handed.parent.iterdir()) == before
     assert trials.float_ms == (2.0, 2.0)
     assert [each.latencies_ms for each in trials.tried] == [(1.0, 1.0)] * 2
     assert trials.tried[0].details == {"partitions": 1, "bytes": 5}
@@ -171,6 +180,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pixels(folder)
     model = tiny_vit()
     export_program(model, TINY.size, 3, folder / "tiny.pt2")
+    litert.lower(folder / "tiny.pt2", folder, QUIET)
     with torch.inference_mode():
         images = torch.from_numpy(TINY.normalise(np.load(folder / "evaluate.npy")))
         np.save(folder / "torch.npy", model(images).numpy())
@@ -215,8 +225,9 @@ def test_float_computes_what_torch_computes(tiny: Path, in_float: CompileResult)
 
 @pytest.mark.toolchain
 @pytest.mark.slow
-def test_same_program_gives_the_same_bytes(tiny: Path, in_float: CompileResult) -> None:
-    assert sha256_file(litert.compile(request(tiny), QUIET).artefact) == sha256_file(in_float.artefact)
+def test_same_program_gives_the_same_bytes(tiny: Path, in_float: CompileResult, tmp_path: Path) -> None:
+    again = litert.lower(tiny / "tiny.pt2", tmp_path, QUIET)
+    assert sha256_file(again) == sha256_file(in_float.artefact)
 
 
 @pytest.mark.toolchain
@@ -250,7 +261,7 @@ def test_every_way_to_quantize_is_made_and_measured(
     tiny: Path, tmp_path: Path, delegate: str, timed: bool
 ) -> None:
     wanted = TrialRequest(
-        handed=tiny / "tiny.pt2",
+        handed=tiny / "float.tflite",
         candidates=litert.candidates(delegate),
         preprocessing=TINY,
         fit=tiny / "calibration.npy",
@@ -315,6 +326,7 @@ def test_trained_model_keeps_its_logits_in_float(reference_data: Path, tmp_path:
     images = read_image_set(csv, num_classes=1000, labelled=True, limit=16, seed=0, progress=QUIET)
     write_photographs(images, loaded.preprocessing, tmp_path / "evaluate.npy", QUIET)
     export_program(loaded.module, loaded.preprocessing.size, 3, tmp_path / "tiny.pt2")
+    litert.lower(tmp_path / "tiny.pt2", tmp_path, QUIET)
     asked = dataclasses.replace(request(tmp_path), preprocessing=loaded.preprocessing)
     result = litert.compile(asked, QUIET)
     with torch.inference_mode():

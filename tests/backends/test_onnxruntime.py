@@ -44,7 +44,7 @@ def request(folder: Path, precision: str, *, evaluate: bool = True) -> CompileRe
     (folder / "out").mkdir()
     return CompileRequest(
         onnx=export_onnx(tiny(), (32, 32), 3, folder / "float.onnx"),
-        program=None,
+        lowered=None,
         plan=PrecisionPlan(precision=precision),
         board=BOARD,
         preprocessing=PREPROCESSING,

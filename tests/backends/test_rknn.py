@@ -38,7 +38,7 @@ def request(
     out.mkdir()
     return CompileRequest(
         onnx=folder / "tiny.onnx",
-        program=None,
+        lowered=None,
         plan=PrecisionPlan(precision=precision, algorithm=algorithm),
         board=load_board(board),
         preprocessing=preprocessing,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from edgevit.backends.trials import Candidate, Trial, TrialRequest, Trials
 from edgevit.errors import ToolchainError
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
+from edgevit.store import publish
 from edgevit.toolchains import environment
 from edgevit.toolchains.call import run_job
 
@@ -73,7 +73,6 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
         return result
 
     artefact = request.out / "model.tflite"
-    jobs.mkdir()
     if request.plan.quantized:
         call(
             "quantize",
@@ -85,7 +84,7 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
         )
     else:
         assert request.lowered is not None
-        shutil.copyfile(request.lowered, artefact)
+        publish(request.lowered, artefact)
     logits = None
     if request.evaluate is not None:
         logits = request.out / "logits.npy"
@@ -111,7 +110,7 @@ def measure(request: TrialRequest, progress: Progress) -> Trials:
     """
     call = caller(request, progress)
     in_float = request.handed
-    run(call, "float", in_float, request)
+    reference = run(call, "float", in_float, request)["logits"]
     found: dict[str, tuple[Path, dict[str, Any]] | str] = {}
     for number, candidate in enumerate(request.candidates):
         label, model = candidate.label, request.out / f"{number}.tflite"
@@ -136,8 +135,8 @@ def measure(request: TrialRequest, progress: Progress) -> Trials:
         limits = {"threads": 1, "rounds": ROUNDS, "seconds": ROUNDS_SECONDS}
         times = call("time", "benchmark", models=models, **limits)["ms"]
     by_model = {model: tuple(series) for model, series in zip(made, times[1:], strict=True)}
-    tried = tuple(trial_of(label, made_or_why, by_model, request) for label, made_or_why in found.items())
-    return Trials(np.load(logits_of(in_float, request)), tuple(times[0]), tried)
+    tried = tuple(trial_of(label, made_or_why, by_model) for label, made_or_why in found.items())
+    return Trials(reference, tuple(times[0]), tried)
 
 
 def caller(request: TrialRequest, progress: Progress) -> Callable[..., dict[str, Any]]:
@@ -155,35 +154,31 @@ def caller(request: TrialRequest, progress: Progress) -> Callable[..., dict[str,
 def run(
     call: Callable[..., dict[str, Any]], label: str, model: Path, request: TrialRequest
 ) -> dict[str, Any]:
-    """Logits of a model on the images to judge by, in a file; its partitions."""
-    return call(
+    """What the worker tells of a model, its partitions among it, and its `logits` on the images to judge by."""
+    logits = (
+        request.out / f"{model.stem}.npy"
+    )  # not beside the float model, which lies in another step's folder
+    ran = call(
         f"run-{label}",
         "run",
         model=text(model),
         pixels=text(request.judge),
-        logits=text(logits_of(model, request)),
+        logits=text(logits),
         threads=os.cpu_count() or 1,
         **pixel_scaling(request.preprocessing),
     )
-
-
-def logits_of(model: Path, request: TrialRequest) -> Path:
-    """Where a model's logits go: the float one lies in a folder that is not to be written to."""
-    return request.out / f"{model.stem}.npy"
+    return {**ran, "logits": np.load(logits)}
 
 
 def trial_of(
-    label: str,
-    found: tuple[Path, dict[str, Any]] | str,
-    by_model: dict[Path, tuple[float, ...]],
-    request: TrialRequest,
+    label: str, found: tuple[Path, dict[str, Any]] | str, by_model: dict[Path, tuple[float, ...]]
 ) -> Trial:
     """A candidate's trial from what the workers left, or from why one failed."""
     if isinstance(found, str):
         return Trial(label, None, failure=found)
     model, ran = found
     details = {"partitions": ran["partitions"], "bytes": model.stat().st_size}
-    return Trial(label, np.load(logits_of(model, request)), by_model[model], details=details)
+    return Trial(label, ran["logits"], by_model[model], details=details)
 
 
 def pixel_scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:

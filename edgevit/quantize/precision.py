@@ -52,7 +52,6 @@ def find_plan(
     simulate: Callable[[PrecisionPlan], Logits],
     max_drop: float,
     minutes: float,
-    budget_cycles: float | None = None,
     state: Path | None = None,
     way_out: str = "--precision float",
     progress: Progress = QUIET,
@@ -68,7 +67,7 @@ def find_plan(
     images, reference = images[-judged:], every[-judged:]
     shape = shape_of(vit)
     units = [unit for unit in units_of(shape.blocks) if unit.possible(npu.never_sixteen_bit)]
-    rungs = ladder(units, Errors(effects, shape.blocks), Costs(shape, npu), budget_cycles)
+    rungs = ladder(units, Errors(effects, shape.blocks), Costs(shape, npu))
     few = images[:FAKE_IMAGES]
 
     def fake(sixteen_bit: tuple[str, ...]) -> Logits:

@@ -117,7 +117,7 @@ class Rung:
     estimated_kl: float
 
 
-def ladder(units: list[Unit], errors: Errors, costs: Costs, budget: float | None = None) -> list[Rung]:
+def ladder(units: list[Unit], errors: Errors, costs: Costs) -> list[Rung]:
     """Plans from everything int8 upwards, each adding the unit that removes most error per cycle."""
     kept: frozenset[str] = frozenset()
     error, cost = errors(kept), costs(kept)
@@ -126,7 +126,7 @@ def ladder(units: list[Unit], errors: Errors, costs: Costs, budget: float | None
         best: tuple[float, Unit, float, float] | None = None
         for unit in units:
             wider = kept | unit.tensors
-            if wider == kept or (budget is not None and costs(wider) > budget):
+            if wider == kept:
                 continue
             gain, price = error - errors(wider), max(costs(wider) - cost, 1.0)
             if gain > 0 and (best is None or gain / price > best[0]):

@@ -83,8 +83,9 @@ def test_an_impossible_target_ends_with_the_best_plan_and_says_what_is_needed() 
     assert len(found.rung.sixteen_bit) == 11
     assert found.sentence.startswith("target of 0.5 points not met by any plan: ")
     assert "Use --precision float, or more calibration images" in found.sentence
-    assert (
-        f"--max-drop {found.measured.least:.2f} is what this plan keeps; --search-minutes 0" in found.sentence
+    assert found.sentence.endswith(
+        f"--max-drop {found.measured.least:.2f} is what this plan keeps; "
+        "--search-minutes 0 leaves everything int8, about 0.0 million cycles fewer"
     )
 
 

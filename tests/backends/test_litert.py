@@ -12,7 +12,7 @@ import pytest
 from edgevit.backends import litert
 from edgevit.backends.litert_recipes import rules
 from edgevit.backends.protocol import CompileRequest, CompileResult
-from edgevit.backends.trials import TrialRequest
+from edgevit.backends.trials import Candidate, TrialRequest
 from edgevit.errors import ToolchainError
 from edgevit.files import sha256_file
 from edgevit.preprocessing import Preprocessing
@@ -279,6 +279,28 @@ def test_every_way_to_quantize_is_made_and_measured(
         assert delegate == "npu" or each.details["partitions"] == 1
         assert each.logits is not None
         assert 0 < float(np.abs(each.logits - trials.reference).max()) < 0.25 * largest
+
+
+@pytest.mark.toolchain
+@pytest.mark.slow
+def test_fixed_ranges_hold_the_one_image_that_needs_them(tiny: Path, tmp_path: Path) -> None:
+    vivid = np.load(tiny / "evaluate.npy")[:1]
+    dull = np.full((12, *vivid.shape[1:]), 128, np.uint8)
+    np.save(tmp_path / "fit.npy", np.concatenate([vivid, dull]))
+    np.save(tmp_path / "judge.npy", vivid)
+    wanted = TrialRequest(
+        handed=tiny / "float.tflite",
+        candidates=[Candidate("static_wi8_ai16", "int16 activations: rounding costs next to nothing")],
+        preprocessing=TINY,
+        fit=tmp_path / "fit.npy",
+        judge=tmp_path / "judge.npy",
+        timed=False,
+        out=tmp_path,
+    )
+    trials = litert.measure(wanted, QUIET)
+    logits = trials.tried[0].logits
+    assert logits is not None
+    assert np.abs(logits - trials.reference).max() < 0.02 * np.abs(trials.reference).max()
 
 
 @pytest.mark.toolchain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from edgevit import sources
 from edgevit.job import Job
 from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
-from edgevit.store import Run, Step
+from edgevit.store import Run, Step, step_key
 
 if TYPE_CHECKING:
     from edgevit.images import ImageSet
@@ -23,6 +24,14 @@ class Inputs:
 
     def __init__(self, job: Job, run: Run, progress: Progress) -> None:
         self.job, self.run, self.progress = job, run, progress
+        self.known: dict[str, Step] = {}
+
+    def step(self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Step:
+        """A step as it was when first asked for: its files are checked once, and it is `cached` or it is not."""
+        key = step_key(stage, inputs)
+        if key not in self.known:
+            self.known[key] = self.run.step(stage, inputs, make)
+        return self.known[key]
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -33,7 +42,7 @@ class Inputs:
     @cached_property
     def model(self) -> Step:
         """What the model is: class count, preprocessing, where it came from."""
-        return self.run.step("model", sources.identity(self.job), lambda _: describe(self.loaded))
+        return self.step("model", sources.identity(self.job), lambda _: describe(self.loaded))
 
     @property
     def own_preprocessing(self) -> Preprocessing:
@@ -148,7 +157,7 @@ class Inputs:
                 model, validation.path("pixels.npy"), folder / "logits.npy", self.progress, "measure the loss"
             )
 
-        return self.run.step(f"{step.stage}-logits", {"model": step.key, "images": validation.key}, make)
+        return self.step(f"{step.stage}-logits", {"model": step.key, "images": validation.key}, make)
 
     @cached_property
     def image_sets(self) -> dict[str, ImageSet | None]:
@@ -187,7 +196,7 @@ class Inputs:
             return step
         preprocessing = self.preprocessing
         inputs = {"preprocessing": preprocessing.to_json()}
-        return self.run.step("noise", inputs, lambda folder: sources.write_noise(preprocessing, folder))
+        return self.step("noise", inputs, lambda folder: sources.write_noise(preprocessing, folder))
 
     def _pixels(self, role: str, preprocessing: Preprocessing) -> Step | None:
         return self._write_pixels(role, self.image_sets[role], preprocessing)
@@ -200,7 +209,7 @@ class Inputs:
         def make(folder: Path) -> dict[str, Any]:
             return sources.write_images(images, preprocessing, folder, role, self.progress)
 
-        return self.run.step(role, inputs, make)
+        return self.step(role, inputs, make)
 
     @cached_property
     def reference(self) -> Step | None:
@@ -217,7 +226,7 @@ class Inputs:
                 self.loaded, validation.path("pixels.npy"), folder / "logits.npy", self.progress
             )
 
-        return self.run.step("float", inputs, make)
+        return self.step("float", inputs, make)
 
 
 def describe(loaded: LoadedModel) -> dict[str, Any]:

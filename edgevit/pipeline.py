@@ -89,7 +89,7 @@ class Conversion(Inputs):
             few = np.asarray(pixels[: reference.PARITY_IMAGES])
             return reference.export(self.exporting, few, folder, backend.HANDOVER, surgeries, board.npu)
 
-        return self.run.step("export", inputs, make)
+        return self.step("export", inputs, make)
 
     def lowered(self, board: Board, precision: str) -> Step | None:
         """The vendor's own float file of an exported program; None for a backend that takes ONNX."""
@@ -103,7 +103,7 @@ class Conversion(Inputs):
             self.progress.stage(f"{board.id}: convert in float")
             return {"file": lower(exported.path("model.pt2"), folder, self.progress).name}
 
-        return self.run.step(f"{board.backend}-float", inputs, make)
+        return self.step(f"{board.backend}-float", inputs, make)
 
     def planned(self, board: Board, precision: str) -> Step | None:
         """The search for the plan an artefact is made with; None where there is nothing to search."""
@@ -146,7 +146,7 @@ class Conversion(Inputs):
             )
             return planning.search_plan(search, folder, self.progress)
 
-        return self.run.step(f"search-{board.id}", inputs, make)
+        return self.step(f"search-{board.id}", inputs, make)
 
     def chosen(self, board: Board, exported: Step) -> Step:
         """Which of a backend's ways to quantize is taken, by accuracy and latency on calibration images."""
@@ -178,7 +178,7 @@ class Conversion(Inputs):
             self.progress.stage(f"{board.id} int8: try ways to quantize")
             return choosing.choose_plan(choice, folder, self.progress)
 
-        return self.run.step(f"choice-{board.id}", inputs, make)
+        return self.step(f"choice-{board.id}", inputs, make)
 
     def plan(self, board: Board, precision: str) -> PrecisionPlan:
         """The precision plan of an artefact: the user's, the search's, or the recipe's."""
@@ -227,7 +227,7 @@ class Conversion(Inputs):
                 "details": result.details,
             }
 
-        return self.run.step(f"{board.id}-{precision}", inputs, make)
+        return self.step(f"{board.id}-{precision}", inputs, make)
 
 
 def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Outcome]]:

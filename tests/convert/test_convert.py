@@ -41,6 +41,7 @@ def test_unchanged_rerun_makes_nothing_again(project: Project) -> None:
     first = project.manifest()
     project.convert()
     second = project.manifest()
+    assert not any(stage["cached"] for stage in first["stages"])
     assert all(stage["cached"] for stage in second["stages"])
     assert second["results"][0]["sha256"] == first["results"][0]["sha256"]
 

@@ -148,7 +148,7 @@ def plain_litert(conversion: Conversion, folder: Path) -> dict[str, Values]:
         asked = {"model": str(in_float), "artefact": str(model), "recipe": recipe, "calibration": calibration}
 
         def quantize(asked: Values = asked, recipe: str = recipe) -> None:
-            call("quantize", f"quantize-{recipe}", **asked, **scaling)
+            call("quantize", f"quantize-{recipe}", **asked, **scaling, vendor_ranges=True)
 
         rows[f"plain, {recipe}"] = evaluated(made(model, quantize))
     return rows

@@ -35,7 +35,7 @@ from edgevit.pipeline import Conversion
 from edgevit.progress import QUIET
 from edgevit.reference import logits_of
 from edgevit.store import open_run
-from edgevit.surgery.calibration_views import split_images
+from edgevit.surgery.calibration_split import split_images
 from edgevit.surgery.fitting import feel
 from edgevit.surgery.head_choice import Removal, choose_heads, drop_heads, frozen_copy
 from edgevit.surgery.heads import remove_and_refit

@@ -20,7 +20,7 @@ from edgevit.reduction.lightest import drop_lightest_heads, drop_lightest_neuron
 from edgevit.reduction.most import most_within, predicted_drop
 from edgevit.smaller import AUTO, Amount
 from edgevit.store import Step
-from edgevit.surgery.calibration_views import split_images
+from edgevit.surgery.calibration_split import split_images
 from edgevit.surgery.fitting import feel
 from edgevit.surgery.head_choice import choose_heads, heads_of
 from edgevit.surgery.heads import Pruned, count_of, prune_heads, remove_and_refit

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgevit.progress import QUIET, Progress
-from edgevit.surgery.calibration_views import Split
+from edgevit.surgery.calibration_split import Split
 from edgevit.surgery.compensation import Moments, correct, solve
 from edgevit.surgery.fitting_streams import Streams, start_streams
 from edgevit.surgery.steps import (
@@ -100,7 +100,6 @@ def refit(
     felt: Felt,
     *,
     layers: Sequence[str] = LAYERS,
-    largest: float = LARGEST,
     progress: Progress = QUIET,
 ) -> list[LayerFit]:
     """Correct the student's layers in place, block after block, so that its tokens follow the teacher's.
@@ -111,11 +110,11 @@ def refit(
     for index, (block, dense) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
         streams.teacher = in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
         if "values" in layers and values_fit(block.attn):
-            weights = moderated(felt.attention[index], streams.prefix, largest)
+            weights = moderated(felt.attention[index], streams.prefix, LARGEST)
             fits.append(fit_values(f"blocks.{index}.attn", block, streams, weights))
         outputs = in_batches(lambda t, b=block: head_outputs(b.attn, b.norm1(t)), streams.student)
         if "proj" in layers:
-            weights = moderated(felt.attention[index], streams.prefix, largest)
+            weights = moderated(felt.attention[index], streams.prefix, LARGEST)
             moments = measure_projection(streams, outputs, block, weights)
             fits.append(fit_layer(f"blocks.{index}.attn.proj", block.attn.proj, *moments))
         streams.student = in_batches(
@@ -123,7 +122,7 @@ def refit(
         )
         streams.teacher = in_batches(lambda t, d=dense: after_mlp(d, t), streams.teacher)
         if "fc2" in layers:
-            weights = moderated(felt.mlp[index], streams.prefix, largest)
+            weights = moderated(felt.mlp[index], streams.prefix, LARGEST)
             moments = measure_mlp(streams, block, weights)
             fits.append(fit_layer(f"blocks.{index}.mlp.fc2", block.mlp.fc2, *moments))
         streams.student = in_batches(lambda t, b=block: after_mlp(b, t), streams.student)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from edgevit.surgery.calibration_views import Split
+from edgevit.surgery.calibration_split import Split
 from edgevit.surgery.steps import BATCH, in_batches, stem
 
 # Patch tokens of an image that enter a fit.
@@ -23,20 +23,10 @@ class Streams:
     teacher: torch.Tensor
     fitted: int
     prefix: int
-    same_grid: bool
 
     def lacking(self, part: slice) -> torch.Tensor:
-        """What the student's tokens lack to be the teacher's, [n, tokens, dim].
-
-        On different grids patch tokens have no counterpart, and resampled ones would be blurred: there, each
-        lacks what the mean over the image's patches does.
-        """
-        ours, theirs = self.student[part], self.teacher[part]
-        if self.same_grid:
-            return theirs - ours
-        shift = theirs[:, self.prefix :].mean(1, keepdim=True) - ours[:, self.prefix :].mean(1, keepdim=True)
-        leading = theirs[:, : self.prefix] - ours[:, : self.prefix]
-        return torch.cat([leading, shift.expand(-1, ours.shape[1] - self.prefix, -1)], dim=1)
+        """What the student's tokens lack to be the teacher's, [n, tokens, dim]."""
+        return self.teacher[part] - self.student[part]
 
     def slices(self) -> Iterator[tuple[slice, bool]]:
         """Batches, and whether they are fitted on."""
@@ -60,13 +50,6 @@ class Streams:
 
 def start_streams(student: Any, teacher: Any, split: Split) -> Streams:
     """States entering the first block."""
-    ours = torch.cat([in_batches(lambda b: stem(student, b), part) for part in (split.fit, split.check)])
-    theirs = [split.teacher_fit, split.teacher_check]
-    reference = torch.cat([in_batches(lambda b: stem(teacher, b), part) for part in theirs])
-    return Streams(
-        ours,
-        reference,
-        len(split.fit),
-        student.num_prefix_tokens,
-        tuple(teacher.patch_embed.grid_size) == tuple(student.patch_embed.grid_size),
-    )
+    images = torch.cat([split.fit, split.check])
+    ours, theirs = (in_batches(lambda b, v=vit: stem(v, b), images) for vit in (student, teacher))
+    return Streams(ours, theirs, len(split.fit), student.num_prefix_tokens)

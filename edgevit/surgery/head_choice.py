@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgevit.progress import QUIET, Progress
-from edgevit.surgery.calibration_views import Split
+from edgevit.surgery.calibration_split import Split
 from edgevit.surgery.compensation import Centred, Correction, correct, solve
 from edgevit.surgery.fitting import LARGEST, Felt, measure_projection, moderated
 from edgevit.surgery.fitting_streams import start_streams

@@ -12,7 +12,7 @@ from torch import nn
 from edgevit.errors import InputError
 from edgevit.files import atomic_path
 from edgevit.progress import QUIET, Progress
-from edgevit.surgery.calibration_views import split_images
+from edgevit.surgery.calibration_split import split_images
 from edgevit.surgery.fitting import feel
 from edgevit.surgery.head_choice import (
     frozen_copy,
@@ -83,7 +83,6 @@ def head_importance(
     model: nn.Module,
     inputs: torch.Tensor,
     *,
-    copies: int = 0,
     seed: int = 0,
     progress: Progress = QUIET,
 ) -> Importance:
@@ -92,7 +91,7 @@ def head_importance(
     Raises InputError for a part that isn't understood.
     """
     vit = require_prunable(model, "head importance")
-    split = split_images(inputs, copies=copies, seed=seed)
+    split = split_images(inputs, seed=seed)
     student, expected = frozen_copy(vit), logits_of(vit, split.check)
     views = view_blocks(student, vit, split, feel(vit, split.fit, seed=seed))
     counts, prices = heads_of(vit), []

@@ -12,7 +12,7 @@ from torch import nn
 
 from edgevit.errors import InputError
 from edgevit.progress import QUIET, Progress
-from edgevit.surgery.calibration_views import Split, split_images
+from edgevit.surgery.calibration_split import Split, split_images
 from edgevit.surgery.fitting import Felt, LayerFit, feel, refit
 from edgevit.surgery.head_choice import Removal, choose_heads, drop_heads, frozen_copy, heads_of
 from edgevit.surgery.steps import Closeness, closeness, logits_of, require_prunable
@@ -48,7 +48,6 @@ def prune_heads(
     amount: int | float,
     inputs: torch.Tensor,
     *,
-    copies: int = 0,
     seed: int = 0,
     progress: Progress = QUIET,
 ) -> Pruned:
@@ -63,7 +62,7 @@ def prune_heads(
     """
     vit = require_prunable(model, "head pruning")
     count = count_of(vit, amount)
-    split = split_images(inputs, copies=copies, seed=seed)
+    split = split_images(inputs, seed=seed)
     with torch.no_grad():
         expected = logits_of(vit, split.check)
     if count == 0:

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgevit.errors import InputError
 from edgevit.progress import QUIET, Progress
-from edgevit.surgery.calibration_views import Split, split_images
+from edgevit.surgery.calibration_split import Split, split_images
 from edgevit.surgery.compensation import Centred
 from edgevit.surgery.fitting import (
     LARGEST,
@@ -64,7 +64,6 @@ def prune_mlp(
     inputs: torch.Tensor,
     *,
     alignment: int = 32,
-    copies: int = 0,
     seed: int = 0,
     progress: Progress = QUIET,
 ) -> Thinned:
@@ -84,7 +83,7 @@ def prune_mlp(
                 f"blocks.{index}.mlp.norm spans all neurons",
                 "Leave --prune-mlp out",
             )
-    split = split_images(inputs, copies=copies, seed=seed)
+    split = split_images(inputs, seed=seed)
     felt = feel(vit, split.fit, seed=seed)
     student = frozen_copy(vit)
     with torch.no_grad():

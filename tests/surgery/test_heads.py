@@ -122,7 +122,7 @@ def test_a_fraction_is_of_all_heads() -> None:
 
 def test_the_same_seed_prunes_the_same() -> None:
     model = random_vit()
-    first, second = (prune_heads(model, 2, images(model, 8), copies=1) for _ in range(2))
+    first, second = (prune_heads(model, 2, images(model, 8)) for _ in range(2))
     assert first.removed == second.removed
     inputs = images(model)
     torch.testing.assert_close(outputs(first.module, inputs), outputs(second.module, inputs), rtol=0, atol=0)

@@ -10,7 +10,7 @@ import torch
 from vits import images, random_vit
 
 from edgevit.surgery import fitting
-from edgevit.surgery.calibration_views import split_images
+from edgevit.surgery.calibration_split import split_images
 from edgevit.surgery.fitting import feel, refit
 from edgevit.surgery.head_choice import drop_heads
 from edgevit.surgery.steps import head_outputs

@@ -1,4 +1,4 @@
-"""Which modules are the canonical ViT: timm's plain VisionTransformer, checked part by part."""
+"""Which modules are the canonical ViT: timm's VisionTransformer, DeiT's with two heads included, part by part."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from timm.layers.mlp import Mlp  # isort: skip
 from timm.layers.norm import LayerNorm, LayerNormFp32  # isort: skip
 from timm.layers.patch_dropout import PatchDropout  # isort: skip
 from timm.layers.patch_embed import PatchEmbed  # isort: skip
+from timm.models.deit import VisionTransformerDistilled  # isort: skip
 from timm.models.vision_transformer import Block, VisionTransformer  # isort: skip
 
 Kinds = tuple[type[Any], ...]
@@ -33,27 +34,25 @@ ELEMENTWISE = (
     *(activations.GELU, activations.GELUTanh, activations.QuickGELU, activations.Swish, activations.Mish),
     *(activations.HardSwish, activations.Sigmoid, activations.Tanh),
 )
-POOLINGS = ("token", "avg")
+MODELS = (VisionTransformer, VisionTransformerDistilled)
+POOLINGS = ("token", "avg", "max", "avgmax", "map")  # timm's names of how a head reads the tokens
 
 
 def why_not_canonical(
     module: Any,
     *,
-    models: Kinds = (VisionTransformer,),
     stems: Kinds = (PatchEmbed,),
     blocks: Kinds = (Block,),
     attentions: Kinds = (Attention,),
     before_blocks: Kinds = (),
     norms: Kinds = (),
-    poolings: tuple[str, ...] = POOLINGS,
 ) -> str | None:
     """None for a ViT surgery can rewrite; else one phrase naming the part it doesn't understand.
 
     Types are compared exactly: a subclass may compute something else under the same attribute names. Surgery
-    passes the kinds of part it puts in place itself (`before_blocks`: at `patch_drop`, `norms`: for LayerNorm)
-    and the `poolings`, timm's names of how a head reads the tokens, that it can tell apart.
+    passes the kinds of part it puts in place itself (`before_blocks`: at `patch_drop`, `norms`: for LayerNorm).
     """
-    if type(module) not in models:
+    if type(module) not in MODELS:
         return f"{type(module).__name__} is not timm's VisionTransformer"
     if module.training:
         return "it is in training mode, where dropout is random"
@@ -61,8 +60,8 @@ def why_not_canonical(
         return f"patch_embed is a {type(module.patch_embed).__name__}"
     if module.dynamic_img_size:
         return "it resizes its position embedding at run time (dynamic_img_size)"
-    if module.global_pool not in poolings:
-        return f"its head pools by {module.global_pool!r}, not by {' or '.join(poolings)}"
+    if module.global_pool not in POOLINGS:
+        return f"its head pools by {module.global_pool!r}, not by {' or '.join(POOLINGS)}"
     return (
         wrong_block(module, blocks, attentions, norms)
         or wrong_part(module, "", model_parts(module, before_blocks, norms))

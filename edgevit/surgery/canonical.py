@@ -12,8 +12,7 @@ from edgevit.load import canonical
 
 from timm.layers.attention import Attention  # isort: skip
 from timm.layers.patch_embed import PatchEmbed  # isort: skip
-from timm.models.deit import VisionTransformerDistilled  # isort: skip
-from timm.models.vision_transformer import Block, VisionTransformer  # isort: skip
+from timm.models.vision_transformer import Block  # isort: skip
 
 from edgevit.surgery.parts import (
     ExponentialNorm,
@@ -24,24 +23,20 @@ from edgevit.surgery.parts import (
     SurgeryAttention,
 )
 
-MODELS = (VisionTransformer, VisionTransformerDistilled)
 BLOCKS = (Block, HeadTokensBlock)
 ATTENTIONS = (Attention, SurgeryAttention)
 STEMS = (PatchEmbed, SplitPatchEmbed)
-POOLINGS = ("token", "avg", "max", "avgmax", "map")
 
 
 def why_not_canonical(module: Any) -> str | None:
     """None for a ViT surgery can rewrite; else one phrase naming the part it doesn't understand."""
     return canonical.why_not_canonical(
         module,
-        models=MODELS,
         stems=STEMS,
         blocks=BLOCKS,
         attentions=ATTENTIONS,
         before_blocks=(PadTokens,),
         norms=(MeanFreeNorm, ExponentialNorm),
-        poolings=POOLINGS,
     )
 
 

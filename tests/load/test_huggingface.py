@@ -73,15 +73,12 @@ def test_plain_vit_is_canonical_with_parity(tmp_path: Path) -> None:
     assert loaded.source == f"Hugging Face ViTForImageClassification in {tmp_path.name}"
 
 
-def test_distilled_deit_takes_the_generic_path(tmp_path: Path) -> None:
+def test_distilled_deit_keeps_both_heads(tmp_path: Path) -> None:
     save(tmp_path, "DeiTForImageClassificationWithTeacher")
     loaded = load_model(str(tmp_path))
-    assert not loaded.canonical
-    assert loaded.parity is not None
+    assert loaded.canonical
+    assert loaded.parity is not None and loaded.parity < 1e-4
     assert loaded.labels is None
-    assert loaded.notes[-1] == (
-        "ViT-only surgery is skipped: VisionTransformerDistilled is not timm's VisionTransformer"
-    )
 
 
 def test_shards_and_bin_files_are_read(tmp_path: Path) -> None:

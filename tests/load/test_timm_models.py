@@ -103,10 +103,10 @@ def test_convolutional_model_takes_any_size_and_is_not_canonical(tmp_path: Path)
     assert loaded.notes[-1] == "ViT-only surgery is skipped: ResNet is not timm's VisionTransformer"
 
 
-def test_distilled_deit_is_generic(tmp_path: Path) -> None:
+def test_distilled_deit_is_canonical(tmp_path: Path) -> None:
     path, module = saved(tmp_path, "deit_tiny_distilled_patch16_224", num_classes=5)
     loaded = load_model("deit_tiny_distilled_patch16_224", path)
-    assert (loaded.num_classes, loaded.canonical) == (5, False)
+    assert (loaded.num_classes, loaded.canonical) == (5, True)
     images = torch.randn(1, 3, 224, 224)
     assert torch.equal(loaded.module(images), module(images))
 

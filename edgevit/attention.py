@@ -13,6 +13,7 @@ import torch
 
 from edgevit.errors import InputError
 from edgevit.files import atomic_path
+from edgevit.surgery.last_block import tokens_read_by_head
 
 if TYPE_CHECKING:
     from edgevit.load import LoadedModel
@@ -27,8 +28,8 @@ def rollout(loaded: LoadedModel, pixels: Pixels) -> npt.NDArray[np.float32]:
     """Share of each patch in what the head reads, [n, rows, columns]; pixels uint8 [n, height, width, channels].
 
     Attention rollout (Abnar and Zuidema 2020, "Quantifying attention flow in transformers"): the product over
-    blocks of (mean attention over heads + identity) / 2. Read at the class token where there is one, else averaged
-    over tokens. Raises InputError for a model that isn't the canonical ViT.
+    blocks of (mean attention over heads + identity) / 2. Averaged over the tokens that the head reads: the class
+    token, a distilled DeiT's two, or all. Raises InputError for a model that isn't the canonical ViT.
     """
     vit: Any = loaded.module
     if not loaded.canonical:
@@ -50,7 +51,7 @@ def rollout(loaded: LoadedModel, pixels: Pixels) -> npt.NDArray[np.float32]:
     for weights in seen:
         flow = (weights + torch.eye(weights.shape[-1])) / 2 @ flow
     prefix, (rows, columns) = vit.num_prefix_tokens, vit.patch_embed.grid_size
-    read = flow[:, 0] if vit.cls_token is not None else flow.mean(1)
+    read = flow[:, : tokens_read_by_head(vit)].mean(1)
     patches: npt.NDArray[np.float32] = read[:, prefix:].reshape(-1, rows, columns).numpy()
     return patches
 

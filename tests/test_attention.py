@@ -13,15 +13,16 @@ from edgevit.errors import InputError
 from edgevit.load.model import finish
 from edgevit.preprocessing import Preprocessing
 
+from timm.models.deit import VisionTransformerDistilled  # isort: skip
 from timm.models.vision_transformer import VisionTransformer  # isort: skip
 
 SIZE = Preprocessing(size=(32, 48), crop_pct=1.0)
 
 
-def model(**options: object) -> VisionTransformer:
+def model(kind: type[VisionTransformer] = VisionTransformer, **options: object) -> VisionTransformer:
     """A small ViT with random weights."""
     torch.manual_seed(0)
-    made = VisionTransformer(
+    made = kind(
         img_size=(32, 48), patch_size=16, embed_dim=24, depth=2, num_heads=3, num_classes=5, **options
     )
     for parameter in made.parameters():
@@ -63,15 +64,16 @@ def test_rollout_covers_the_patches(options: dict[str, object]) -> None:
         assert (total < 1).all()
 
 
-def test_rollout_follows_the_one_block_there_is() -> None:
-    made = model()
+@pytest.mark.parametrize(("kind", "read"), [(VisionTransformer, 1), (VisionTransformerDistilled, 2)])
+def test_rollout_follows_the_one_block_there_is(kind: type[VisionTransformer], read: int) -> None:
+    made = model(kind)
     made.blocks = made.blocks[:1]
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
     ready = loaded(made)
     seen: list[torch.Tensor] = []
     made.blocks[0].attn.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     found = rollout(ready, pixels)  # type: ignore[arg-type]
-    expected = attention(made.blocks[0].attn, seen[-1])[0, 0, 1:] / 2
+    expected = attention(made.blocks[0].attn, seen[-1])[0, :read, read:].mean(0) / 2
     np.testing.assert_allclose(found.ravel(), expected.detach().numpy(), rtol=1e-5)
 
 

@@ -231,14 +231,19 @@ class Inputs:
 
 def describe(loaded: LoadedModel) -> dict[str, Any]:
     """The manifest's record of a loaded model."""
+    from edgevit.quantize.taps import why_not_tapped
+
+    problem = why_not_tapped(loaded.module) if loaded.canonical else None
+    notes = [] if problem is None else [f"int8 for NPUs goes without conditioning: {problem}"]
     return {
         "name": loaded.name,
         "source": loaded.source,
         "num_classes": loaded.num_classes,
         "canonical": loaded.canonical,
+        "conditionable": loaded.canonical and problem is None,
         "parity": loaded.parity,
         "labels": list(loaded.labels) if loaded.labels else None,
-        "notes": list(loaded.notes),
+        "notes": [*loaded.notes, *notes],
         "preprocessing": loaded.preprocessing.to_json(),
         "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
     }

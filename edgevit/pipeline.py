@@ -58,10 +58,10 @@ class Conversion(Inputs):
         For int8, where recipe, model and backend allow, it is conditioned and comes with a plan of ranges.
         """
         backend, recipe = BACKENDS[board.backend], self.job.recipe
-        canonical = self.model.metrics["canonical"]
         surgeries = self.surgeries(board)
         # Conditioning folds the attention scale, which not every compiler survives.
-        fits = canonical and backend.TAKES_RANGES and "fold-attention-scale" in surgeries
+        known = self.model.metrics["conditionable"]
+        fits = known and backend.TAKES_RANGES and "fold-attention-scale" in surgeries
         conditioned = recipe.conditioning and precision == "int8" and fits
         if precision == "int8" and not conditioned and self.calibration is not None:
             surgeries = [each for each in surgeries if each not in NEED_ROTATION]

@@ -47,6 +47,21 @@ def test_conditioned_recipe_is_realised_in_the_vendors_table(project: Project) -
     assert manifest["results"][0]["accuracy"]["agreement"] > 0.97
 
 
+def test_a_vit_that_conditioning_does_not_know_is_quantized_without(project: Project) -> None:
+    source = (project.folder / "model.py").read_text()
+    (project.folder / "model.py").write_text(
+        source.replace("num_classes=3", "num_classes=3, scale_mlp_norm=True")
+    )
+    done = project.convert("--target", "rk3588")
+    manifest = project.manifest()
+    export = next(stage for stage in manifest["stages"] if stage["stage"] == "export")
+    assert "int8" not in export["metrics"]
+    assert "fold-norms" in [record["name"] for record in export["metrics"]["surgeries"]]
+    line = "int8 for NPUs goes without conditioning: blocks.0.mlp has a norm of its own"
+    assert line in manifest["model"]["notes"]
+    assert line in " ".join(done.stdout.split())
+
+
 def test_layer_norms_stay_on_an_npu_that_has_no_kernel_for_them(project: Project) -> None:
     project.run("convert", "--target", "rv1106", "--validation-images", "100")
     manifest = project.manifest("runs/demo")

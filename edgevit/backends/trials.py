@@ -169,9 +169,10 @@ def judge(trial: Trial, trials: Trials, max_drop: float) -> Judged:
 
 
 def least(judged: Judged) -> float:
-    """The smallest drop, in points, that a candidate can be said to keep within."""
+    """The smallest drop, in points, that a candidate can be said to keep within, by the upper ends of both
+    estimates: a candidate is measured once, and one on the edge of a target would come and go with the images."""
     assert judged.drop is not None
-    return max(judged.drop.upper, judged.drop.changes / CHANGES_PER_POINT)
+    return max(judged.drop.upper, judged.drop.changes_upper / CHANGES_PER_POINT)
 
 
 def sentence(best: Judged, max_drop: float) -> str:
@@ -181,7 +182,7 @@ def sentence(best: Judged, max_drop: float) -> str:
     pace = "not timed: this machine is not the target" if speed is None else pace_of(speed)
     measured = (
         f"{drop.points:.2f} points expected drop (95 % below {drop.upper:.2f}) and {drop.changes:.1f} % changed "
-        f"predictions by {drop.images} calibration images; {pace}"
+        f"predictions (95 % below {drop.changes_upper:.1f}) by {drop.images} calibration images; {pace}"
     )
     if best.accepted:
         return f"{best.trial.label} keeps within {max_drop:g} points: {measured}"

@@ -37,13 +37,14 @@ RIVALS = 4  # classes next to the predicted one that may overtake it
 class Drop:
     """Accuracy lost, estimated without labels: `points` expected, `upper` with 95 % confidence.
 
-    `changes` is the share of predictions expected to change, in percent; `agreement` the share that did not on
-    these images, 0..1, which so few images count coarsely.
+    `changes` is the share of predictions expected to change, in percent, `changes_upper` with 95 % confidence;
+    `agreement` the share that did not on these images, 0..1, which so few images count coarsely.
     """
 
     points: float
     upper: float
     changes: float
+    changes_upper: float
     agreement: float
     cosine: float
     kl: float
@@ -81,20 +82,26 @@ def drop_of(logits: Logits, reference: Logits, more: Logits | None = None) -> Dr
     remaining = margins[None] + errors[:, None]  # [errors of image, margins of image, rivals]
     change = remaining.min(2) < 0
     costs = np.where(change, worth[np.arange(len(worth)), remaining.argmin(2)], 0.0)
-    spread = np.hypot(
-        costs.mean(1).std() / np.sqrt(len(costs)), costs.mean(0).std() / np.sqrt(costs.shape[1])
-    )
     log_p, log_q = log_softmax(theirs, axis=1), log_softmax(ours, axis=1)
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     return Drop(
         points=100 * float(costs.mean()),
-        upper=100 * float(costs.mean() + CONFIDENCE * spread),
+        upper=100 * upper_bound(costs),
         changes=100 * float(change.mean()),
+        changes_upper=100 * upper_bound(change.astype(np.float64)),
         agreement=float((ours.argmax(1) == theirs.argmax(1)).mean()),
         cosine=float(((ours * theirs).sum(1) / norms).mean()),
         kl=float((np.exp(log_p) * (log_p - log_q)).sum(1).mean()),
         images=len(theirs),
     )
+
+
+def upper_bound(pairs: npt.NDArray[np.float64]) -> float:
+    """The mean of [errors of image, margins of image] with 95 % confidence: images of both sorts were drawn."""
+    spread = np.hypot(
+        pairs.mean(1).std() / np.sqrt(len(pairs)), pairs.mean(0).std() / np.sqrt(pairs.shape[1])
+    )
+    return float(pairs.mean() + CONFIDENCE * spread)
 
 
 def leads(logits: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:

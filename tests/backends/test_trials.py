@@ -56,6 +56,22 @@ def test_faster_candidate_that_loses_too_much_is_refused() -> None:
     assert [each.accepted for each in result.judged] == [True, False]
 
 
+@pytest.mark.parametrize(("repeated", "accepted"), [(1, False), (4, True)])
+def test_candidate_on_the_edge_is_taken_only_with_images_enough_to_tell(
+    repeated: int, accepted: bool
+) -> None:
+    random = np.random.default_rng(0)
+    logits = np.zeros((IMAGES, CLASSES), np.float32)
+    logits[:, 0], logits[:4, 1] = 12.0, 11.99  # four near ties, each as likely to change as not
+    logits = np.tile(logits, (repeated, 1))
+    near = (logits + 0.3 * random.normal(size=logits.shape)).astype(np.float32)
+    trials = Trials(logits, (30.0,) * ROUNDS, (Trial("static", near, (10.0,) * ROUNDS),))
+    (judged,) = choose(trials, 0.5, where="tflite").judged
+    assert judged.drop is not None and judged.drop.upper < 0.5
+    assert judged.drop.changes / 6 < 0.5
+    assert judged.accepted == accepted
+
+
 def test_where_none_keeps_the_target_the_closest_is_taken_and_it_is_said() -> None:
     result = choose(measured(trial("bad", 5, error=12), trial("less bad", 15, error=6)), 0.5, where="tflite")
     assert result.chosen.trial.label == "less bad"

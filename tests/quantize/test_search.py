@@ -164,7 +164,7 @@ def test_another_model_does_not_reuse_measurements(tmp_path: Path) -> None:
 
 
 def test_equal_logits_are_no_drop() -> None:
-    assert drop_of(reference(), reference()) == Drop(0.0, 0.0, 0.0, 1.0, pytest.approx(1.0), 0.0, IMAGES)
+    assert drop_of(reference(), reference()) == Drop(0.0, 0.0, 0.0, 0.0, 1.0, pytest.approx(1.0), 0.0, IMAGES)
 
 
 def test_a_changed_prediction_costs_the_difference_of_its_probabilities() -> None:

@@ -60,8 +60,8 @@ class Conversion(Inputs):
         backend, recipe = BACKENDS[board.backend], self.job.recipe
         surgeries = self.surgeries(board)
         # Conditioning folds the attention scale, which not every compiler survives.
-        known = self.model.metrics["conditionable"]
-        fits = known and backend.TAKES_RANGES and "fold-attention-scale" in surgeries
+        conditionable = self.model.metrics["conditionable"]
+        fits = conditionable and backend.TAKES_RANGES and "fold-attention-scale" in surgeries
         conditioned = recipe.conditioning and precision == "int8" and fits
         if precision == "int8" and not conditioned and self.calibration is not None:
             surgeries = [each for each in surgeries if each not in NEED_ROTATION]

@@ -155,9 +155,8 @@ def run(
     call: Callable[..., dict[str, Any]], label: str, model: Path, request: TrialRequest
 ) -> dict[str, Any]:
     """What the worker tells of a model, its partitions among it, and its `logits` on the images to judge by."""
-    logits = (
-        request.out / f"{model.stem}.npy"
-    )  # not beside the float model, which lies in another step's folder
+    # Not beside the model: the float one lies in another step's folder.
+    logits = request.out / f"{model.stem}.npy"
     ran = call(
         f"run-{label}",
         "run",

@@ -17,10 +17,10 @@ from edgevit.progress import QUIET, Progress
 from edgevit.recovery import checkpoint as checkpoints
 from edgevit.recovery.loss import TOKENS_WEIGHT
 from edgevit.recovery.training import AVERAGING, BATCH, CHECKS, LEARNING_RATE, SHARES, Images, Run
+from edgevit.surgery.calibration_split import hold_out
 from edgevit.surgery.canonical import require_canonical
 from edgevit.surgery.steps import Closeness, closeness, logits_of
 
-CHECK_SHARE = 0.25
 FEWEST_IMAGES = 8
 MOST_CHECK_IMAGES = 512
 
@@ -84,7 +84,7 @@ def recover(
     """
     if not minutes > 0:
         raise InputError(f"cannot recover in {minutes:g} minutes", "there is no time to train", "Use 10")
-    images = hold_out(student, teacher, inputs, teacher_inputs, seed)
+    images = checked_images(student, teacher, inputs, teacher_inputs, seed)
     run = Run(student, teacher, images, minutes * 60, device, seed)
     settings = repr((minutes, seed, BATCH, LEARNING_RATE, TOKENS_WEIGHT, AVERAGING, SHARES, CHECKS))
     key = "" if checkpoint is None else run.fingerprint(settings)
@@ -104,7 +104,7 @@ def save(run: Run, path: Path | None, key: str) -> None:
         checkpoints.save(path, key, run.state())
 
 
-def hold_out(
+def checked_images(
     student: Any, teacher: Any, inputs: torch.Tensor, teacher_inputs: torch.Tensor | None, seed: int
 ) -> Images:
     """Check that the models fit together and split the images. Raises InputError."""
@@ -126,9 +126,7 @@ def hold_out(
         )
     if len(inputs) < FEWEST_IMAGES:
         raise InputError("cannot recover", f"{len(inputs)} images are too few", "Give 64 or more")
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    held_out = min(MOST_CHECK_IMAGES, round(len(inputs) * CHECK_SHARE))
-    check, train = order[:held_out], order[held_out:]
+    train, check = hold_out(len(inputs), seed=seed, most=MOST_CHECK_IMAGES)
     # Training views are cut from the larger picture and shown to each at its own size.
     larger = theirs if theirs.shape[-1] >= inputs.shape[-1] else inputs
     return Images(larger[train], inputs[check], theirs[check])

@@ -27,6 +27,16 @@ def split_images(inputs: torch.Tensor, *, seed: int = 0) -> Split:
         raise InputError(
             "cannot fit on so few images", f"{count} given, {FEWEST_IMAGES} needed", "Give 64 or more"
         )
+    fit, check = hold_out(count, seed=seed)
+    return Split(inputs[fit], inputs[check])
+
+
+def hold_out(count: int, *, seed: int, most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices to fit on, and a quarter of all (`most` at most) held out: the same for every fit with a seed.
+
+    What a refit has not seen, a later recovery on the same images judges by.
+    """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held_out = max(1, round(count * CHECK_SHARE))
-    return Split(inputs[order[held_out:]], inputs[order[:held_out]])
+    held_out = held_out if most is None else min(most, held_out)
+    return order[held_out:], order[:held_out]

@@ -70,13 +70,13 @@ def feel(model: nn.Module, images: torch.Tensor, *, seed: int = 0) -> Felt:
     return Felt(tuple(pooled[0::2]), tuple(pooled[1::2]))
 
 
-def moderated(weights: torch.Tensor, prefix: int, largest: float) -> torch.Tensor:
-    """Weights for a fit: sum 1, with no prefix token above `largest` times all patch tokens together.
+def moderated(weights: torch.Tensor, prefix: int) -> torch.Tensor:
+    """Weights for a fit: sum 1, with no prefix token above LARGEST times all patch tokens together.
 
     A class token that the logits feel alone would leave as few samples as there are images.
     """
     patches = weights[prefix:].sum().clamp_min(1e-12 * weights.sum().clamp_min(1e-30))
-    capped = torch.cat([(weights[:prefix] / patches).clamp_max(largest), weights[prefix:] / patches])
+    capped = torch.cat([(weights[:prefix] / patches).clamp_max(LARGEST), weights[prefix:] / patches])
     if weights[prefix:].sum() == 0:
         capped[prefix:] = 1.0 / max(1, len(weights) - prefix)
     return capped / capped.sum()
@@ -110,11 +110,11 @@ def refit(
     for index, (block, dense) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
         streams.teacher = in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
         if "values" in layers and values_fit(block.attn):
-            weights = moderated(felt.attention[index], streams.prefix, LARGEST)
+            weights = moderated(felt.attention[index], streams.prefix)
             fits.append(fit_values(f"blocks.{index}.attn", block, streams, weights))
         outputs = in_batches(lambda t, b=block: head_outputs(b.attn, b.norm1(t)), streams.student)
         if "proj" in layers:
-            weights = moderated(felt.attention[index], streams.prefix, LARGEST)
+            weights = moderated(felt.attention[index], streams.prefix)
             moments = measure_projection(streams, outputs, block, weights)
             fits.append(fit_layer(f"blocks.{index}.attn.proj", block.attn.proj, *moments))
         streams.student = in_batches(
@@ -122,7 +122,7 @@ def refit(
         )
         streams.teacher = in_batches(lambda t, d=dense: after_mlp(d, t), streams.teacher)
         if "fc2" in layers:
-            weights = moderated(felt.mlp[index], streams.prefix, LARGEST)
+            weights = moderated(felt.mlp[index], streams.prefix)
             moments = measure_mlp(streams, block, weights)
             fits.append(fit_layer(f"blocks.{index}.mlp.fc2", block.mlp.fc2, *moments))
         streams.student = in_batches(lambda t, b=block: after_mlp(b, t), streams.student)

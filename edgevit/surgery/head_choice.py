@@ -14,7 +14,7 @@ from torch import nn
 from edgevit.progress import QUIET, Progress
 from edgevit.surgery.calibration_split import Split
 from edgevit.surgery.compensation import Centred, Correction, correct, solve
-from edgevit.surgery.fitting import LARGEST, Felt, measure_projection, moderated
+from edgevit.surgery.fitting import Felt, measure_projection, moderated
 from edgevit.surgery.fitting_streams import start_streams
 from edgevit.surgery.steps import (
     after_attention,
@@ -106,7 +106,7 @@ def view_blocks(student: Any, teacher: Any, split: Split, felt: Felt) -> list[Bl
     for index, (block, dense) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
         streams.teacher = in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
         outputs = in_batches(lambda t, b=block: head_outputs(b.attn, b.norm1(t)), streams.student)
-        weights = moderated(felt.attention[index], streams.prefix, LARGEST)
+        weights = moderated(felt.attention[index], streams.prefix)
         fit, check = measure_projection(streams, outputs, block, weights)
         entering, total = streams.student[streams.fitted :].clone(), float(felt.attention[index].sum())
         views.append(

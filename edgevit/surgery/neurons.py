@@ -13,7 +13,6 @@ from edgevit.progress import QUIET, Progress
 from edgevit.surgery.calibration_split import Split, split_images
 from edgevit.surgery.compensation import Centred
 from edgevit.surgery.fitting import (
-    LARGEST,
     Felt,
     LayerFit,
     feel,
@@ -160,7 +159,7 @@ def mlp_moments(vit: Any, split: Split, felt: Felt) -> list[Centred]:
     for index, block in enumerate(vit.blocks):
         streams.student = in_batches(lambda t, b=block: after_attention(b, t), streams.student)
         streams.teacher = in_batches(lambda t, b=block: after_mlp(b, t), streams.student)
-        weights = moderated(felt.mlp[index], streams.prefix, LARGEST)
+        weights = moderated(felt.mlp[index], streams.prefix)
         fit, _ = measure_mlp(streams, block, weights)
         found.append(fit.centred())
         streams.student = streams.teacher

@@ -201,6 +201,20 @@ def tiny_vit() -> Any:
     return model.eval().requires_grad_(False)
 
 
+@pytest.fixture
+def tiny_trial(tiny: Path, tmp_path: Path) -> TrialRequest:
+    """A request to try the tiny ViT's float file on its own pixels, untimed, with no candidate yet."""
+    return TrialRequest(
+        handed=tiny / "float.tflite",
+        candidates=(),
+        preprocessing=TINY,
+        fit=tiny / "calibration.npy",
+        judge=tiny / "evaluate.npy",
+        timed=False,
+        out=tmp_path,
+    )
+
+
 @pytest.fixture(scope="module")
 def in_float(tiny: Path) -> CompileResult:
     return litert.compile(request(tiny), QUIET)
@@ -258,17 +272,9 @@ def test_int8_is_smaller_and_close(
 @pytest.mark.slow
 @pytest.mark.parametrize(("delegate", "timed"), [("cpu", True), ("npu", False)])
 def test_every_way_to_quantize_is_made_and_measured(
-    tiny: Path, tmp_path: Path, delegate: str, timed: bool
+    tiny: Path, tiny_trial: TrialRequest, delegate: str, timed: bool
 ) -> None:
-    wanted = TrialRequest(
-        handed=tiny / "float.tflite",
-        candidates=litert.candidates(delegate),
-        preprocessing=TINY,
-        fit=tiny / "calibration.npy",
-        judge=tiny / "evaluate.npy",
-        timed=timed,
-        out=tmp_path,
-    )
+    wanted = dataclasses.replace(tiny_trial, candidates=litert.candidates(delegate), timed=timed)
     trials = litert.measure(wanted, QUIET)
     np.testing.assert_allclose(trials.reference, np.load(tiny / "torch.npy"), rtol=0, atol=1e-4)
     largest = float(np.abs(trials.reference).max())
@@ -283,19 +289,16 @@ def test_every_way_to_quantize_is_made_and_measured(
 
 @pytest.mark.toolchain
 @pytest.mark.slow
-def test_fixed_ranges_hold_the_one_image_that_needs_them(tiny: Path, tmp_path: Path) -> None:
+def test_fixed_ranges_hold_the_one_image_that_needs_them(
+    tiny: Path, tiny_trial: TrialRequest, tmp_path: Path
+) -> None:
     vivid = np.load(tiny / "evaluate.npy")[:1]
     dull = np.full((12, *vivid.shape[1:]), 128, np.uint8)
     np.save(tmp_path / "fit.npy", np.concatenate([vivid, dull]))
     np.save(tmp_path / "judge.npy", vivid)
-    wanted = TrialRequest(
-        handed=tiny / "float.tflite",
-        candidates=[Candidate("static_wi8_ai16", "int16 activations: rounding costs next to nothing")],
-        preprocessing=TINY,
-        fit=tmp_path / "fit.npy",
-        judge=tmp_path / "judge.npy",
-        timed=False,
-        out=tmp_path,
+    candidates = [Candidate("static_wi8_ai16", "int16 activations: rounding costs next to nothing")]
+    wanted = dataclasses.replace(
+        tiny_trial, candidates=candidates, fit=tmp_path / "fit.npy", judge=tmp_path / "judge.npy"
     )
     trials = litert.measure(wanted, QUIET)
     logits = trials.tried[0].logits

@@ -54,3 +54,14 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def publish(source: Path, destination: Path) -> None:
+    """Put a copy of a file under a friendly name, whole or not at all."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    staging = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        os.link(source, staging)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, staging)
+    staging.replace(destination)

@@ -27,17 +27,17 @@ import torch
 from models import MODELS
 from table import write_table
 
-from edgevit.backends.rknn_build import read_log, rules_to_disable
+from edgevit.backends.rknn.build import read_log, rules_to_disable
+from edgevit.backends.rknn.log import parse_log
+from edgevit.boards.profiles import Board, load_board
+from edgevit.conversion.inspection import latency
+from edgevit.conversion.pipeline import Conversion
 from edgevit.errors import EdgevitError
 from edgevit.files import write_atomically
-from edgevit.inspection import latency
-from edgevit.job import make_job
-from edgevit.pipeline import Conversion
 from edgevit.placement.layers import Placement
-from edgevit.placement.rknn_log import parse_log
 from edgevit.progress import QUIET
-from edgevit.schema import Board, load_board
-from edgevit.store import open_run
+from edgevit.request.job import make_job
+from edgevit.run.store import open_run
 from edgevit.toolchains.call import run_job
 
 HERE = Path(__file__).parent

@@ -25,15 +25,15 @@ import onnxsim
 import torch
 from table import write_table
 
-from edgevit.backends.rknn_build import read_log
-from edgevit.evaluate import compare
+from edgevit.backends.rknn.build import read_log
+from edgevit.backends.rknn.log import parse_log
+from edgevit.conversion.pipeline import Conversion
 from edgevit.files import write_atomically
-from edgevit.job import make_job
-from edgevit.memory import peak_memory
-from edgevit.pipeline import Conversion
-from edgevit.placement.rknn_log import parse_log
+from edgevit.metrics.classification import compare
 from edgevit.progress import QUIET
-from edgevit.store import open_run
+from edgevit.request.job import make_job
+from edgevit.run.memory import peak_memory
+from edgevit.run.store import open_run
 from edgevit.toolchains.call import run_job
 
 HERE = Path(__file__).parent

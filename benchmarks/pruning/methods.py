@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from edgevit.surgery.head_choice import Removal
+from edgevit.compression.head_choice import Removal
 
 BATCH = 16
 Images = torch.Tensor

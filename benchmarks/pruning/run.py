@@ -26,19 +26,19 @@ import torch
 from methods import METHODS
 from table import write_pictures, write_table
 
-from edgevit.evaluate import compare
+from edgevit.compression.calibration_split import split_images
+from edgevit.compression.fitting import feel
+from edgevit.compression.head_choice import Removal, choose_heads, drop_heads, frozen_copy
+from edgevit.compression.heads import remove_and_refit
+from edgevit.conversion.inspection import inspect
+from edgevit.conversion.manifest import reduction
+from edgevit.conversion.pipeline import Conversion
+from edgevit.conversion.reference import logits_of
 from edgevit.files import write_atomically
-from edgevit.inspection import inspect
-from edgevit.job import Job, make_job
-from edgevit.manifest import reduction
-from edgevit.pipeline import Conversion
+from edgevit.metrics.classification import compare
 from edgevit.progress import QUIET
-from edgevit.reference import logits_of
-from edgevit.store import open_run
-from edgevit.surgery.calibration_split import split_images
-from edgevit.surgery.fitting import feel
-from edgevit.surgery.head_choice import Removal, choose_heads, drop_heads, frozen_copy
-from edgevit.surgery.heads import remove_and_refit
+from edgevit.request.job import Job, make_job
+from edgevit.run.store import open_run
 
 HERE = Path(__file__).parent
 RESULTS, RUN = HERE / "results.json", Path("runs/benchmark-pruning")

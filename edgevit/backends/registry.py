@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
-from edgevit.backends import litert, onnxruntime, rknn
+from edgevit.backends.litert import backend as litert
+from edgevit.backends.onnxruntime import backend as onnxruntime
 from edgevit.backends.protocol import Backend
+from edgevit.backends.rknn import backend as rknn
 from edgevit.backends.trials import Quantizers
 
 BACKENDS: dict[str, Backend] = {

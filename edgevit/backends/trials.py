@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.errors import EdgevitError
-from edgevit.preprocessing import Preprocessing
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
 
 if TYPE_CHECKING:

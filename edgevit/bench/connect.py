@@ -16,8 +16,8 @@ from edgevit.bench import adb
 from edgevit.bench.host import HostTransport
 from edgevit.bench.ssh import SshTransport, control_path
 from edgevit.bench.transport import Transport
+from edgevit.boards.profiles import Strict
 from edgevit.errors import InputError
-from edgevit.schema import Strict
 
 WAYS = "host, ssh://[user@]host[:port], adb, adb:SERIAL"
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|[0-9A-Fa-f:]+(%[A-Za-z0-9._-]+)?")
@@ -73,7 +73,7 @@ def locate(where: str) -> Place:
 
 def known_boards(path: Path) -> dict[str, KnownBoard]:
     """The boards in a file, none if there is no file. Raises InputError naming the entry and the key."""
-    from edgevit.schema import explain
+    from edgevit.boards.profiles import explain
 
     what = f"{path} is not a valid list of boards"
     try:

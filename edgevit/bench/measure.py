@@ -19,12 +19,12 @@ import numpy.typing as npt
 from edgevit.bench import benchmark_model, session
 from edgevit.bench.connect import Place
 from edgevit.bench.transport import Transport
+from edgevit.boards.profiles import Board, load_board
 from edgevit.errors import InputError
-from edgevit.evaluate import compare
 from edgevit.files import write_atomically
+from edgevit.metrics.classification import compare
 from edgevit.progress import Progress
-from edgevit.runs import MANIFEST, RunFiles, preprocessing_of, read_run, step_of
-from edgevit.schema import Board, load_board
+from edgevit.run.reading import MANIFEST, RunFiles, preprocessing_of, read_run, step_of
 
 FORMAT = 1
 WHAT = "cannot measure"

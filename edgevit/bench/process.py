@@ -16,7 +16,7 @@ from edgevit.bench.transport import Completed, TransportError
 
 LAST_WORDS_SECONDS = 5.0
 PULSE_SECONDS = 1.0
-TIED = Path(__file__).with_name("tied.py")
+TIED = Path(__file__).with_name("die_with_parent.py")
 
 
 def converse(

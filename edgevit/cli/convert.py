@@ -75,18 +75,18 @@ def command(
     """
     from edgevit.cli.console import progress
     from edgevit.cli.summary import print_plan, print_summary
-    from edgevit.job import make_job
-    from edgevit.store import open_run
+    from edgevit.request.job import make_job
+    from edgevit.run.store import open_run
 
     job = make_job(model, targets, precisions, recipe, out, **options)
     with open_run(job.out, dry=dry_run) as run, progress() as bars:
         if dry_run:
-            from edgevit.pipeline import planned
+            from edgevit.conversion.pipeline import planned
 
             print_plan(job, list(planned(job, run, bars)), as_json)
             return
-        from edgevit.manifest import finish, refuse_missed_gate
-        from edgevit.pipeline import convert
+        from edgevit.conversion.manifest import finish, refuse_missed_gate
+        from edgevit.conversion.pipeline import convert
 
         manifest = finish(run, *convert(job, run, bars), warnings=bars.warnings, command=sys.argv[1:])
     if as_json:

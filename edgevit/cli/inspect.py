@@ -41,9 +41,9 @@ def command(
 
     from edgevit.cli.console import progress
     from edgevit.cli.placement import print_record
-    from edgevit.inspection import inspect
-    from edgevit.job import make_job
-    from edgevit.store import open_run
+    from edgevit.conversion.inspection import inspect
+    from edgevit.request.job import make_job
+    from edgevit.run.store import open_run
 
     job = make_job(model, targets, precisions, None, None, images=False, **options)
     folder = Path(platformdirs.user_cache_dir("edgevit")) / "inspect" / job.name

@@ -43,9 +43,9 @@ def command(
       edgevit predict *.jpg --model runs/deit --target torch --attention where.png
       edgevit predict cat.jpg --model deit-tflite-int8.tflite --like runs/deit --top 1 --json
     """
-    from edgevit import predict
     from edgevit.cli.console import progress
     from edgevit.cli.predictions import draw_attention, print_predictions, refuse_unread, with_labels
+    from edgevit.predict import predict
 
     chosen = predict.choose(model, target=target, precision=precision, like=like)
     source = with_labels(chosen, labels)

@@ -9,8 +9,8 @@ import numpy as np
 
 from edgevit.cli.console import print_table
 from edgevit.errors import InputError
-from edgevit.labels import fitting, read_labels
-from edgevit.predict import Pixels, Prediction, Source, float_model, read_images
+from edgevit.images.labels import fitting, read_labels
+from edgevit.predict.predict import Pixels, Prediction, Source, float_model, read_images
 from edgevit.progress import Progress
 
 
@@ -26,7 +26,7 @@ def draw_attention(
     source: Source, found: list[Prediction], pixels: list[Pixels | str], out: Path, progress: Progress
 ) -> None:
     """Draw the float model's attention on the pictures that could be read."""
-    from edgevit.attention import check_format, draw, rollout
+    from edgevit.predict.rollout import check_format, draw, rollout
 
     check_format(out)
     loaded = float_model(source.run, progress)

@@ -42,10 +42,10 @@ def command(
     import platformdirs
 
     from edgevit.cli.console import progress
-    from edgevit.importance import importance
-    from edgevit.job import make_job
-    from edgevit.store import open_run
-    from edgevit.surgery.head_importance import check_picture, plot_importance
+    from edgevit.compression.head_importance import check_picture, plot_importance
+    from edgevit.conversion.importance import importance
+    from edgevit.request.job import make_job
+    from edgevit.run.store import open_run
 
     job = make_job(
         *(model, ("onnx",), ("float",), None, None),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgevit.cli.console import print_table
 
 if TYPE_CHECKING:
-    from edgevit.surgery.head_importance import Importance
+    from edgevit.compression.head_importance import Importance
 
 
 def print_importance(found: Importance, model: str, picture: Path | None) -> None:

@@ -33,11 +33,11 @@ def command(
       edgevit report runs/a runs/b --out compare.html
       edgevit report runs/deit --format html --format md --format json
     """
-    from edgevit.labels import read_labels
+    from edgevit.images.labels import read_labels
     from edgevit.report.build import build, fitting_one
     from edgevit.report.html import word
     from edgevit.report.writing import destinations, write
-    from edgevit.runs import read_run
+    from edgevit.run.reading import read_run
 
     files = destinations(out, formats, [run.parent if run.is_file() else run for run in runs])
     read = [read_run(run, "cannot report on") for run in dict.fromkeys(runs)]

@@ -10,7 +10,7 @@ import click
 
 from edgevit.cli.console import print_table
 from edgevit.cli.placement import latency_lines
-from edgevit.job import Job
+from edgevit.request.job import Job
 
 COLUMNS = ("target", "type", "top-1", "top-5", "agrees", "KL", "cosine", "lost [95 %]", "MB", "how")
 LEGEND = (

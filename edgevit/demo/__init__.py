@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgevit import torch_setup  # noqa: F401
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.load import LoadedModel
-from edgevit.preprocessing import Preprocessing
 
 from safetensors.torch import load_file  # isort: skip
 from timm.models.vision_transformer import VisionTransformer  # isort: skip

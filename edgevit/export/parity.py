@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgevit.errors import ParityError
-from edgevit.preprocessing import Preprocessing
+from edgevit.images.preprocessing import Preprocessing
 
 TOLERANCE = 1e-4
 

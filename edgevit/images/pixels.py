@@ -16,8 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgevit.errors import InputError
 from edgevit.files import atomic_path
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.images.sets import ImageSet
-from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Progress
 
 MOST_UNREADABLE = 0.02

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgevit.errors import InputError
 from edgevit.files import sha256_file
-from edgevit.labels import imagenet_names
+from edgevit.images.labels import imagenet_names
 from edgevit.progress import Progress
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}

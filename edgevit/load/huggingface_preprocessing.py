@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from edgevit.errors import InputError
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.load.huggingface_config import PREPROCESSOR, Preprocessor, Size, invalid, read
-from edgevit.preprocessing import Preprocessing
 
 # PIL's numbers, which the files store.
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from edgevit.errors import InputError, ParityError
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.load.canonical import why_not_canonical
 from edgevit.load.checkpoint import one_line
-from edgevit.preprocessing import Preprocessing
 
 PARITY_TOLERANCE = 1e-4
 PARITY_IMAGES = 2

@@ -13,10 +13,10 @@ from typing import Any
 from torch import nn
 
 from edgevit.errors import InputError
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.load import differences, timm_models
 from edgevit.load.checkpoint import one_line, read_checkpoint
 from edgevit.load.model import LoadedModel, finish, where
-from edgevit.preprocessing import Preprocessing
 
 DEFAULT_SIZE = (224, 224)
 

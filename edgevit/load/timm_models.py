@@ -13,10 +13,10 @@ from torch import nn
 
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.load import differences
 from edgevit.load.checkpoint import Checkpoint, one_line
 from edgevit.load.model import LoadedModel, finish
-from edgevit.preprocessing import Preprocessing
 
 import timm  # isort: skip
 from timm.data.config import resolve_data_config  # isort: skip

@@ -14,10 +14,10 @@ from torch import nn
 
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
+from edgevit.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from edgevit.load import differences
 from edgevit.load.checkpoint import Checkpoint, one_line
 from edgevit.load.model import LoadedModel, finish, prove_equal
-from edgevit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 import timm  # isort: skip
 import torchvision  # isort: skip

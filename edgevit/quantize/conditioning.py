@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from edgevit.quantize import moves
-from edgevit.quantize.correction import shift_values
-from edgevit.quantize.fake import int8_logits
+from edgevit.quantize import equalization
+from edgevit.quantize.activations import STREAM_TAPS, divergence, kind_of, logits_of
+from edgevit.quantize.fake_quantization import int8_logits
 from edgevit.quantize.observers import Range
 from edgevit.quantize.rotation import (
     Matrix,
@@ -27,8 +27,8 @@ from edgevit.quantize.rotation import (
     structured_rotation,
     why_not_rotated,
 )
-from edgevit.quantize.samples import Samples, collect, extremes
-from edgevit.quantize.taps import STREAM_TAPS, divergence, kind_of, logits_of
+from edgevit.quantize.statistics import Samples, collect, extremes
+from edgevit.quantize.value_shift import shift_values
 
 from edgevit.progress import QUIET, Progress  # isort: skip
 
@@ -182,7 +182,7 @@ def centred(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iter
 
 def shifted(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
     """Constants moved out of the values: their mean, or what an int8 softmax loses least with."""
-    yield "shift-values", "value means moved into proj's bias", moves.centre_values(vit, samples)
+    yield "shift-values", "value means moved into proj's bias", equalization.centre_values(vit, samples)
     ranges = {name: sample.full for name, sample in samples.items()}
     fitted = shift_values(vit, images[:SHIFT_IMAGES], ranges)
     yield "shift-values", "values shifted against int8 attention weights, proj undoes it", fitted
@@ -197,10 +197,15 @@ STEPS: tuple[tuple[Kinds, Callable[..., Iterator[Candidate]]], ...] = (
     (STREAM, rotations),
     (STREAM, centred),
     (ATTENTION, shifted),
-    (ATTENTION, single("centre-keys", "key means dropped, softmax ignores them", moves.centre_keys)),
+    (ATTENTION, single("centre-keys", "key means dropped, softmax ignores them", equalization.centre_keys)),
     (
         ATTENTION,
-        single("equalise-values", "channels of v made equally wide, proj undoes it", moves.equalise_values),
+        single(
+            "equalise-values", "channels of v made equally wide, proj undoes it", equalization.equalise_values
+        ),
     ),
-    (ATTENTION, single("equalise-queries", "channels of q and k made equally wide", moves.equalise_queries)),
+    (
+        ATTENTION,
+        single("equalise-queries", "channels of q and k made equally wide", equalization.equalise_queries),
+    ),
 )

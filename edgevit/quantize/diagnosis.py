@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from edgevit.quantize.activations import BLOCK_TAPS, forward, kind_of, logits_of
 from edgevit.quantize.conditioning import Score, score
-from edgevit.quantize.fake import Ranges, quantize_weights, quantizer
-from edgevit.quantize.samples import Samples
-from edgevit.quantize.taps import BLOCK_TAPS, forward, kind_of, logits_of
+from edgevit.quantize.fake_quantization import Ranges, quantize_weights, quantizer
+from edgevit.quantize.statistics import Samples
 
 # A token this many times larger than the median token leaves the others about 3 of 256 levels.
 MASSIVE = 20.0

@@ -12,7 +12,7 @@ from itertools import product
 
 import torch
 
-from edgevit.quantize.fake import fake_quantize
+from edgevit.quantize.fake_quantization import fake_quantize
 
 Range = tuple[float, float]
 FRACTIONS = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82, 0.77, 0.72, 0.66, 0.6, 0.54, 0.48, 0.42, 0.36, 0.3)

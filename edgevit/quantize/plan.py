@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from edgevit.schema import Strict, read_toml
+from edgevit.boards.profiles import Strict, read_toml
 
 SEEN_IMAGES = (
     8  # the first calibration images: by their extremes a backend finds tensors in the vendor's table
@@ -25,7 +25,7 @@ class PrecisionPlan:
     `precision` is "float" or "int8". `algorithm` names the vendor's range estimator, `litert_recipe` and
     `onnx_recipe` ways to quantize for LiteRT and ONNX Runtime: used where edgevit gives no ranges of its own.
     `sixteen_bit` names tensors kept at 16 bits, `ranges` gives (minimum, maximum) per tensor; both by the names of
-    `edgevit.quantize.taps`. `seen` holds what the calibration images showed before any range was narrowed,
+    `edgevit.quantize.activations`. `seen` holds what the calibration images showed before any range was narrowed,
     by which a backend finds the tensors in the vendor's own table.
     """
 

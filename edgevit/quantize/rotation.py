@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgevit.surgery.parts import ExponentialNorm
+from edgevit.rewrites.modules import ExponentialNorm
 
 Matrix = npt.NDArray[np.float64]
 

@@ -21,7 +21,7 @@ from scipy.special import log_softmax
 from edgevit.errors import ToolchainError
 from edgevit.files import write_atomically
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.units import Costs, Errors, Unit
+from edgevit.quantize.groups import Costs, Errors, Unit
 
 Logits = npt.NDArray[np.float32]
 Simulate = Callable[[tuple[str, ...]], Logits]

@@ -11,7 +11,7 @@ from edgevit.report.content import Artefact
 from edgevit.report.sections import Bench, Gain, Latency, Loss, Placement
 from edgevit.report.text import clean, count, lines, megabytes, milliseconds, number, pairs, two_digits, whole
 from edgevit.report.verdict import verdict
-from edgevit.runs import RunFiles, as_dict, export_of, step_of
+from edgevit.run.reading import RunFiles, as_dict, export_of, step_of
 
 Found = TypeVar("Found")
 Attempt = Callable[[str, Callable[[], Any], Any], Any]

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgevit import __version__
-from edgevit.labels import fitting
+from edgevit.images.labels import fitting
 from edgevit.report.artefacts import Omissions, artefact
 from edgevit.report.boards import loss
 from edgevit.report.content import Artefact, Report, Run, Stage
 from edgevit.report.pareto import paretos
 from edgevit.report.text import clean, lines, number, pairs, whole
-from edgevit.runs import RunFiles, as_dict, names_of_classes, stages
+from edgevit.run.reading import RunFiles, as_dict, names_of_classes, stages
 
 FEW_IMAGES = 200
 MOST_ARTEFACTS = 60

@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from edgevit.report.sections import ChangedImage, Changes, ClassChange, Classes
 from edgevit.report.text import clean
-from edgevit.runs import RunFiles, as_dict
+from edgevit.run.reading import RunFiles, as_dict
 
 SHOWN_IMAGES = 18
 SHOWN_CLASSES = 8

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from edgevit.boards.profiles import Board
 from edgevit.errors import InputError
 from edgevit.placement import estimate as estimates
 from edgevit.placement.layers import BORDER_OPS
 from edgevit.placement.layers import Placement as Compiled
 from edgevit.report.sections import Delegate, Heat, Latency, LayerBar, Placement, Precision, Trial
 from edgevit.report.text import clean, count, lines, milliseconds, number, required, whole
-from edgevit.runs import as_dict
-from edgevit.schema import Board
+from edgevit.run.reading import as_dict
 
 BLOCK = re.compile(r"blocks\.(\d+)\.([\w.]+)")
 MOST_BLOCKS = 200

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevit.evaluate import paired_interval
+from edgevit.metrics.classification import paired_interval
 from edgevit.quantize.plan import DEFAULT_MAX_DROP
 from edgevit.report.sections import Loss, Verdict
 

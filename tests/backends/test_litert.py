@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgevit.backends import litert
-from edgevit.backends.litert_recipes import rules
+from edgevit.backends.litert import backend
+from edgevit.backends.litert.recipes import rules
 from edgevit.backends.protocol import CompileRequest, CompileResult
 from edgevit.backends.trials import Candidate, TrialRequest
+from edgevit.boards.profiles import load_board
 from edgevit.errors import ToolchainError
 from edgevit.files import sha256_file
-from edgevit.preprocessing import Preprocessing
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import QUIET
 from edgevit.quantize.plan import PrecisionPlan
-from edgevit.schema import load_board
 from edgevit.toolchains import environment
 from edgevit.toolchains.call import run_job
 
@@ -60,20 +60,20 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, di
             Path(args["artefact"]).write_bytes(b"model")
         return {"partitions": 1, "operations": {"ADD": 1}, "outside": {}, "peak_bytes": len(calls)}
 
-    monkeypatch.setattr(litert, "run_job", record)
-    monkeypatch.setattr(litert, "tools", lambda: {"litert-torch": "1"})
+    monkeypatch.setattr(backend, "run_job", record)
+    monkeypatch.setattr(backend, "tools", lambda: {"litert-torch": "1"})
     write_pixels(tmp_path)
     (tmp_path / "float.tflite").write_bytes(b"float")
     return calls
 
 
 def test_program_is_converted_once_for_all(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
-    made = litert.lower(tmp_path / "tiny.pt2", tmp_path, QUIET)
+    made = backend.lower(tmp_path / "tiny.pt2", tmp_path, QUIET)
     assert asked == [("convert", {"program": str(tmp_path / "tiny.pt2"), "artefact": str(made)})]
 
 
 def test_float_is_run_as_it_is(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
-    result = litert.compile(request(tmp_path), QUIET)
+    result = backend.compile(request(tmp_path), QUIET)
     assert [name for name, _ in asked] == ["run"]
     assert asked[0][1]["mean"] == pytest.approx(MEAN)
     assert result.artefact.read_bytes() == b"float"
@@ -85,7 +85,7 @@ def test_int8_is_quantized_from_float_by_the_plans_recipe(
     tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]
 ) -> None:
     wanted = request(tmp_path, "int8", "static_wi8_ai8")
-    litert.compile(wanted, QUIET)
+    backend.compile(wanted, QUIET)
     assert [name for name, _ in asked] == ["quantize", "run"]
     quantize = asked[0][1]
     assert quantize["model"] == str(wanted.lowered)
@@ -94,7 +94,7 @@ def test_int8_is_quantized_from_float_by_the_plans_recipe(
 
 
 def test_without_images_nothing_is_run(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
-    result = litert.compile(dataclasses.replace(request(tmp_path), evaluate=None), QUIET)
+    result = backend.compile(dataclasses.replace(request(tmp_path), evaluate=None), QUIET)
     assert [name for name, _ in asked] == ["partitions"]
     assert result.logits is None
 
@@ -105,7 +105,7 @@ def trial(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> TrialReque
     (tmp_path / "trials").mkdir()
     return TrialRequest(
         handed=tmp_path / "float.tflite",
-        candidates=litert.candidates("cpu")[:2],
+        candidates=backend.candidates("cpu")[:2],
         preprocessing=TINY,
         fit=tmp_path / "calibration.npy",
         judge=tmp_path / "evaluate.npy",
@@ -130,7 +130,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, failing: str = "") -> list[str]:
             np.save(args["logits"], np.eye(5, CLASSES, dtype=np.float32))
         return {"partitions": 1, "ms": [[2.0, 2.0], *[[1.0, 1.0] for _ in args.get("models", ())[1:]]]}
 
-    monkeypatch.setattr(litert, "run_job", reply)
+    monkeypatch.setattr(backend, "run_job", reply)
     return calls
 
 
@@ -138,7 +138,7 @@ def test_candidates_are_timed_together_and_leave_the_float_files_folder_alone(
     trial: TrialRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, before = answer(monkeypatch), set(trial.handed.parent.iterdir())
-    trials = litert.measure(trial, QUIET)
+    trials = backend.measure(trial, QUIET)
     assert calls[0] == "run-float"
     assert calls[-1] == "time"
     assert len(calls) == 1 + 2 * 2 + 1
@@ -152,14 +152,14 @@ def test_candidate_that_kills_the_worker_is_a_failed_trial(
     trial: TrialRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer(monkeypatch, failing="0.tflite")
-    trials = litert.measure(trial, QUIET)
+    trials = backend.measure(trial, QUIET)
     assert [each.failure for each in trials.tried] == ["killed by SIGABRT", None]
     assert trials.tried[1].latencies_ms == (1.0, 1.0)
 
 
 def test_every_offered_way_is_known_to_the_worker_or_spelt_out() -> None:
     for delegate in ("cpu", "npu"):
-        for candidate in litert.candidates(delegate):
+        for candidate in backend.candidates(delegate):
             asked_for = rules(candidate.label)
             assert isinstance(asked_for, list) or asked_for.startswith(("dynamic_", "static_"))
 
@@ -168,7 +168,7 @@ def test_every_offered_way_is_known_to_the_worker_or_spelt_out() -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny ViT's program, pixels, and torch's logits of those to evaluate."""
     try:
-        environment.python_of(litert.TOOLCHAIN)
+        environment.python_of(backend.TOOLCHAIN)
     except ToolchainError as error:
         pytest.skip(str(error))
     import torch
@@ -180,7 +180,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pixels(folder)
     model = tiny_vit()
     export_program(model, TINY.size, 3, folder / "tiny.pt2")
-    litert.lower(folder / "tiny.pt2", folder, QUIET)
+    backend.lower(folder / "tiny.pt2", folder, QUIET)
     with torch.inference_mode():
         images = torch.from_numpy(TINY.normalise(np.load(folder / "evaluate.npy")))
         np.save(folder / "torch.npy", model(images).numpy())
@@ -217,7 +217,7 @@ def tiny_trial(tiny: Path, tmp_path: Path) -> TrialRequest:
 
 @pytest.fixture(scope="module")
 def in_float(tiny: Path) -> CompileResult:
-    return litert.compile(request(tiny), QUIET)
+    return backend.compile(request(tiny), QUIET)
 
 
 def errors(result: CompileResult, tiny: Path) -> tuple[float, float]:
@@ -240,7 +240,7 @@ def test_float_computes_what_torch_computes(tiny: Path, in_float: CompileResult)
 @pytest.mark.toolchain
 @pytest.mark.slow
 def test_same_program_gives_the_same_bytes(tiny: Path, in_float: CompileResult, tmp_path: Path) -> None:
-    again = litert.lower(tiny / "tiny.pt2", tmp_path, QUIET)
+    again = backend.lower(tiny / "tiny.pt2", tmp_path, QUIET)
     assert sha256_file(again) == sha256_file(in_float.artefact)
 
 
@@ -274,8 +274,8 @@ def test_int8_is_smaller_and_close(
 def test_every_way_to_quantize_is_made_and_measured(
     tiny: Path, tiny_trial: TrialRequest, delegate: str, timed: bool
 ) -> None:
-    wanted = dataclasses.replace(tiny_trial, candidates=litert.candidates(delegate), timed=timed)
-    trials = litert.measure(wanted, QUIET)
+    wanted = dataclasses.replace(tiny_trial, candidates=backend.candidates(delegate), timed=timed)
+    trials = backend.measure(wanted, QUIET)
     np.testing.assert_allclose(trials.reference, np.load(tiny / "torch.npy"), rtol=0, atol=1e-4)
     largest = float(np.abs(trials.reference).max())
     for each in trials.tried:
@@ -300,7 +300,7 @@ def test_fixed_ranges_hold_the_one_image_that_needs_them(
     wanted = dataclasses.replace(
         tiny_trial, candidates=candidates, fit=tmp_path / "fit.npy", judge=tmp_path / "judge.npy"
     )
-    trials = litert.measure(wanted, QUIET)
+    trials = backend.measure(wanted, QUIET)
     logits = trials.tried[0].logits
     assert logits is not None
     assert np.abs(logits - trials.reference).max() < 0.02 * np.abs(trials.reference).max()
@@ -351,9 +351,9 @@ def test_trained_model_keeps_its_logits_in_float(reference_data: Path, tmp_path:
     images = read_image_set(csv, num_classes=1000, labelled=True, limit=16, seed=0, progress=QUIET)
     write_photographs(images, loaded.preprocessing, tmp_path / "evaluate.npy", QUIET)
     export_program(loaded.module, loaded.preprocessing.size, 3, tmp_path / "tiny.pt2")
-    litert.lower(tmp_path / "tiny.pt2", tmp_path, QUIET)
+    backend.lower(tmp_path / "tiny.pt2", tmp_path, QUIET)
     asked = dataclasses.replace(request(tmp_path), preprocessing=loaded.preprocessing)
-    result = litert.compile(asked, QUIET)
+    result = backend.compile(asked, QUIET)
     with torch.inference_mode():
         pixels = np.load(tmp_path / "evaluate.npy")
         wanted = loaded.module(torch.from_numpy(loaded.preprocessing.normalise(pixels))).numpy()

@@ -12,16 +12,16 @@ import torch
 from torch import nn
 
 from edgevit import torch_setup  # noqa: F401
-from edgevit.backends import onnxruntime, onnxruntime_recipes
+from edgevit.backends.onnxruntime import backend, recipes
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.trials import TrialRequest
+from edgevit.boards.profiles import Board
 from edgevit.errors import InputError
 from edgevit.export import export_onnx
 from edgevit.files import sha256_file
-from edgevit.preprocessing import Preprocessing
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Quiet
 from edgevit.quantize.plan import PrecisionPlan
-from edgevit.schema import Board
 
 from timm.models.vision_transformer import VisionTransformer  # isort: skip
 
@@ -62,7 +62,7 @@ def torch_logits(folder: Path) -> np.ndarray:
 
 def test_float_artefact_is_the_graph_itself_and_agrees_with_torch(tmp_path: Path) -> None:
     asked = request(tmp_path, "float")
-    result = onnxruntime.compile(asked, Quiet())
+    result = backend.compile(asked, Quiet())
     assert asked.onnx is not None
     assert sha256_file(result.artefact) == sha256_file(asked.onnx)
     assert result.logits is not None
@@ -75,7 +75,7 @@ def test_float_artefact_is_the_graph_itself_and_agrees_with_torch(tmp_path: Path
 
 def test_int8_artefact_is_smaller_close_and_has_int8_matmuls(tmp_path: Path) -> None:
     asked = request(tmp_path, "int8")
-    result = onnxruntime.compile(asked, Quiet())
+    result = backend.compile(asked, Quiet())
     ops = [node.op_type for node in onnx.load(result.artefact).graph.node]
     assert ops.count("MatMulInteger") == 2 * 4 + 1  # qkv, proj, fc1, fc2 of each block, and the head
     assert asked.onnx is not None
@@ -92,8 +92,7 @@ def test_same_request_gives_the_same_bytes_and_nothing_else_in_the_folder(
     tmp_path: Path, precision: str
 ) -> None:
     first, second = (
-        onnxruntime.compile(request(tmp_path / name, precision, evaluate=False), Quiet())
-        for name in ("a", "b")
+        backend.compile(request(tmp_path / name, precision, evaluate=False), Quiet()) for name in ("a", "b")
     )
     assert first.logits is None
     assert sha256_file(first.artefact) == sha256_file(second.artefact)
@@ -105,7 +104,7 @@ def trial(folder: Path) -> TrialRequest:
     assert asked.onnx is not None
     return TrialRequest(
         handed=asked.onnx,
-        candidates=onnxruntime.candidates("cpu"),
+        candidates=backend.candidates("cpu"),
         preprocessing=PREPROCESSING,
         fit=asked.calibration,
         judge=asked.calibration,
@@ -115,9 +114,9 @@ def trial(folder: Path) -> TrialRequest:
 
 
 def test_every_way_is_made_run_and_timed_beside_float(tmp_path: Path) -> None:
-    trials = onnxruntime.measure(trial(tmp_path), Quiet())
+    trials = backend.measure(trial(tmp_path), Quiet())
     np.testing.assert_allclose(trials.reference, torch_logits(tmp_path), atol=1e-4)
-    assert [each.label for each in trials.tried] == [each.label for each in onnxruntime.candidates("cpu")]
+    assert [each.label for each in trials.tried] == [each.label for each in backend.candidates("cpu")]
     for each in trials.tried:
         assert each.failure is None
         assert len(each.latencies_ms) == len(trials.float_ms) >= 7
@@ -135,8 +134,8 @@ def test_way_the_vendors_tools_refuse_is_a_failed_trial(
     def refuse(*_: object) -> None:
         raise RuntimeError("no such type")
 
-    monkeypatch.setitem(onnxruntime_recipes.RECIPES, "dynamic", refuse)
-    trials = onnxruntime.measure(trial(tmp_path), Quiet())
+    monkeypatch.setitem(recipes.RECIPES, "dynamic", refuse)
+    trials = backend.measure(trial(tmp_path), Quiet())
     assert trials.tried[0].failure == "RuntimeError: no such type"
     assert trials.tried[0].logits is None
     assert trials.tried[1].logits is not None
@@ -152,7 +151,7 @@ def test_way_the_vendors_tools_refuse_is_a_failed_trial(
 def test_attentions_own_products_stay_float(tmp_path: Path, recipe: str, kept: dict[str, int]) -> None:
     asked = request(tmp_path, "int8")
     plan = PrecisionPlan(precision="int8", onnx_recipe=recipe)
-    graph = onnx.load(onnxruntime.compile(dataclasses.replace(asked, plan=plan), Quiet()).artefact).graph
+    graph = onnx.load(backend.compile(dataclasses.replace(asked, plan=plan), Quiet()).artefact).graph
     makers = {output: node for node in graph.node for output in node.output}
     ops = [node.op_type for node in graph.node]
     assert {name: ops.count(name) for name in kept} == kept
@@ -169,7 +168,7 @@ def test_attentions_own_products_stay_float(tmp_path: Path, recipe: str, kept: d
 def test_recipe_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     plan = PrecisionPlan(precision="int8", onnx_recipe="dinamic")
     with pytest.raises(InputError) as caught:
-        onnxruntime.compile(dataclasses.replace(request(tmp_path, "int8"), plan=plan), Quiet())
+        backend.compile(dataclasses.replace(request(tmp_path, "int8"), plan=plan), Quiet())
     assert str(caught.value) == (
         "unknown onnx_recipe 'dinamic': ONNX Runtime is not quantized so. Rename it to dynamic."
     )

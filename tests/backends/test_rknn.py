@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgevit.backends import rknn, rknn_build
 from edgevit.backends.protocol import CompileRequest, CompileResult
+from edgevit.backends.rknn import backend, build
+from edgevit.boards.profiles import load_board
 from edgevit.errors import InputError, ToolchainError
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.placement.layers import Placement
-from edgevit.preprocessing import Preprocessing
 from edgevit.progress import Quiet
 from edgevit.quantize.plan import PrecisionPlan
-from edgevit.schema import load_board
 from edgevit.toolchains import call, environment
 from tests.placement.recordings import recorded
 
@@ -61,12 +61,12 @@ def scripted_job(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             (job / "log.txt").write_text("built\n")
             return {"ok": True}
         advice = (
-            f"\x1b[1;33mW\x1b[0m You can add disable_rules=['{rules[len(asked) - 1]}'] in rknn.config()\n"
+            f"\x1b[1;33mW\x1b[0m You can add disable_rules=['{rules[len(asked) - 1]}'] in backend.config()\n"
         )
         (job / "log.txt").write_text(advice)
         raise ToolchainError("rknn-toolkit2 failed in stage 'build'", "NoneType", "See the log")
 
-    monkeypatch.setattr(rknn_build, "run_job", run_job)
+    monkeypatch.setattr(build, "run_job", run_job)
     return asked
 
 
@@ -74,7 +74,7 @@ def test_each_fusion_rule_that_dies_is_switched_off(
     scripted_job: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     progress = Quiet()
-    built = rknn_build.build("build", {"model": "m"}, tmp_path, progress, 10)
+    built = build.build("build", {"model": "m"}, tmp_path, progress, 10)
     asked = [args["disable_rules"] for args in scripted_job]
     assert asked == [[], ["fuse_one"], ["fuse_one", "fuse_two", "fuse_three"]]
     assert built.disabled_rules == ("fuse_one", "fuse_two", "fuse_three")
@@ -93,25 +93,25 @@ def test_failure_without_a_new_rule_to_blame_is_passed_on(
     def run_job(toolchain: str, name: str, args: dict[str, Any], job: Path, **_: Any) -> dict[str, Any]:
         job.mkdir(parents=True)
         attempts.append(args["disable_rules"])
-        (job / "log.txt").write_text("You can add disable_rules=['fuse_one'] in rknn.config()")
+        (job / "log.txt").write_text("You can add disable_rules=['fuse_one'] in backend.config()")
         raise ToolchainError("rknn-toolkit2 failed in stage 'build'", "NoneType", "See the log")
 
-    monkeypatch.setattr(rknn_build, "run_job", run_job)
+    monkeypatch.setattr(build, "run_job", run_job)
     with pytest.raises(
         ToolchainError, match="^rknn-toolkit2 failed in stage 'build': NoneType. See the log.$"
     ):
-        rknn_build.build("build", {}, tmp_path, Quiet(), 10)
+        build.build("build", {}, tmp_path, Quiet(), 10)
     assert attempts == [[], ["fuse_one"]]
 
 
 def test_rule_to_disable_is_read_from_the_toolkits_own_log() -> None:
-    assert rknn_build.rules_to_disable(recorded("levit-rk3588-int8-rule-fails")) == ["fuse_conv_conv_add"]
-    assert rknn_build.rules_to_disable(recorded("tiny-rk3588-int8")) == []
+    assert build.rules_to_disable(recorded("levit-rk3588-int8-rule-fails")) == ["fuse_conv_conv_add"]
+    assert build.rules_to_disable(recorded("tiny-rk3588-int8")) == []
 
 
 def test_only_warnings_with_a_consequence_are_shown() -> None:
     def shown(name: str) -> list[str]:
-        return rknn.warnings_in(rknn_build.COLOUR.sub("", recorded(name)))
+        return backend.warnings_in(build.COLOUR.sub("", recorded(name)))
 
     assert shown("deit-rk3588-int8") == []
     assert shown("tiny-rv1106-int8") == []
@@ -120,24 +120,24 @@ def test_only_warnings_with_a_consequence_are_shown() -> None:
     several = "".join(
         f"W hybrid_quantization_step2: Adjust scale of bias 'blocks.{index}.bias'!\n" for index in range(12)
     )
-    assert rknn.warnings_in(several) == [first + " (and 11 like it)"]
+    assert backend.warnings_in(several) == [first + " (and 11 like it)"]
 
 
 def test_mean_and_std_are_handed_over_in_pixel_units(tmp_path: Path) -> None:
-    arguments = rknn.worker_arguments(request(tmp_path), tmp_path / "m.rknn", tmp_path / "l.npy")
+    arguments = backend.worker_arguments(request(tmp_path), tmp_path / "m.rknn", tmp_path / "l.npy")
     assert arguments["mean"] == pytest.approx([127.5, 102.0, 76.5])
     assert arguments["std"] == pytest.approx([127.5, 63.75, 51.0])
 
 
 def test_float_build_needs_no_calibration(tmp_path: Path) -> None:
-    arguments = rknn.worker_arguments(request(tmp_path, precision="float"), tmp_path / "m", tmp_path / "l")
+    arguments = backend.worker_arguments(request(tmp_path, precision="float"), tmp_path / "m", tmp_path / "l")
     assert (arguments["quantize"], arguments["calibration"]) == (False, None)
 
 
 def test_board_without_an_npu_is_refused(tmp_path: Path) -> None:
     asked = request(tmp_path, board="onnx")
     with pytest.raises(InputError) as raised:
-        rknn.worker_arguments(asked, tmp_path / "m", tmp_path / "l")
+        backend.worker_arguments(asked, tmp_path / "m", tmp_path / "l")
     assert str(raised.value) == (
         f"cannot compile for {asked.board.name}: its backend needs an ONNX graph and a board profile with an "
         "[npu] section. Add npu.target to the profile."
@@ -186,7 +186,7 @@ def float_logits(folder: Path, preprocessing: Preprocessing, images: str) -> np.
 
 
 def compiled(tiny: tuple[Path, Preprocessing], board: str, precision: str, **options: str) -> CompileResult:
-    return rknn.compile(request(tiny[0], board, precision, tiny[1], **options), Quiet())
+    return backend.compile(request(tiny[0], board, precision, tiny[1], **options), Quiet())
 
 
 @pytest.mark.toolchain
@@ -240,7 +240,7 @@ def test_abort_inside_the_compiler_is_one_error(tiny: tuple[Path, Preprocessing]
 def test_calibration_sees_what_the_float_model_sees(tiny: tuple[Path, Preprocessing]) -> None:
     folder, preprocessing = tiny
     asked = request(folder, "rk3588", "int8", preprocessing)
-    values = rknn.worker_arguments(asked, folder / "unused.rknn", folder / "unused.npy")
+    values = backend.worker_arguments(asked, folder / "unused.rknn", folder / "unused.npy")
     first = {name: values[name] for name in STEP_1}
     step1 = call.run_job("rknn", "hybrid_step1", first, asked.out, timeout_s=120)
     table = Path(step1["table"]).read_text()
@@ -255,8 +255,8 @@ def test_calibration_sees_what_the_float_model_sees(tiny: tuple[Path, Preprocess
 def test_two_hybrid_steps_compute_what_one_build_does(tiny: tuple[Path, Preprocessing]) -> None:
     folder, preprocessing = tiny
     asked = request(folder, "rk3588", "int8", preprocessing)
-    built = rknn.compile(asked, Quiet())
-    values = rknn.worker_arguments(asked, folder / "hybrid.rknn", folder / "hybrid.npy")
+    built = backend.compile(asked, Quiet())
+    values = backend.worker_arguments(asked, folder / "hybrid.rknn", folder / "hybrid.npy")
     first = {name: values[name] for name in STEP_1}
     second = {name: values[name] for name in ("artefact", "evaluate", "logits")}
     job = asked.out / "hybrid"

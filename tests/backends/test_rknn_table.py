@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgevit.backends.rknn_table import edit, match, read_table
+from edgevit.backends.rknn.table import edit, match, read_table
 from edgevit.errors import ToolchainError
 
 TABLE = """custom_quantize_layers: {}

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from edgevit.preprocessing import Preprocessing
+from edgevit.images.preprocessing import Preprocessing
 
 SIZE, CLASSES, IMAGES = 8, 5, 12
 GOVERNOR, SPEED = "ondemand", 408000

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tests.convert.conftest import Project
+from tests.conversion.conftest import Project
 
-from tests.convert.conftest import project  # noqa: F401  isort: skip
+from tests.conversion.conftest import project  # noqa: F401  isort: skip
 
 
 def test_every_head_has_a_price_and_a_picture(project: Project) -> None:  # noqa: F811

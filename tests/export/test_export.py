@@ -13,7 +13,7 @@ from torch import nn
 from edgevit.errors import EdgevitError, ParityError
 from edgevit.export import export_onnx, export_program, parity
 from edgevit.files import sha256_file
-from edgevit.preprocessing import Preprocessing
+from edgevit.images.preprocessing import Preprocessing
 
 from edgevit import torch_setup  # noqa: F401  # isort: skip
 from timm.models.vision_transformer import VisionTransformer  # isort: skip

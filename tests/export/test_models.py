@@ -12,7 +12,7 @@ from torch import nn
 
 from edgevit import torch_setup  # noqa: F401
 from edgevit.export import export_onnx, export_program, parity
-from edgevit.preprocessing import Preprocessing
+from edgevit.images.preprocessing import Preprocessing
 
 import timm  # isort: skip
 

@@ -11,7 +11,7 @@ from PIL import Image
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
 from edgevit.images import ImageSet, read_image_set, write_pixels
-from edgevit.preprocessing import Preprocessing
+from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Quiet
 
 from timm.data.transforms_factory import transforms_imagenet_eval  # isort: skip
@@ -225,8 +225,8 @@ def test_order_is_kept_whatever_thread_finishes_first(tmp_path: Path) -> None:
 @pytest.mark.yardstick
 @pytest.mark.slow
 def test_reference_photographs_reach_the_known_float_accuracy(reference_data: Path, tmp_path: Path) -> None:
+    from edgevit.conversion.reference import logits_of
     from edgevit.load import load_model
-    from edgevit.reference import logits_of
 
     images = read_image_set(
         reference_data / "imagenet-dev" / "validation.csv",

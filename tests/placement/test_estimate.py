@@ -8,12 +8,12 @@ from statistics import median
 
 import pytest
 
+from edgevit.backends.rknn.log import parse_log
+from edgevit.boards.profiles import load_board
 from edgevit.errors import InputError
 from edgevit.placement import published
 from edgevit.placement.estimate import PARTS, estimate, fitted
 from edgevit.placement.layers import Layer, Placement
-from edgevit.placement.rknn_log import parse_log
-from edgevit.schema import load_board
 from tests.placement.recordings import WITH_TABLE, recorded
 
 COSTS = fitted().costs

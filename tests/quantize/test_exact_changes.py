@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from vits import images, random_vit, vits
 
+from edgevit.boards.profiles import load_board, shipped
 from edgevit.errors import InputError
-from edgevit.quantize import moves
+from edgevit.quantize import equalization
+from edgevit.quantize.activations import forward, prepared, tap_names, why_not_tapped
 from edgevit.quantize.rotation import (
     centre_stream,
     learned_rotation,
@@ -22,13 +23,17 @@ from edgevit.quantize.rotation import (
     structured_rotation,
     why_not_rotated,
 )
-from edgevit.quantize.samples import collect
-from edgevit.quantize.taps import forward, prepared, tap_names, why_not_tapped
-from edgevit.schema import load_board, shipped
-from edgevit.surgery.equivalence import apply_surgeries
-from edgevit.surgery.last_block import trim_last_block
+from edgevit.quantize.statistics import collect
+from edgevit.rewrites.equivalence import apply_surgeries
+from edgevit.rewrites.last_block import trim_last_block
+from tests.vits import images, random_vit, vits
 
-MOVES = (moves.centre_values, moves.centre_keys, moves.equalise_values, moves.equalise_queries)
+MOVES = (
+    equalization.centre_values,
+    equalization.centre_keys,
+    equalization.equalise_values,
+    equalization.equalise_queries,
+)
 
 
 def same(model: Any, changed: Any, inputs: torch.Tensor) -> None:
@@ -60,7 +65,7 @@ def test_conditioning_follows_the_trimmed_last_block() -> None:
     model = random_vit(class_token=True, global_pool="token")
     vit = prepared(trim_last_block(model).module)
     samples = collect(vit, images(model), seed=0)
-    changed = rotate(moves.centre_values(vit, samples), random_rotation(24, 0))
+    changed = rotate(equalization.centre_values(vit, samples), random_rotation(24, 0))
     same(model, changed, images(model))
 
 
@@ -111,7 +116,7 @@ def test_a_model_that_is_not_a_vit_is_refused() -> None:
 def test_centred_values_have_no_mean() -> None:
     vit = prepared(random_vit())
     samples = collect(vit, images(vit, 8), seed=0)
-    after = collect(moves.centre_values(vit, samples), images(vit, 8), seed=0)
+    after = collect(equalization.centre_values(vit, samples), images(vit, 8), seed=0)
     for block in range(2):
         assert float(after[f"blocks.{block}.v"].rows.mean(0).abs().max()) < 1e-4
 

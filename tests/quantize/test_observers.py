@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgevit.quantize.calibration import ranges_of, stability
-from edgevit.quantize.fake import fake_quantize, rounded_rows
+from edgevit.quantize.fake_quantization import fake_quantize, rounded_rows
 from edgevit.quantize.observers import (
     OBSERVERS,
     Sample,

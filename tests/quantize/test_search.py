@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgevit.boards.profiles import Npu
 from edgevit.errors import ToolchainError
 from edgevit.progress import Quiet
-from edgevit.quantize.fake import rounded_when_made, rounded_when_read
+from edgevit.quantize.activations import tap_names
+from edgevit.quantize.fake_quantization import rounded_when_made, rounded_when_read
+from edgevit.quantize.groups import Costs, Errors, Shape, units_of
 from edgevit.quantize.search import Drop, Rung, drop_of, ladder, search
-from edgevit.quantize.taps import tap_names
-from edgevit.quantize.units import Costs, Errors, Shape, units_of
-from edgevit.schema import Npu
 
 IMAGES, CLASSES = 200, 5
 NPU = Npu(target="fake", macs_per_cycle_int8=1024, macs_per_cycle_float=512, ddr_bytes_per_cycle=21.3)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.evaluate import compare
+from edgevit.metrics.classification import compare
 
 CLASSES, SIZE = 4, 24
 KINDS = ("norm1", "residual1", "gelu", "residual2")

@@ -14,7 +14,7 @@ from edgevit.errors import InputError
 from edgevit.report import html, markdown
 from edgevit.report.build import build
 from edgevit.report.content import Artefact, Report
-from edgevit.runs import read_run
+from edgevit.run.reading import read_run
 from tests.report import runs
 
 

@@ -15,7 +15,7 @@ from edgevit.report.build import build
 from edgevit.report.content import Report
 from edgevit.report.sections import Timing, Verdict
 from edgevit.report.text import clean
-from edgevit.runs import read_run
+from edgevit.run.reading import read_run
 from tests.report import runs
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> javascript:alert(3) {{ 7*7 }} | `x` [a](b)"

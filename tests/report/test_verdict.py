@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgevit.evaluate import compare, paired_interval
+from edgevit.metrics.classification import compare, paired_interval
 from edgevit.report.boards import loss
 from edgevit.report.sections import Loss
 from edgevit.report.verdict import images_needed, tenths, verdict

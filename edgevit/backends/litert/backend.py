@@ -1,0 +1,194 @@
+"""LiteRT (TensorFlow Lite) on a CPU: torch.export program to float .tflite, then the vendor's quantizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit.backends.litert.recipes import DELEGATES, rules
+from edgevit.backends.protocol import (
+    BUILD_SECONDS,
+    IMAGE_SECONDS,
+    CompileRequest,
+    CompileResult,
+    Handover,
+    time_limit_s,
+)
+from edgevit.backends.trials import Candidate, Trial, TrialRequest, Trials
+from edgevit.errors import ToolchainError
+from edgevit.files import publish
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.progress import Progress
+from edgevit.toolchains import environment
+from edgevit.toolchains.call import run_job
+
+HANDOVER: Handover = "program"
+TAKES_RANGES = False
+TOOLCHAIN = "litert"
+ROUNDS, ROUNDS_SECONDS = 40, 20.0
+
+
+def candidates(delegate: str) -> tuple[Candidate, ...]:
+    """Ways to quantize for a delegate, "cpu" or "npu", the preferred first."""
+    return DELEGATES[delegate]
+
+
+def tools() -> dict[str, str]:
+    """Versions that decide an artefact. Raises ToolchainError if the toolchain is not installed."""
+    return environment.versions(TOOLCHAIN)
+
+
+def lower(program: Path, out: Path, progress: Progress) -> Path:
+    """Make a float .tflite of a saved torch.export program in the folder `out`. Raises ToolchainError."""
+    in_float = out / "float.tflite"
+    run_job(
+        TOOLCHAIN,
+        "convert",
+        {"program": text(program), "artefact": text(in_float)},
+        out / "jobs" / "convert",
+        progress=progress,
+        timeout_s=BUILD_SECONDS,
+    )
+    return in_float
+
+
+def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # noqa: A001 - the protocol's word
+    """Make a .tflite that takes float32 [1, height, width, channels] normalised; run it on this machine's CPU.
+
+    Details: `partitions` (pieces that XNNPACK runs; more than one costs time), `operations`, `outside` (those
+    XNNPACK does not run), `peak_bytes` of the largest worker.
+    """
+    timeout_s = time_limit_s(request)
+    peaks = []
+    jobs = request.out / "jobs"
+    scaling = pixel_scaling(request.preprocessing)
+
+    def call(name: str, **args: Any) -> dict[str, Any]:
+        result = run_job(TOOLCHAIN, name, args, jobs / name, progress=progress, timeout_s=timeout_s)
+        peaks.append(result["peak_bytes"])
+        return result
+
+    artefact = request.out / "model.tflite"
+    if request.plan.quantized:
+        call(
+            "quantize",
+            model=text(request.lowered),
+            artefact=text(artefact),
+            recipe=rules(request.plan.litert_recipe),
+            calibration=text(request.calibration),
+            **scaling,
+        )
+    else:
+        assert request.lowered is not None
+        publish(request.lowered, artefact)
+    logits = None
+    if request.evaluate is not None:
+        logits = request.out / "logits.npy"
+        ran = call(
+            "run",
+            model=text(artefact),
+            pixels=text(request.evaluate),
+            logits=text(logits),
+            threads=os.cpu_count() or 1,
+            **scaling,
+        )
+    else:
+        ran = call("partitions", model=text(artefact))
+    details = {name: ran[name] for name in ("partitions", "operations", "outside")}
+    details["peak_bytes"] = max(peaks)
+    return CompileResult(artefact, logits, "host CPU", tools(), details)
+
+
+def measure(request: TrialRequest, progress: Progress) -> Trials:
+    """Make every candidate from the float .tflite, run all on the images to judge by, and time all in turns.
+
+    A candidate that the vendor's tools refuse or die of is a failed trial; float must work.
+    """
+    call = caller(request, progress)
+    in_float = request.handed
+    reference = run(call, "float", in_float, request)["logits"]
+    found: dict[str, tuple[Path, dict[str, Any]] | str] = {}
+    for number, candidate in enumerate(request.candidates):
+        label, model = candidate.label, request.out / f"{number}.tflite"
+        progress.advance(number, len(request.candidates), f"try {label}")
+        try:
+            call(
+                f"quantize-{label}",
+                "quantize",
+                model=text(in_float),
+                artefact=text(model),
+                recipe=rules(label),
+                calibration=text(request.fit),
+                **pixel_scaling(request.preprocessing),
+            )
+            found[label] = model, run(call, label, model, request)
+        except ToolchainError as error:
+            found[label] = error.why
+    made = [each[0] for each in found.values() if not isinstance(each, str)]
+    times: list[list[float]] = [[] for _ in range(len(made) + 1)]
+    if request.timed and made:
+        models = [text(model) for model in (in_float, *made)]
+        limits = {"threads": 1, "rounds": ROUNDS, "seconds": ROUNDS_SECONDS}
+        times = call("time", "benchmark", models=models, **limits)["ms"]
+    by_model = {model: tuple(series) for model, series in zip(made, times[1:], strict=True)}
+    tried = tuple(trial_of(label, made_or_why, by_model) for label, made_or_why in found.items())
+    return Trials(reference, tuple(times[0]), tried)
+
+
+def caller(request: TrialRequest, progress: Progress) -> Callable[..., dict[str, Any]]:
+    """A function (job's name, call, arguments) that runs one call of the worker."""
+    images = sum(len(np.load(path, mmap_mode="r")) for path in (request.fit, request.judge))
+    timeout_s = BUILD_SECONDS + IMAGE_SECONDS * images
+
+    def call(job: str, name: str, **args: Any) -> dict[str, Any]:
+        folder = request.out / "jobs" / job
+        return run_job(TOOLCHAIN, name, args, folder, progress=progress, timeout_s=timeout_s)
+
+    return call
+
+
+def run(
+    call: Callable[..., dict[str, Any]], label: str, model: Path, request: TrialRequest
+) -> dict[str, Any]:
+    """What the worker tells of a model, its partitions among it, and its `logits` on the images to judge by."""
+    # Not beside the model: the float one lies in another step's folder.
+    logits = request.out / f"{model.stem}.npy"
+    ran = call(
+        f"run-{label}",
+        "run",
+        model=text(model),
+        pixels=text(request.judge),
+        logits=text(logits),
+        threads=os.cpu_count() or 1,
+        **pixel_scaling(request.preprocessing),
+    )
+    return {**ran, "logits": np.load(logits)}
+
+
+def trial_of(
+    label: str, found: tuple[Path, dict[str, Any]] | str, by_model: dict[Path, tuple[float, ...]]
+) -> Trial:
+    """A candidate's trial from what the workers left, or from why one failed."""
+    if isinstance(found, str):
+        return Trial(label, None, failure=found)
+    model, ran = found
+    details = {"partitions": ran["partitions"], "bytes": model.stat().st_size}
+    return Trial(label, ran["logits"], by_model[model], details=details)
+
+
+def pixel_scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:
+    """`mean` and `std` per channel in 0..255, as the worker takes them."""
+    return {
+        "mean": [255 * value for value in preprocessing.mean],
+        "std": [255 * value for value in preprocessing.std],
+    }
+
+
+def text(path: Path | None) -> str:
+    """An absolute path for a worker, which runs in a folder of its own."""
+    assert path is not None
+    return str(path.resolve())

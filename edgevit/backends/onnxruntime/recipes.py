@@ -1,0 +1,132 @@
+"""ONNX Runtime's ways to quantize, by the names a plan may give."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from edgevit.backends.trials import Candidate
+from edgevit.errors import InputError
+from edgevit.images.preprocessing import Preprocessing
+
+LINEAR = ("MatMul", "Gemm")
+
+# The most faithful first. Attention's own products are never quantized: both their sides change with the image,
+# and int8 for them costs accuracy and time.
+CANDIDATES = (
+    Candidate("dynamic", "int8 weights per channel; activations measured at run time"),
+    Candidate("dynamic_7bit", "the same with 7-bit weights, for CPUs whose int8 products saturate"),
+    Candidate("dynamic_static_convolution", "dynamic, and the patch convolution with fixed ranges"),
+    Candidate("static_linear_convolution", "linear layers and convolutions with fixed ranges"),
+)
+Calibrated = Callable[[], Any]
+
+
+def quantize(source: Path, out: Path, recipe: str, calibration: Path, preprocessing: Preprocessing) -> None:
+    """Quantize a float .onnx. `calibration` is pixels uint8 [n, height, width, channels] .npy for fixed ranges.
+
+    Raises InputError for a recipe that does not exist.
+    """
+    readers = partial(Images, calibration, preprocessing)
+    if recipe not in RECIPES:
+        near = difflib.get_close_matches(recipe, RECIPES, n=1)
+        fix = f"Rename it to {near[0]}" if near else f"Choose from {', '.join(RECIPES)}"
+        raise InputError(f"unknown onnx_recipe {recipe!r}", "ONNX Runtime is not quantized so", fix)
+    with quiet():
+        RECIPES[recipe](source, out, readers)
+
+
+def dynamic(source: Path, out: Path, readers: Calibrated, *, reduce_range: bool = False) -> None:
+    """Linear layers with weights in int8, activations rounded to what each image shows."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        source,
+        out,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=reduce_range,
+        op_types_to_quantize=list(LINEAR),
+    )
+
+
+def static(source: Path, out: Path, readers: Calibrated, *, types: tuple[str, ...]) -> None:
+    """Layers with weights of their own in int8, activations in uint8 with ranges from the images."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        source,
+        out,
+        readers(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=list(types),
+        nodes_to_quantize=with_weights(source, types),
+        extra_options={"ActivationSymmetric": False},
+    )
+
+
+def static_then_dynamic(source: Path, out: Path, readers: Calibrated) -> None:
+    """Convolutions with fixed ranges, everything linear dynamic."""
+    if not with_weights(source, ("Conv",)):
+        raise ValueError("the model has no convolution")
+    with TemporaryDirectory(dir=out.parent) as folder:
+        between = Path(folder) / "static.onnx"
+        static(source, between, readers, types=("Conv",))
+        dynamic(between, out, readers)
+
+
+RECIPES: dict[str, Callable[[Path, Path, Calibrated], None]] = {
+    "dynamic": dynamic,
+    "dynamic_7bit": partial(dynamic, reduce_range=True),
+    "dynamic_static_convolution": static_then_dynamic,
+    "static_linear_convolution": partial(static, types=(*LINEAR, "Conv")),
+}
+
+
+def with_weights(source: Path, types: tuple[str, ...]) -> list[str]:
+    """Names of the nodes of these types whose second input is a constant."""
+    import onnx
+
+    graph = onnx.load(source, load_external_data=False).graph
+    constants = {each.name for each in graph.initializer}
+    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    return [node.name for node in graph.node if node.op_type in types and node.input[1] in constants]
+
+
+class Images:
+    """Calibration images as ONNX Runtime's calibrator asks for them: one input at a time, then None."""
+
+    def __init__(self, pixels: Path, preprocessing: Preprocessing) -> None:
+        self.images: Iterator[Any] = iter(np.load(pixels, mmap_mode="r", allow_pickle=False))
+        self.preprocessing = preprocessing
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next image by input name."""
+        image = next(self.images, None)
+        return None if image is None else {"input": self.preprocessing.normalise(np.asarray(image)[None])}
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Part of the vendor's interface; all images are always read."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the vendor's advice on a pre-processing step that is already done."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,146 @@
+"""Rockchip NPUs through rknn-toolkit2: build, read the compiler's layer table, simulate.
+
+A plan with ranges or 16-bit tensors of its own is written into the toolkit's table between its hybrid steps.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevit.backends.protocol import CompileRequest, CompileResult, Handover, time_limit_s
+from edgevit.backends.rknn import hybrid
+from edgevit.backends.rknn.build import TOOLCHAIN, build
+from edgevit.backends.rknn.log import parse_log
+from edgevit.errors import InputError
+from edgevit.progress import Progress
+from edgevit.quantize.plan import PrecisionPlan
+from edgevit.toolchains import environment
+
+HANDOVER: Handover = "onnx"
+TAKES_RANGES = True
+HOW = "vendor simulator"
+
+
+WARNING = re.compile(r"[WE] (?:RKNN: \[[0-9:.]+\] ?)?(.*)")
+QUOTED = re.compile(r"'[^']*'")
+# Printed for every vision transformer, with no effect on the result.
+HARMLESS = re.compile(
+    r"need parameter qtype|is already in IndependentMap|Unkown op target: 0|TRANSPOSE: mismatch input dims"
+    r"|temperate env|only support mini rknn model|default (?:in|out)put dtype of|^build: =+ WARN"
+    r"|^rknn-toolkit2 version|disable_rules=|The output shape of"
+    # A plan's ranges are meant to differ from the toolkit's.
+    r"|^hybrid_quantization_step2: +(?:The \(min|from:|to  :|max =|min =)"
+)
+
+
+def tools() -> dict[str, str]:
+    """The toolchain's lock. Raises ToolchainError if it isn't installed."""
+    environment.python_of(TOOLCHAIN)
+    return {"lock": environment.digest(TOOLCHAIN)}
+
+
+def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # noqa: A001 - the protocol's word
+    """Make a .rknn that takes uint8 pixels [1, height, width, channels]; run it on `request.evaluate`.
+
+    mean and std are folded into it. Details: `placement` (layers, cycles, memory), `disabled_rules`,
+    `warnings`, `peak_bytes` of the worker, `fixed_addresses` (whether a rebuild
+    usually gives the same bytes; without, unused fields hold other host addresses).
+    """
+    artefact, logits = request.out / "model.rknn", request.out / "logits.npy"
+    arguments = worker_arguments(request, artefact, logits)
+    timeout_s = time_limit_s(request)
+    jobs = request.out / "jobs"
+    if request.plan.ranges or request.plan.sixteen_bit:
+        begun = hybrid.begin(request, arguments, jobs / "calibrate", progress, timeout_s)
+        built = hybrid.finish(begun, request.plan, arguments, jobs / "plan", progress, timeout_s)
+        begun.remove()  # as large as the model itself
+    else:
+        built = build("build", arguments, jobs, progress, timeout_s)
+    warnings = warnings_in(built.log)
+    for text in warnings:
+        progress.warn(f"{request.board.name}: {text}")
+    return CompileResult(
+        artefact=artefact,
+        logits=logits if request.evaluate else None,
+        how=HOW,
+        tools={"rknn-toolkit2": built.result["toolkit"]},
+        details={
+            "placement": parse_log(built.log).to_json(),
+            "disabled_rules": list(built.disabled_rules),
+            "warnings": warnings,
+            "peak_bytes": built.result["peak_bytes"],
+            "fixed_addresses": built.result["addresses"] == "fixed",
+        },
+    )
+
+
+@contextmanager
+def simulations(
+    request: CompileRequest, progress: Progress
+) -> Iterator[Callable[[PrecisionPlan], npt.NDArray[np.float32]]]:
+    """Gives a function from a plan to the simulator's logits [n, classes] on `request.evaluate`.
+
+    The model is read and calibrated once; what that takes is removed at the end.
+    """
+    arguments = worker_arguments(request, request.out / "model.rknn", request.out / "logits.npy")
+    jobs, timeout_s = request.out / "search", time_limit_s(request)
+    begun = hybrid.begin(request, arguments, jobs / "calibrate", progress, timeout_s)
+
+    def simulate(plan: PrecisionPlan) -> npt.NDArray[np.float32]:
+        hybrid.finish(begun, plan, arguments, jobs / "plan", progress, timeout_s)
+        logits: npt.NDArray[np.float32] = np.load(arguments["logits"], allow_pickle=False)
+        return logits
+
+    try:
+        yield simulate
+    finally:
+        shutil.rmtree(jobs, ignore_errors=True)
+        for name in ("artefact", "logits"):
+            Path(arguments[name]).unlink(missing_ok=True)
+
+
+def worker_arguments(request: CompileRequest, artefact: Path, logits: Path) -> dict[str, Any]:
+    """The request in the toolkit's terms: mean and std in 0..255, absolute paths."""
+    if request.onnx is None or request.board.npu is None:
+        raise InputError(
+            f"cannot compile for {request.board.name}",
+            "its backend needs an ONNX graph and a board profile with an [npu] section",
+            "Add npu.target to the profile",
+        )
+    preprocessing, plan = request.preprocessing, request.plan
+    evaluate = str(request.evaluate.resolve()) if request.evaluate else None
+    return {
+        "model": str(request.onnx.resolve()),
+        "target": request.board.npu.target,
+        "mean": [value * 255 for value in preprocessing.mean],
+        "std": [value * 255 for value in preprocessing.std],
+        "artefact": str(artefact.resolve()),
+        "quantize": plan.quantized,
+        "algorithm": plan.algorithm,
+        # Keeps the last reshape of the logits off the CPU; they come out as [1, classes, 1, 1].
+        "config": {"remove_reshape": True},
+        "calibration": str(request.calibration.resolve()) if plan.quantized else None,
+        "evaluate": evaluate,
+        "logits": str(logits.resolve()) if evaluate else None,
+    }
+
+
+def warnings_in(log: str) -> list[str]:
+    """The toolkit's warnings and errors that matter, each once; those of several tensors as one."""
+    found: dict[str, list[str]] = {}
+    for line in log.splitlines():
+        match = WARNING.match(line)
+        if match and match[1].strip() and not HARMLESS.search(match[1].strip()):
+            text = match[1].strip()
+            alike = found.setdefault(QUOTED.sub("''", text), [])
+            if text not in alike:
+                alike.append(text)
+    return [first if not more else f"{first} (and {len(more)} like it)" for first, *more in found.values()]

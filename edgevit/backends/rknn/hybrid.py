@@ -1,0 +1,86 @@
+"""The toolkit's two hybrid steps, a plan's ranges and 16-bit tensors written into the table between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit.backends.protocol import CompileRequest
+from edgevit.backends.rknn import table
+from edgevit.backends.rknn.build import TOOLCHAIN, Build, build, read_log
+from edgevit.files import write_atomically
+from edgevit.progress import Progress
+from edgevit.quantize.plan import SEEN_IMAGES, PrecisionPlan
+from edgevit.toolchains.call import run_job
+
+FIRST = ("model", "target", "mean", "std", "algorithm", "config")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What the first step left: graph and data for the second, the table's text, its names of planned tensors.
+
+    `sixteen_bit_type` is what planned tensors become.
+    """
+
+    graph: Path
+    data: Path
+    table: str
+    found: Mapping[str, list[str]]
+    sixteen_bit_type: str | None
+    disabled_rules: tuple[str, ...]
+
+    def remove(self) -> None:
+        """Delete the files of the first step."""
+        for path in (self.graph, self.data):
+            path.unlink(missing_ok=True)
+
+
+def begin(
+    request: CompileRequest, arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: float
+) -> Begun:
+    """Calibrate on the few images whose extremes `request.plan.seen` holds, and find the planned tensors.
+
+    Raises ToolchainError naming a tensor with a range of its own that the table has not.
+    """
+    few = request.out / "seen.npy"
+    np.save(few, np.load(request.calibration, mmap_mode="r", allow_pickle=False)[:SEEN_IMAGES])
+    first = {name: arguments[name] for name in FIRST} | {"calibration": str(few.resolve())}
+    begun = build("hybrid_step1", first, jobs, progress, timeout_s)
+    few.unlink()
+    text = Path(begun.result["table"]).read_text(encoding="utf-8")
+    found = table.match(table.read_table(text), request.plan.seen)
+    table.require(found, request.plan.ranges)
+    return Begun(
+        graph=Path(begun.result["graph"]),
+        data=Path(begun.result["data"]),
+        table=text,
+        found=found,
+        sixteen_bit_type=request.board.npu.sixteen_bit if request.board.npu else None,
+        disabled_rules=begun.disabled_rules,
+    )
+
+
+def finish(
+    begun: Begun,
+    plan: PrecisionPlan,
+    arguments: dict[str, Any],
+    job: Path,
+    progress: Progress,
+    timeout_s: float,
+) -> Build:
+    """Compile with a plan, and simulate where `arguments` say on what. May be called again with another plan.
+
+    Raises ToolchainError naming a 16-bit tensor that the table has not.
+    """
+    path = begun.graph.with_name(f"{job.name}.quantization.cfg")
+    edited = table.edit(begun.table, begun.found, plan.ranges, plan.sixteen_bit, begun.sixteen_bit_type)
+    write_atomically(path, edited)
+    second = {"graph": str(begun.graph), "data": str(begun.data), "table": str(path)}
+    second |= {name: arguments[name] for name in ("artefact", "evaluate", "logits")}
+    result = run_job(TOOLCHAIN, "hybrid_step2", second, job, progress=progress, timeout_s=timeout_s)
+    return Build(result, read_log(job), begun.disabled_rules)

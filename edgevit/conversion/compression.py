@@ -1,0 +1,183 @@
+"""The lossy steps in order: resolution, heads, MLP neurons, recovery. Each is cached and starts from the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edgevit.compression.structure import WEIGHTS, Structure, load, multiplications, save, structure_of
+from edgevit.conversion import recovery
+from edgevit.conversion.compression_stages import Made, Work, remove_heads, remove_neurons
+from edgevit.conversion.resize import resize
+from edgevit.errors import InputError
+from edgevit.images import ImageSet
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.load import LoadedModel
+from edgevit.progress import Progress
+from edgevit.request.compression import AUTO, Amount
+from edgevit.request.job import Job
+from edgevit.rewrites.canonical import why_not_canonical
+from edgevit.run.store import Run, Step, step_key
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a chain of reductions takes its model and images from; nothing is read before it is needed.
+
+    `images` are the calibration images to fit on, `pixels` their pixels by a preprocessing, `recovery_images`
+    others to recover on; None where there are none.
+    """
+
+    job: Job
+    run: Run
+    progress: Progress
+    model: Step
+    loaded: Callable[[], LoadedModel]
+    images: Callable[[], ImageSet | None]
+    pixels: Callable[[Preprocessing], Step | None]
+    recovery_images: ImageSet | None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The original model's."""
+        return Preprocessing.from_json(self.model.metrics["preprocessing"])
+
+
+def resized(source: Source) -> Step | None:
+    """The model at the size asked for, and the preprocessing that goes with it; None where none was."""
+    wanted, job = source.job.smaller.resolution, source.job
+    if wanted is None:
+        return None
+    pixels = source.pixels(source.preprocessing)
+    inputs = {
+        "model": source.model.key,
+        "size": wanted,
+        "calibration": pixels.key if pixels else None,
+        "seed": job.seed,
+        "limit": limit(job) if wanted == AUTO else None,
+        "boards": [board.npu.model_dump(mode="json") if board.npu else None for board in job.targets],
+    }
+    make = partial(resize, wanted=wanted, calibration=pixels, images=source.images, limit=limit(job))
+    return run_step(source, None, "resolution", inputs, make)
+
+
+def reductions(source: Source, first: Step | None) -> list[Step]:
+    """Every lossy step asked for, in order; `first` is the change of resolution, where there is one."""
+    done = [] if first is None else [first]
+    wish, job = source.job.smaller, source.job
+    alignment = max((board.npu.channel_alignment_int8 for board in job.targets if board.npu), default=8)
+    prunings: tuple[tuple[str, Amount | None, Callable[..., Made], dict[str, int]], ...] = (
+        ("heads", wish.heads, remove_heads, {}),
+        ("neurons", wish.neurons, remove_neurons, {"alignment": alignment}),
+    )
+    for stage, wanted, remove, settings in prunings:
+        if wanted is None:
+            continue
+        before = done[-1] if done else None
+        pixels = source.pixels(preprocessing_of(source, before))
+        inputs = {
+            "model": before.key if before else source.model.key,
+            "amount": wanted,
+            "calibration": pixels.key if pixels else None,
+            "seed": job.seed,
+            "limit": limit(job) if wanted == AUTO else None,
+            **settings,
+        }
+        make = partial(remove, wanted=wanted, calibration=pixels, limit=limit(job), **settings)
+        done.append(run_step(source, before, stage, inputs, make))
+    if wish.recover:
+        done.append(recovered(source, done[-1]))
+    return done
+
+
+def recovered(source: Source, before: Step) -> Step:
+    """The last smaller model, distilled from the original on unlabelled images."""
+    job = source.job
+    given, pixels = source.recovery_images, source.pixels(preprocessing_of(source, before))
+    inputs: dict[str, Any] = {
+        "original": source.model.key,
+        "model": before.key,
+        "images": recovery.fingerprint(given) if given else None if pixels is None else pixels.key,
+        "minutes": job.smaller.recover_minutes,
+        "seed": job.seed,
+    }
+    unfinished = source.run.folder / "unfinished" / f"recovery-{step_key('recovery', inputs)[:12]}.pt"
+    make = partial(
+        recovery.recover_step,
+        minutes=job.smaller.recover_minutes,
+        images=given,
+        full=source.pixels(source.preprocessing),
+        own=pixels,
+        checkpoint=unfinished,
+    )
+    step = run_step(source, before, "recovery", inputs, make)
+    if not source.run.dry:
+        recovery.forget(unfinished)
+    return step
+
+
+def run_step(
+    source: Source,
+    before: Step | None,
+    stage: str,
+    inputs: Mapping[str, Any],
+    make: Callable[[Work], Made],
+) -> Step:
+    """Run one lossy step unless it is cached: its weights, structure, preprocessing, size, and what it did."""
+
+    def run(folder: Path) -> dict[str, Any]:
+        original = source.loaded()
+        require_reducible(original)
+        start = reduced_model(original, before)
+        work = Work(original, start, folder, source.progress, source.job)
+        found = make(work)
+        save(found.module, folder)
+        return {
+            "label": found.label,
+            "structure": structure_of(found.module).to_json(),
+            "preprocessing": found.preprocessing.to_json(),
+            "parameters": sum(parameter.numel() for parameter in found.module.parameters()),
+            "multiplications": multiplications(found.module),
+            "bytes": (folder / WEIGHTS).stat().st_size,
+            "details": {"what": found.what, "notes": list(found.notes), **found.details},
+        }
+
+    return source.run.step(stage, inputs, run)
+
+
+def reduced_model(original: LoadedModel, step: Step | None) -> LoadedModel:
+    """The model a step left, read from its folder; the original where there is no step."""
+    if step is None:
+        return original
+    structure = Structure.from_json(dict(step.metrics["structure"]))
+    return replace(
+        original,
+        module=load(original.module, structure, step.folder),
+        preprocessing=Preprocessing.from_json(dict(step.metrics["preprocessing"])),
+    )
+
+
+def preprocessing_of(source: Source, step: Step | None) -> Preprocessing:
+    """The preprocessing after a step."""
+    return (
+        source.preprocessing if step is None else Preprocessing.from_json(dict(step.metrics["preprocessing"]))
+    )
+
+
+def require_reducible(loaded: LoadedModel) -> None:
+    """Raises InputError for a model whose parts aren't understood."""
+    problem = why_not_canonical(loaded.module)
+    if problem is not None:
+        raise InputError(
+            f"cannot make {loaded.name} smaller",
+            problem,
+            "Leave --resolution, --prune-heads, --prune-mlp and --recover out for this model",
+        )
+
+
+def limit(job: Job) -> float:
+    """Points of top-1 that each amount left to edgevit may cost: together they may cost --max-drop."""
+    return job.allowed_drop / max(1, job.smaller.automatic)

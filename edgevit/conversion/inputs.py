@@ -1,0 +1,249 @@
+"""What goes into an export: the model, its images, the float reference, and what lossy steps left of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.conversion import sources
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.progress import Progress
+from edgevit.request.job import Job
+from edgevit.run.store import Run, Step, step_key
+
+if TYPE_CHECKING:
+    from edgevit.conversion.compression import Source
+    from edgevit.images import ImageSet
+    from edgevit.load import LoadedModel
+
+
+class Inputs:
+    """The steps of one job before its export, each made when first asked for and kept."""
+
+    def __init__(self, job: Job, run: Run, progress: Progress) -> None:
+        self.job, self.run, self.progress = job, run, progress
+        self.known: dict[str, Step] = {}
+
+    def step(self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Step:
+        """A step as it was when first asked for: its files are checked once, and it is `cached` or it is not."""
+        key = step_key(stage, inputs)
+        if key not in self.known:
+            self.known[key] = self.run.step(stage, inputs, make)
+        return self.known[key]
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model in memory: only loaded when a step that isn't cached needs it."""
+        self.progress.stage("load model")
+        return sources.load(self.job)
+
+    @cached_property
+    def model(self) -> Step:
+        """What the model is: class count, preprocessing, where it came from."""
+        return self.step("model", sources.identity(self.job), lambda _: describe(self.loaded))
+
+    @property
+    def own_preprocessing(self) -> Preprocessing:
+        """The original model's preprocessing: what the float reference sees."""
+        return Preprocessing.from_json(self.model.metrics["preprocessing"])
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of what is exported: the original's, unless its resolution was changed."""
+        if self.resized is None:
+            return self.own_preprocessing
+        return Preprocessing.from_json(dict(self.resized.metrics["preprocessing"]))
+
+    @cached_property
+    def resized(self) -> Step | None:
+        """The model at another resolution; None where none was asked for."""
+        if self.job.smaller.resolution is None:
+            return None
+        from edgevit.conversion import compression
+
+        return compression.resized(self._source)
+
+    @cached_property
+    def reductions(self) -> list[Step]:
+        """Every lossy step before export, in order; the last one's model is exported."""
+        if not self.job.smaller.any:
+            return []
+        from edgevit.conversion import compression
+
+        return compression.reductions(self._source, self.resized)
+
+    @cached_property
+    def exporting(self) -> LoadedModel:
+        """The model to export: the one loaded, or what the lossy steps left of it."""
+        if not self.reductions:
+            return self.loaded
+        from edgevit.conversion import compression
+
+        return compression.reduced_model(self.loaded, self.reductions[-1])
+
+    @property
+    def exporting_key(self) -> str:
+        """What decides `exporting`."""
+        return self.reductions[-1].key if self.reductions else self.model.key
+
+    @property
+    def _source(self) -> Source:
+        from edgevit.conversion.compression import Source
+
+        return Source(
+            self.job,
+            self.run,
+            self.progress,
+            self.model,
+            loaded=lambda: self.loaded,
+            images=lambda: self.fitting_images,
+            pixels=self.fitting,
+            recovery_images=self.recovery_images,
+        )
+
+    @cached_property
+    def fitting_images(self) -> ImageSet | None:
+        """The calibration images lossy steps are fitted on: more than a quantizer's few pay here."""
+        most = self.job.calibration_images or sources.MOST_FITTING_IMAGES
+        classes = self.model.metrics["num_classes"]
+        images = sources.image_set(self.job, "calibration", most, num_classes=classes, progress=self.progress)
+        return self._apart_from_validation(images)
+
+    def fitting(self, preprocessing: Preprocessing) -> Step | None:
+        """Pixels of the images lossy steps are fitted on, or None where the user gave none."""
+        return self._write_pixels("fitting", self.fitting_images, preprocessing)
+
+    def _apart_from_validation(self, images: ImageSet | None) -> ImageSet | None:
+        from edgevit.images import refuse_overlap
+
+        validation = self.image_sets["validation"]
+        if images is not None and validation is not None:
+            refuse_overlap(images, validation)
+        return images
+
+    @cached_property
+    def recovery_images(self) -> ImageSet | None:
+        """The images to recover on, hashed; refused where validation has one of them. None: none given."""
+        folder = self.job.smaller.recover_images
+        if folder is None:
+            return None
+        from edgevit.images import read_image_set
+
+        classes = self.model.metrics["num_classes"]
+        seed, most = self.job.seed, sources.MOST_RECOVERY_IMAGES
+        images = read_image_set(
+            folder, num_classes=classes, labelled=False, limit=most, seed=seed, progress=self.progress
+        )
+        return self._apart_from_validation(images)
+
+    def reduction_logits(self, step: Step) -> Step | None:
+        """Float logits on the validation images after a lossy step; None where there are no images.
+
+        A step of its own: no lossy step can depend on the validation images.
+        """
+        preprocessing = Preprocessing.from_json(dict(step.metrics["preprocessing"]))
+        validation = self._pixels("validation", preprocessing)
+        if validation is None:
+            return None
+
+        def make(folder: Path) -> dict[str, Any]:
+            from edgevit.conversion import compression
+            from edgevit.conversion.reference import write_logits
+
+            model = compression.reduced_model(self.loaded, step)
+            return write_logits(
+                model, validation.path("pixels.npy"), folder / "logits.npy", self.progress, "measure the loss"
+            )
+
+        return self.step(f"{step.stage}-logits", {"model": step.key, "images": validation.key}, make)
+
+    @cached_property
+    def image_sets(self) -> dict[str, ImageSet | None]:
+        """The images of each role, hashed but not decoded; refused where the two share one."""
+        from edgevit.images import refuse_overlap
+
+        limits = {
+            "calibration": self.job.calibration_images or self.job.recipe.calibration_images,
+            "validation": self.job.validation_images,
+        }
+        num_classes = self.model.metrics["num_classes"]
+        sets = {
+            role: sources.image_set(self.job, role, limit, num_classes=num_classes, progress=self.progress)
+            for role, limit in limits.items()
+        }
+        calibration, validation = sets["calibration"], sets["validation"]
+        if calibration is not None and validation is not None:
+            refuse_overlap(calibration, validation)
+        return sets
+
+    @cached_property
+    def calibration(self) -> Step | None:
+        """Calibration pixels, or None where the user gave no images."""
+        return self._pixels("calibration", self.preprocessing)
+
+    @cached_property
+    def validation(self) -> Step | None:
+        """Validation pixels and labels, or None where the user gave none."""
+        return self._pixels("validation", self.preprocessing)
+
+    @cached_property
+    def probe(self) -> Step:
+        """Images that exact steps are proved on: real ones where there are any, seeded noise otherwise."""
+        step = self.calibration or self.validation
+        if step is not None:
+            return step
+        preprocessing = self.preprocessing
+        inputs = {"preprocessing": preprocessing.to_json()}
+        return self.step("noise", inputs, lambda folder: sources.write_noise(preprocessing, folder))
+
+    def _pixels(self, role: str, preprocessing: Preprocessing) -> Step | None:
+        return self._write_pixels(role, self.image_sets[role], preprocessing)
+
+    def _write_pixels(self, role: str, images: ImageSet | None, preprocessing: Preprocessing) -> Step | None:
+        if images is None:
+            return None
+        inputs = {"images": sources.fingerprint(images), "preprocessing": preprocessing.to_json()}
+
+        def make(folder: Path) -> dict[str, Any]:
+            return sources.write_images(images, preprocessing, folder, role, self.progress)
+
+        return self.step(role, inputs, make)
+
+    @cached_property
+    def reference(self) -> Step | None:
+        """Float logits of the original on the validation images: what every artefact is compared with."""
+        validation = self._pixels("validation", self.own_preprocessing)
+        if validation is None:
+            return None
+        inputs = {"model": self.model.key, "images": validation.key}
+
+        def make(folder: Path) -> dict[str, Any]:
+            from edgevit.conversion.reference import write_logits
+
+            return write_logits(
+                self.loaded, validation.path("pixels.npy"), folder / "logits.npy", self.progress
+            )
+
+        return self.step("float", inputs, make)
+
+
+def describe(loaded: LoadedModel) -> dict[str, Any]:
+    """The manifest's record of a loaded model."""
+    from edgevit.quantize.activations import why_not_tapped
+
+    problem = why_not_tapped(loaded.module) if loaded.canonical else None
+    notes = [] if problem is None else [f"int8 for NPUs goes without conditioning: {problem}"]
+    return {
+        "name": loaded.name,
+        "source": loaded.source,
+        "num_classes": loaded.num_classes,
+        "canonical": loaded.canonical,
+        "conditionable": loaded.canonical and problem is None,
+        "parity": loaded.parity,
+        "labels": list(loaded.labels) if loaded.labels else None,
+        "notes": [*loaded.notes, *notes],
+        "preprocessing": loaded.preprocessing.to_json(),
+        "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
+    }

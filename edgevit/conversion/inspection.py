@@ -1,0 +1,108 @@
+"""Where each op of a model runs and what it costs, from the vendor's compiler, without a board."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from edgevit.boards.profiles import Board, load_recipe
+from edgevit.conversion.pipeline import Conversion
+from edgevit.errors import EdgevitError, InputError
+from edgevit.placement.estimate import estimate
+from edgevit.placement.layers import Placement
+from edgevit.progress import Progress
+from edgevit.request.job import Job
+from edgevit.run.store import Run
+
+PLAIN, EDGEVIT = "plain export", "edgevit"
+COST_ONLY = "vendor-default"  # conditioning takes minutes and changes no cycles
+
+
+def inspect(job: Job, run: Run, progress: Progress, *, before_after: bool) -> list[dict[str, Any]]:
+    """One record for each target, precision and variant: layers and totals, or delegate partitions.
+
+    `before_after` compiles the plain export too, for comparison.
+    """
+    variants = {EDGEVIT: Conversion(job, run, progress)}
+    if before_after:
+        every = tuple({name for board in job.targets for name in board.surgeries})
+        plain = Conversion(replace(job, without=every), run, progress)
+        variants = {PLAIN: plain, **variants}
+    return [
+        record(name, conversion, board, precision)
+        for board in job.targets
+        for precision in job.precisions
+        for name, conversion in variants.items()
+    ]
+
+
+def record(variant: str, conversion: Conversion, board: Board, precision: str) -> dict[str, Any]:
+    """What the compiler said of one artefact."""
+    step = conversion.compiled(board, precision)
+    details = step.metrics["details"]
+    found = {
+        "variant": variant,
+        "target": board.id,
+        "precision": precision,
+        "bytes": step.path(step.metrics["artefact"]).stat().st_size,
+        "surgeries": conversion.exported(board, precision).metrics["surgeries"],
+        "reductions": [
+            {"stage": each.metrics["label"], **each.metrics["details"]} for each in conversion.reductions
+        ],
+    }
+    return found | (npu_record(details, board) if "placement" in details else dict(details))
+
+
+class Priced(Conversion):
+    """A conversion after so many of another's lossy steps, for its cost alone: it is run on no images."""
+
+    calibration = validation = None
+
+    def __init__(self, whole: Conversion, steps: int) -> None:
+        plain = replace(whole.job, recipe=load_recipe(COST_ONLY), plan=None)
+        super().__init__(plain, whole.run, whole.progress)
+        self.reductions, self.resized = whole.reductions[:steps], whole.resized if steps else None
+
+
+def costs(conversion: Conversion, steps: int) -> list[dict[str, Any]]:
+    """What the model costs each NPU asked for after so many lossy steps; a build that fails is left out."""
+    priced, found = Priced(conversion, steps), []
+    for board in conversion.job.targets:
+        precision = conversion.job.precisions[-1]
+        if board.npu is None:
+            continue
+        try:
+            each = record(EDGEVIT, priced, board, precision)
+        except EdgevitError as error:
+            conversion.progress.warn(f"{board.id}: no cycles after {steps} lossy steps: {error.why}")
+            continue
+        kept = ("target", "precision", "how", "cycles", "bytes", "latency")
+        found.append({name: each[name] for name in kept})
+    return found
+
+
+def latency(details: dict[str, Any], board: Board) -> dict[str, Any] | None:
+    """The estimated latency on an NPU; None for other backends and boards without published clocks."""
+    if "placement" not in details:
+        return None
+    try:
+        return asdict(estimate(Placement.from_json(details["placement"]), board))
+    except InputError:
+        return None
+
+
+def npu_record(details: dict[str, Any], board: Board) -> dict[str, Any]:
+    """Layers, totals and the ops that left the NPU, with why."""
+    placement = Placement.from_json(details["placement"])
+    reasons = board.npu.cpu_ops if board.npu else {}
+    return {
+        "how": "vendor compiler estimate",
+        "cycles": placement.cycles,
+        "latency": latency(details, board),
+        "traffic_kb": placement.traffic_kb,
+        "internal_bytes": placement.internal_bytes,
+        "weight_bytes": placement.weight_bytes,
+        "cpu_ops": [vars(op) for op in placement.cpu_ops(reasons)],
+        "disabled_rules": details["disabled_rules"],
+        "layers": details["placement"]["layers"],
+    }

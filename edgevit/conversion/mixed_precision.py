@@ -1,0 +1,136 @@
+"""Which precision plan an artefact is made with: the user's own, what a search finds, or everything int8."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgevit.backends.protocol import CompileRequest
+from edgevit.backends.registry import SIMULATIONS
+from edgevit.boards.profiles import Board
+from edgevit.conversion.reference import PARITY_IMAGES
+from edgevit.errors import InputError
+from edgevit.files import write_atomically
+from edgevit.load import LoadedModel
+from edgevit.progress import Progress
+from edgevit.quantize.activations import kind_of
+from edgevit.quantize.mixed_precision import find_plan
+from edgevit.quantize.plan import PrecisionPlan
+from edgevit.quantize.prepare import restored
+from edgevit.rewrites.equivalence import apply_surgeries
+
+JUDGED_IMAGES = 128
+FEWEST_JUDGED = 16
+
+
+def searchable(board: Board) -> bool:
+    """Whether a board has a 16-bit type to move tensors to, and its backend a simulator to judge by."""
+    return board.npu is not None and board.backend in SIMULATIONS and board.npu.sixteen_bit is not None
+
+
+def merged(own: PrecisionPlan, given: PrecisionPlan, *, takes_ranges: bool, board: Board) -> PrecisionPlan:
+    """A user's plan over the one edgevit made: their 16-bit tensors and ranges, everything else as it was.
+
+    Raises InputError for tensors that the model or the backend has not.
+    """
+    named = [*given.sixteen_bit, *given.ranges]
+    what = f"cannot realise --plan for {board.id}"
+    if named and not takes_ranges:
+        why = f"its backend, {board.backend}, takes no ranges or 16-bit tensors"
+        raise InputError(what, why, "Remove sixteen_bit and [ranges] from the plan, or choose another target")
+    npu = board.npu
+    if given.sixteen_bit and (npu is None or npu.sixteen_bit is None):
+        raise InputError(what, "it has no 16-bit type", "Remove sixteen_bit from the plan")
+    if named and not own.ranges:
+        why = "this model was not conditioned, so its tensors have no names"
+        raise InputError(what, why, "Use --recipe conditioned and a plain ViT")
+    for name in named:
+        if name not in own.ranges:
+            near = difflib.get_close_matches(name, own.ranges, n=1)
+            fix = f"Rename it to {near[0]}" if near else "See the .plan.toml of a run for the names"
+            raise InputError(what, f"the model has no tensor {name}", fix)
+    for name in given.sixteen_bit:
+        if npu is not None and kind_of(name) in npu.never_sixteen_bit:
+            why = f"its compiler can't make {name} in {npu.sixteen_bit}"
+            raise InputError(what, why, f"Remove {name} from sixteen_bit")
+    return replace(given, ranges={**own.ranges, **given.ranges}, seen=own.seen)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search for 16-bit tensors is given."""
+
+    model: LoadedModel
+    surgeries: Sequence[str]
+    onnx: Path
+    weights: Path  # of the conditioned module
+    plan: PrecisionPlan  # everything int8
+    effects: dict[str, float]
+    calibration: Path  # pixels uint8 [n, height, width, channels]
+    board: Board
+    max_drop: float
+    minutes: float
+    state: Path  # a stopped search goes on from here
+
+
+def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Find the plan, write plan.toml into `folder`, return the record of the search."""
+    begun = time.monotonic()
+    assert search.board.npu is not None  # searchable() said so
+    pixels = np.load(search.calibration, mmap_mode="r", allow_pickle=False)
+    judged = judged_images(len(pixels))
+    np.save(folder / "judged.npy", pixels[-judged:])
+    images = torch.from_numpy(search.model.preprocessing.normalise(np.asarray(pixels)))
+    rewritten, _ = apply_surgeries(
+        search.model.module, search.surgeries, images[:PARITY_IMAGES], npu=search.board.npu
+    )
+    request = CompileRequest(
+        onnx=search.onnx,
+        lowered=None,
+        plan=search.plan,
+        board=search.board,
+        preprocessing=search.model.preprocessing,
+        calibration=search.calibration,
+        evaluate=folder / "judged.npy",
+        out=folder,
+    )
+    float_too = "float" in search.board.precisions
+    with SIMULATIONS[search.board.backend](request, progress) as simulate:
+        planned = find_plan(
+            restored(rewritten, search.weights),
+            search.plan,
+            search.effects,
+            images,
+            search.board.npu,
+            judged=judged,
+            simulate=simulate,
+            max_drop=search.max_drop,
+            minutes=search.minutes - (time.monotonic() - begun) / 60,
+            state=search.state,
+            way_out="--precision float" if float_too else "a platform that computes in float",
+            progress=progress,
+        )
+    (folder / "judged.npy").unlink()
+    write_atomically(folder / "plan.toml", planned.plan.to_toml())
+    search.state.unlink(missing_ok=True)
+    found = planned.found
+    return {
+        "tried": list(found.trials),
+        "met": found.met,
+        "sentence": found.sentence,
+        "max_drop": search.max_drop,
+        "n": judged,
+        "chosen": asdict(found.rung) | {"measured": asdict(found.measured)},
+    }
+
+
+def judged_images(count: int) -> int:
+    """How many calibration images, from the last, judge plans: those that fewest ranges were fitted on."""
+    return max(min(JUDGED_IMAGES, count // 2), min(FEWEST_JUDGED, count))

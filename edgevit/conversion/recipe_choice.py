@@ -1,0 +1,109 @@
+"""Which of a backend's ways to quantize an artefact is made with: measured, or the user's own, measured too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit.backends.registry import CANDIDATES
+from edgevit.backends.trials import Candidate, Choice, TrialRequest, choose, record
+from edgevit.boards.profiles import Board, Recipe
+from edgevit.files import write_atomically
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.progress import Progress
+from edgevit.quantize.plan import PrecisionPlan
+
+# Ranges are fitted on the first images, in trials on few of them: the artefact's own are fitted on all.
+FITTED_SHARE, MOST_FITTED = 4, 32
+MOST_JUDGED = {"cpu": 192, "npu": 96}  # a CPU takes most of a second for a 16-bit model
+FEWEST_SPLIT = 8
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """What a choice is made from. `fixed`: the way the user's recipe or plan names, which is only measured."""
+
+    handed: Path
+    board: Board
+    delegate: str
+    preprocessing: Preprocessing
+    calibration: Path  # pixels uint8 [n, height, width, channels]
+    plan: PrecisionPlan
+    fixed: str | None
+    max_drop: float
+
+
+def delegate_of(board: Board, wanted: str) -> str:
+    """The delegate for one board of several: what the user wants where its backend knows it, else the CPU."""
+    return wanted if wanted in CANDIDATES[board.backend].delegates else "cpu"
+
+
+def fixed_recipe(board: Board, given: PrecisionPlan | None, recipe: Recipe) -> str | None:
+    """The way to quantize that a user's plan names, or else the recipe; None: it is to be measured."""
+    named: str | None = getattr(recipe if given is None else given, CANDIDATES[board.backend].key)
+    return named
+
+
+def choose_plan(choosing: Choosing, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Measure the candidates, write plan.toml into `folder`, return the record of the choice."""
+    quantizers = CANDIDATES[choosing.board.backend]
+    offered: Sequence[Candidate] = quantizers.candidates(choosing.delegate)
+    if choosing.fixed is not None:
+        offered = [Candidate(choosing.fixed, "asked for")]
+    pixels = np.load(choosing.calibration, mmap_mode="r", allow_pickle=False)
+    fitted, judged = split(len(pixels), MOST_JUDGED[choosing.delegate])
+    work = folder / "trials"
+    work.mkdir()
+    np.save(work / "fit.npy", pixels[fitted])
+    np.save(work / "judge.npy", pixels[judged])
+    request = TrialRequest(
+        handed=choosing.handed,
+        candidates=offered,
+        preprocessing=choosing.preprocessing,
+        fit=work / "fit.npy",
+        judge=work / "judge.npy",
+        timed=choosing.delegate == "cpu",
+        out=work,
+    )
+    trials = quantizers.measure(request, progress)
+    choice = choose(trials, choosing.max_drop, where=choosing.board.id)
+    clear(work)
+    taken: dict[str, Any] = {quantizers.key: choice.chosen.trial.label}
+    plan = replace(choosing.plan, **taken)
+    write_atomically(folder / "plan.toml", plan.to_toml())
+    if choice.warning:
+        progress.warn(choice.warning)
+    return outcome(choice, choosing, len(trials.reference))
+
+
+def outcome(choice: Choice, choosing: Choosing, images: int) -> dict[str, Any]:
+    """The manifest's record of the choice."""
+    return {
+        "tried": [record(each) for each in choice.judged],
+        "chosen": record(choice.chosen),
+        "delegate": choosing.delegate,
+        "fixed": choosing.fixed is not None,
+        "sentence": choice.sentence,
+        "warning": choice.warning,
+        "max_drop": choosing.max_drop,
+        "n": images,
+    }
+
+
+def split(count: int, most_judged: int) -> tuple[slice, slice]:
+    """Which images ranges are fitted on and which judge; so few that neither could, serve as both."""
+    if count < FEWEST_SPLIT:
+        return slice(0, count), slice(0, count)
+    fitted = min(MOST_FITTED, max(1, count // FITTED_SHARE))
+    return slice(0, fitted), slice(fitted, min(count, fitted + most_judged))
+
+
+def clear(work: Path) -> None:
+    """Drop the trials' artefacts and pixels, which the manifest does not need; the workers' logs stay."""
+    for path in work.iterdir():
+        if path.is_file():
+            path.unlink()

@@ -1,0 +1,116 @@
+"""The float model as the yardstick of everything after it: its logits, and the graphs proved equal to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from edgevit.boards.profiles import Npu, Recipe
+from edgevit.export import export_onnx, export_program, parity
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.load import LoadedModel
+from edgevit.progress import Progress
+from edgevit.quantize.diagnosis import sensitivity
+from edgevit.quantize.mixed_precision import measured_effects
+from edgevit.quantize.prepare import MEASURED, prepare_int8, save_module
+from edgevit.rewrites.equivalence import apply_surgeries
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BATCH = 16
+PARITY_IMAGES = 8
+SENSITIVITY_IMAGES = 16
+
+
+def write_logits(
+    loaded: LoadedModel, pixels: Path, out: Path, progress: Progress, doing: str = "float reference"
+) -> dict[str, Any]:
+    """Write torch's float32 logits [n, classes] for pixels uint8 [n, height, width, channels]."""
+    progress.stage(doing)
+    images = np.load(pixels, mmap_mode="r")
+    np.save(out, logits_of(loaded.module, images, loaded.preprocessing, progress))
+    return {"n": len(images)}
+
+
+@torch.inference_mode()
+def logits_of(
+    module: nn.Module, pixels: np.ndarray[Any, Any], preprocessing: Preprocessing, progress: Progress
+) -> np.ndarray[Any, Any]:
+    """Float32 logits [n, classes] of a torch module, in batches."""
+    logits = []
+    for start in range(0, len(pixels), BATCH):
+        batch = preprocessing.normalise(np.asarray(pixels[start : start + BATCH]))
+        logits.append(module(torch.from_numpy(batch)).float().numpy())
+        progress.advance(min(start + BATCH, len(pixels)), len(pixels))
+    return np.concatenate(logits)
+
+
+def export_conditioned(
+    loaded: LoadedModel,
+    pixels: np.ndarray[Any, Any],
+    folder: Path,
+    surgeries: Sequence[str],
+    npu: Npu | None,
+    recipe: Recipe,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Rewrite and condition for int8; write model.onnx, proved equal to torch, and plan.toml with its ranges.
+
+    `pixels` are the calibration images. Returns what `export` does, and what conditioning did.
+    """
+    inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
+    few = inputs[:PARITY_IMAGES]
+    module, records = apply_surgeries(loaded.module, surgeries, few, npu=npu)
+    observer = MEASURED if recipe.observer == "vendor" else recipe.observer
+    ready = prepare_int8(module, inputs, observer=observer, seed=recipe.seed, progress=progress)
+    save_module(ready.module, folder / "int8.safetensors")
+    found = sensitivity(ready.module, inputs[-SENSITIVITY_IMAGES:], ready.plan.ranges, ready.samples)
+    size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
+    path = export_onnx(ready.module, size, channels, folder / "model.onnx")
+    (folder / "plan.toml").write_text(ready.plan.to_toml(), encoding="utf-8")
+    for text in (ready.stability.warning, ready.words):
+        if text:
+            progress.warn(text)
+    return {
+        "max_logit_difference": parity(path, loaded.module, pixels[:PARITY_IMAGES], loaded.preprocessing),
+        "surgeries": [asdict(record) for record in records],
+        "int8": {
+            **ready.to_json(),
+            "effects": measured_effects(ready, inputs),
+            "weights_only_kl": found.weights_only.kl,
+            "activations_only_kl": found.activations_only.kl,
+            "kinds": {kind: errors.kl for kind, errors in found.kinds.items()},
+        },
+    }
+
+
+def export(
+    loaded: LoadedModel,
+    pixels: np.ndarray[Any, Any],
+    folder: Path,
+    handover: str,
+    surgeries: Sequence[str],
+    npu: Npu | None,
+) -> dict[str, Any]:
+    """Rewrite exactly for the target, write the graph a backend starts from, prove it equal to torch on `pixels`.
+
+    `handover` is "onnx" or "program". Returns the largest logit difference to the model as loaded, and what each
+    surgery did. Raises ParityError beyond the tolerance.
+    """
+    size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
+    inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
+    module, records = apply_surgeries(loaded.module, surgeries, inputs, npu=npu)
+    if handover == "onnx":
+        path = export_onnx(module, size, channels, folder / "model.onnx", for_npu=npu is not None)
+    else:
+        path = export_program(module, size, channels, folder / "model.pt2")
+    return {
+        "max_logit_difference": parity(path, loaded.module, pixels, loaded.preprocessing),
+        "surgeries": [asdict(record) for record in records],
+    }

@@ -1,0 +1,193 @@
+"""The resolution step: another input size with the crop that suits it, and what the targets make of the size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edgevit.boards.profiles import Board
+from edgevit.compression.blocks import closeness
+from edgevit.compression.budget import most_within, predicted_drop
+from edgevit.compression.resolution import (
+    CropChoice,
+    change_resolution,
+    check_alignment,
+    choose_crop,
+    name,
+    predict,
+    resized_preprocessing,
+)
+from edgevit.compression.temperature import scale_attention, temperature
+from edgevit.conversion.compression_stages import Made, Work, explain
+from edgevit.errors import InputError
+from edgevit.images import ImageSet, write_pixels
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.progress import QUIET
+from edgevit.request.compression import Auto, Size
+from edgevit.run.store import Step
+
+# `--resolution auto` goes no lower than this share of the model's own size.
+SMALLEST_SHARE = 0.5
+
+
+def resize(
+    work: Work,
+    wanted: Size | Auto,
+    calibration: Step | None,
+    images: Callable[[], ImageSet | None],
+    limit: float,
+) -> Made:
+    """Change the input size; the crop ratio is chosen on the calibration images where there are any."""
+    work.progress.stage("change the resolution")
+    if calibration is None:
+        if isinstance(wanted, str):
+            raise InputError(
+                "cannot choose --resolution auto",
+                "there are no calibration images to choose by",
+                "Give a size in pixels",
+            )
+        module = change_resolution(work.start.module, wanted)
+        preprocessing = resized_preprocessing(work.start.preprocessing, wanted)
+        what = "the model's own crop ratio; there are no images to choose another by"
+        return Made(module, preprocessing, label(wanted), what, advice(module, work.job.targets))
+    pictures = Pictures(work, calibration, images)
+    if isinstance(wanted, str):
+        return largest_saving(work, pictures, limit)
+    tried = pictures.try_size(wanted, pictures.expected())
+    return made(tried, work)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A model at another size: its crop, the factor on its attention logits, its logits on all images."""
+
+    module: nn.Module
+    choice: CropChoice
+    factor: float
+    logits: torch.Tensor
+
+    @property
+    def what(self) -> str:
+        """One line for the report."""
+        if self.factor == 1:
+            return self.choice.what
+        return f"{self.choice.what}; attention logits times {self.factor:.3f} for the other number of tokens"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Calibration images: as the full-size model sees them, and rendered anew for each crop tried."""
+
+    work: Work
+    calibration: Step
+    images: Callable[[], ImageSet | None]
+
+    def render(self, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+        """Pixels uint8 [n, H, W, C]."""
+        images = self.images()
+        if images is None:
+            raise InputError("cannot choose a crop", "there are no calibration images", "Pass --calibration")
+        path = self.work.folder / "crop.npy"
+        write_pixels(images, preprocessing, path, QUIET)
+        pixels: npt.NDArray[np.uint8] = np.load(path)
+        path.unlink()
+        return pixels
+
+    def expected(self) -> torch.Tensor:
+        """The full-size model's logits [n, classes]."""
+        start = self.work.start
+        return predict(start.module, start.preprocessing, np.load(self.calibration.path("pixels.npy")))
+
+    def try_size(self, size: Size, expected: torch.Tensor) -> Tried:
+        """The model at a size (height, width), the crop and the attention's temperature that suit it best."""
+        start = self.work.start
+        plain: Any = change_resolution(start.module, size)
+        full: Any = start.module
+        prefix = plain.num_prefix_tokens
+        factor = temperature(plain.patch_embed.num_patches + prefix, full.patch_embed.num_patches + prefix)
+        module = plain if factor == 1 else scale_attention(plain, factor)
+        choice = choose_crop(
+            module, start.preprocessing, expected.numpy(), self.render, progress=self.work.progress
+        )
+        pixels = self.render(choice.preprocessing)
+        found = predict(module, choice.preprocessing, pixels)
+        if factor != 1:
+            untouched = predict(plain, choice.preprocessing, pixels)
+            if closeness(expected, untouched).kl <= closeness(expected, found).kl:
+                return Tried(plain, choice, 1.0, untouched)
+        return Tried(module, choice, factor, found)
+
+
+def largest_saving(work: Work, pictures: Pictures, limit: float) -> Made:
+    """The smallest size whose predicted drop is within the limit."""
+    vit: Any = work.start.module
+    sizes = smaller_sizes(tuple(vit.patch_embed.img_size), tuple(vit.patch_embed.patch_size))
+    expected = pictures.expected()
+
+    def attempt(size: Size) -> tuple[Tried, float]:
+        tried = pictures.try_size(size, expected)
+        return tried, predicted_drop(expected, tried.logits)
+
+    _, best, tried = most_within(sizes, attempt, limit)
+    why = explain([(name(size), drop) for size, drop in tried], limit, "px", len(expected))
+    if best is None:
+        own = tuple(vit.patch_embed.img_size)
+        return Made(vit, work.start.preprocessing, label(own), why, (why,))
+    return made(best, work, why)
+
+
+def smaller_sizes(size: Size, patch: Size) -> list[Size]:
+    """Sizes of the same shape, one patch of the shorter side less each time, down to half."""
+    rows, columns = size[0] // patch[0], size[1] // patch[1]
+    short = min(rows, columns)
+    grids = [
+        (round(rows * side / short), round(columns * side / short))
+        for side in range(short - 1, int(short * SMALLEST_SHARE) - 1, -1)
+        if side > 0
+    ]
+    return [(grid[0] * patch[0], grid[1] * patch[1]) for grid in grids]
+
+
+def made(tried: Tried, work: Work, *notes: str) -> Made:
+    """The record of a change of size."""
+    vit: Any = tried.module
+    choice = tried.choice
+    details = {
+        "attention_factor": tried.factor,
+        "tried": [
+            {"crop_ratio": crop, "kl": kl, "agreement": agreement} for crop, kl, agreement in choice.tried
+        ],
+        "images": choice.images,
+    }
+    size = tuple(vit.patch_embed.img_size)
+    said = (*notes, *advice(tried.module, work.job.targets))
+    return Made(tried.module, choice.preprocessing, label(size), tried.what, said, details)
+
+
+def label(size: Size) -> str:
+    """What a table calls the step: width x height of a picture is the other way round."""
+    return f"{name(size)} px"
+
+
+def advice(module: nn.Module, targets: tuple[Board, ...]) -> tuple[str, ...]:
+    """Neighbouring sizes that suit a target's blocks better."""
+    vit: Any = module
+    found = []
+    for board in targets:
+        if board.npu is None:
+            continue
+        alignment = check_alignment(
+            tuple(vit.patch_embed.img_size),
+            tuple(vit.patch_embed.patch_size),
+            vit.num_prefix_tokens,
+            token_alignment=board.npu.token_alignment,
+            transpose_alignment=board.npu.transpose_alignment,
+        )
+        found += [f"{board.id}: {sentence}" for sentence in alignment.advice]
+    return tuple(found)

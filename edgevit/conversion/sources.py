@@ -1,0 +1,143 @@
+"""Where a job's model and images come from: the user's files, or the bundled demonstration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.files import replace_folder, sha256_file
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.progress import Progress
+from edgevit.request.job import DEMO, Job
+
+if TYPE_CHECKING:
+    from edgevit.images import ImageSet
+    from edgevit.load import LoadedModel
+
+NOISE_IMAGES = 8
+# Passed through every block, and held in memory, several times.
+MOST_FITTING_IMAGES = 512
+# Held in memory at once, as float32, at two resolutions: 1.2 GB each at 224 px.
+MOST_RECOVERY_IMAGES = 2048
+MODEL_FILES = {".json", ".safetensors", ".bin", ".pth", ".pt", ".py"}
+
+
+def load(job: Job) -> LoadedModel:
+    """Load the job's model."""
+    if job.model == DEMO:
+        from edgevit.demo import load_demo
+
+        return load_demo()
+    from edgevit.load import load_model
+
+    return load_model(job.model, job.weights)
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What decides the loaded model: its name, the content of its files, the libraries that define it."""
+    files = [job.weights] if job.weights else []
+    named = Path(job.model.partition(".py:")[0] + ".py" if ".py:" in job.model else job.model)
+    if named.suffix == ".py" and named.is_file():
+        files += sorted(named.parent.glob("*.py"))  # it may import its neighbours
+    elif named.is_file():
+        files.append(named)
+    elif named.is_dir():
+        files += sorted(path for path in named.iterdir() if path.suffix in MODEL_FILES)
+    return {
+        "model": job.model,
+        "files": {path.name: sha256_file(path) for path in files if path.is_file()},
+        "versions": {name: version(name) for name in ("torch", "timm")},
+    }
+
+
+def folder_of(job: Job, role: str) -> Path | None:
+    """The folder or CSV of the calibration or validation images, None where the user gave none."""
+    if not job.images:
+        return None
+    if job.model == DEMO and getattr(job, role) is None:
+        return demo_images() / role
+    path: Path | None = getattr(job, role)
+    return path
+
+
+@cache
+def demo_images() -> Path:
+    """The bundled handwritten digits as ImageFolders `calibration` and `validation`, written once a user."""
+    import platformdirs
+
+    from edgevit import demo
+
+    source = hashlib.sha256(Path(demo.__file__).read_bytes()).hexdigest()[:12]
+    final = Path(platformdirs.user_cache_dir("edgevit")) / f"demo-images-{source}"
+    if not (final / "validation").is_dir():
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=".demo-images-"))
+        demo.write_demo_images(staging)
+        replace_folder(staging, final)
+    return final
+
+
+def image_set(
+    job: Job, role: str, limit: int | None, *, num_classes: int, progress: Progress
+) -> ImageSet | None:
+    """The images of a role, hashed; decoded later, and only if no cached step has them."""
+    from edgevit.images import read_image_set
+
+    source = folder_of(job, role)
+    if source is None:
+        return None
+    return read_image_set(
+        source,
+        num_classes=num_classes,
+        labelled=role == "validation",
+        limit=limit,
+        seed=job.seed,
+        progress=progress,
+    )
+
+
+def fingerprint(images: ImageSet) -> str:
+    """Hex sha256 of the images' contents and labels, in order."""
+    listing = json.dumps([images.digests, images.labels])
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def write_images(
+    images: ImageSet, preprocessing: Preprocessing, folder: Path, role: str, progress: Progress
+) -> dict[str, Any]:
+    """Decode, resize and crop into `folder/pixels.npy` (and `labels.npy`); return what the manifest keeps."""
+    import numpy as np
+
+    from edgevit.images import write_pixels
+
+    progress.stage(f"read {role} images")
+    kept = write_pixels(images, preprocessing, folder / "pixels.npy", progress)
+    if kept.labels is not None:
+        np.save(folder / "labels.npy", np.asarray(kept.labels, dtype=np.int64))
+    names = [path.name for path in kept.paths]
+    (folder / "images.json").write_text(
+        json.dumps({"names": names, "sha256": kept.digests}), encoding="utf-8"
+    )
+    for path, why in kept.skipped:
+        progress.warn(f"skipped {path.name}: {why}")
+    return {
+        "n": len(kept.paths),
+        "labelled": kept.labels is not None,
+        "class_names": list(kept.class_names) if kept.class_names else None,
+        "skipped": [[path.name, why] for path, why in kept.skipped],
+    }
+
+
+def write_noise(preprocessing: Preprocessing, folder: Path) -> dict[str, Any]:
+    """Seeded noise in place of images, where a float conversion was asked for without any."""
+    import numpy as np
+
+    shape = (NOISE_IMAGES, *preprocessing.size, len(preprocessing.mean))
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(folder / "pixels.npy", pixels)
+    return {"n": NOISE_IMAGES}

@@ -1,0 +1,148 @@
+"""The canonical ViT as one flat forward pass that shows every tensor an NPU stores.
+
+A tap is called with a tensor's name and value, and returns what the rest of the model is to see: the same
+value to observe it, a rounded one to simulate int8. It is called when the tensor is made (reader ""), and
+again before each operation that reads it through a border where the number type may change.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgevit.errors import InputError
+from edgevit.rewrites.canonical import why_not_canonical
+from edgevit.rewrites.folds import fold_attention_scale, fold_layer_scale, fold_norms
+from edgevit.rewrites.modules import SurgeryAttention, rebuilt_attention
+
+Tap = Callable[[str, torch.Tensor, str], torch.Tensor]
+
+# What each block shows, in the order in which it is computed. A tensor is named after the operation that
+# makes it: "proj" is the projection's output before the addition that gives "residual1".
+BLOCK_TAPS = (
+    "norm1", "q", "k", "v", "scores", "softmax", "attention", "proj", "residual1",
+    "norm2", "fc1", "gelu", "fc2", "residual2",
+)  # fmt: skip
+STREAM_TAPS = ("embed", "residual1", "residual2")
+
+
+def why_not_tapped(module: Any) -> str | None:
+    """None where `forward` computes this module; else one phrase naming the part it doesn't know."""
+    problem = why_not_canonical(module)
+    if problem is not None:
+        return problem
+    for index, block in enumerate(module.blocks):
+        attention, mlp = block.attn, block.mlp
+        if attention.gate is not None or not isinstance(attention.norm, nn.Identity):
+            return f"blocks.{index}.attn has a gate or a norm of its own"
+        if not isinstance(mlp.norm, nn.Identity):
+            return f"blocks.{index}.mlp has a norm of its own"
+    return None
+
+
+def prepared(model: nn.Module) -> Any:
+    """A copy with LayerScale, norm weights and the attention scale folded, and one kind of attention.
+
+    Raises InputError for a module `forward` can't compute.
+    """
+    problem = why_not_tapped(model)
+    if problem is not None:
+        raise InputError(
+            "cannot condition this model for int8", problem, "Choose a recipe without conditioning"
+        )
+    vit: Any = copy.deepcopy(model)
+    for fold in (fold_layer_scale, fold_norms, fold_attention_scale):
+        vit = fold(vit).module
+    for block in vit.blocks:
+        if not isinstance(block.attn, SurgeryAttention):
+            block.attn = rebuilt_attention(block.attn)
+    return vit.requires_grad_(False)
+
+
+def keep(_: str, value: torch.Tensor, reader: str = "") -> torch.Tensor:
+    """The tap that changes nothing."""
+    return value
+
+
+def forward(vit: Any, images: torch.Tensor, tap: Tap = keep) -> torch.Tensor:
+    """Logits [n, classes] of a `prepared` ViT on normalised images [n, channels, H, W]."""
+    x = tap("patch", vit.patch_embed(tap("input", images, "")), "")
+    stream = "embed"
+    x = tap(stream, vit.norm_pre(vit.patch_drop(vit._pos_embed(x))), "")
+    for index, block in enumerate(vit.blocks):
+        x = block_forward(block, x, tap, f"blocks.{index}.", stream)
+        stream = f"blocks.{index}.residual2"
+    final = vit.norm(read_by_head(vit, tap(stream, x, "norm")))
+    return tap("logits", vit.forward_head(tap("norm", final, "")), "")
+
+
+def read_by_head(vit: Any, x: torch.Tensor) -> torch.Tensor:
+    """Only the leading tokens where the head reads no other: the rest must not widen a range."""
+    return x[:, : vit.num_prefix_tokens] if vit.attn_pool is None and vit.global_pool == "token" else x
+
+
+def block_forward(block: Any, x: torch.Tensor, tap: Tap, prefix: str, stream: str) -> torch.Tensor:
+    """One pre-norm block: x [n, tokens, dim], made by the tap `stream`, to [n, tokens or fewer, dim]."""
+    norm1, residual1, norm2, gelu, residual2 = (
+        prefix + name for name in ("norm1", "residual1", "norm2", "gelu", "residual2")
+    )
+    normed = tap(norm1, block.norm1(tap(stream, x, norm1)), "")
+    mixed = attend(block.attn, tap(norm1, normed, prefix + "q"), tap, prefix)
+    branch = tap(prefix + "proj", block.ls1(block.attn.proj(mixed)), "")
+    before = tap(stream, x, residual1)[:, : getattr(block, "queries", None)]
+    x = tap(residual1, before + branch, "")
+    normed = tap(norm2, block.norm2(tap(residual1, x, norm2)), "")
+    hidden = tap(prefix + "fc1", block.mlp.fc1(tap(norm2, normed, prefix + "fc1")), "")
+    hidden = tap(gelu, block.mlp.act(tap(prefix + "fc1", hidden, gelu)), "")
+    branch = tap(prefix + "fc2", block.ls2(block.mlp.fc2(tap(gelu, hidden, prefix + "fc2"))), "")
+    x = tap(residual1, x, residual2) + tap(prefix + "fc2", branch, residual2)
+    # Compilers cut off what nobody reads before they add.
+    return tap(residual2, x[:, : getattr(block, "returned", None)], "")
+
+
+def attend(attention: Any, x: torch.Tensor, tap: Tap, prefix: str) -> torch.Tensor:
+    """softmax(q kᵀ) v of x [n, tokens, dim], as proj reads it: heads side by side [n, queries, dim]."""
+    out = prefix + "attention"
+    q, k, v = (
+        tap(prefix + name, tap(prefix + name, part, ""), out)
+        for name, part in zip("qkv", attention.heads(x), strict=True)
+    )
+    scores = tap(prefix + "scores", q @ k.transpose(-2, -1), "")
+    if attention.share is not None:
+        scores = scores + (attention.share.log() if attention.by_norm else attention.share)
+    weights = tap(prefix + "softmax", scores.softmax(dim=-1), "")
+    mixed = tap(out, (weights @ v).transpose(1, 2).flatten(2), "")
+    return tap(out, mixed, prefix + "proj")
+
+
+def tap_names(blocks: int) -> list[str]:
+    """Every tap of a ViT with so many blocks, in order."""
+    inside = [f"blocks.{index}.{name}" for index in range(blocks) for name in BLOCK_TAPS]
+    return ["input", "patch", "embed", *inside, "norm", "logits"]
+
+
+def kind_of(name: str) -> str:
+    """A tap's name without its block: "residual1" of "blocks.3.residual1"."""
+    return name.rsplit(".", 1)[-1]
+
+
+def sibling(name: str, kind: str) -> str:
+    """Another tap of the same block."""
+    return f"{name.rsplit('.', 1)[0]}.{kind}"
+
+
+@torch.inference_mode()
+def logits_of(vit: Any, images: torch.Tensor, tap: Tap = keep, batch: int = 16) -> torch.Tensor:
+    """Logits [n, classes] in batches."""
+    return torch.cat([forward(vit, part, tap) for part in torch.split(images, batch)])
+
+
+def divergence(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """KL(reference || logits) of the class probabilities, per image, in nats."""
+    found, expected = logits.double().log_softmax(-1), reference.double().log_softmax(-1)
+    return functional.kl_div(found, expected, reduction="none", log_target=True).sum(-1)

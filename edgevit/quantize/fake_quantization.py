@@ -1,0 +1,98 @@
+"""Int8 in float arithmetic: what an NPU with int8 tensors computes, rounded where it rounds.
+
+Rockchip's compiler fuses the addition after proj and fc2 and the GELU after fc1 into the convolution, so that
+its result is rounded once, after the addition or GELU. In 16 bits those are operations of their own, and the
+convolution's int8 result is rounded before them. Conversions between both types are rounding to int8 again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgevit.quantize.activations import Tap, kind_of, logits_of, sibling
+
+Ranges = Mapping[str, tuple[float, float]]
+
+# A convolution's tap -> the operation it is fused with while that is int8.
+FUSED = {"proj": "residual1", "fc1": "gelu", "fc2": "residual2"}
+# A tap inside an operation -> the tap that names the operation.
+INSIDE = {"scores": "attention", "softmax": "attention"}
+
+
+def scale_and_zero_point(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point (-128..127) of an int8 range, widened to hold 0."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / 255 or 1e-12
+    return scale, round(-128 - low / scale)
+
+
+def fake_quantize(value: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """`value` rounded to the 256 levels of [low, high], clipped to it."""
+    scale, zero = scale_and_zero_point(low, high)
+    return torch.fake_quantize_per_tensor_affine(value, scale, zero, -128, 127)
+
+
+def rounded_when_made(name: str, sixteen_bit: Collection[str]) -> bool:
+    """Whether the operation that makes a tensor stores it as int8."""
+    if name in sixteen_bit or kind_of(name) in INSIDE and sibling(name, INSIDE[kind_of(name)]) in sixteen_bit:
+        return False
+    if kind_of(name) in FUSED:
+        return sibling(name, FUSED[kind_of(name)]) in sixteen_bit
+    return True
+
+
+def rounded_when_read(name: str, reader: str, sixteen_bit: Collection[str]) -> bool:
+    """Whether a 16-bit tensor is converted to int8 for an operation that reads it."""
+    return name in sixteen_bit and reader not in sixteen_bit
+
+
+def quantizer(ranges: Ranges, sixteen_bit: Collection[str] = ()) -> Tap:
+    """A tap that rounds to int8 wherever a plan does; tensors without a range pass unchanged."""
+    kept = frozenset(sixteen_bit)
+
+    def tap(name: str, value: torch.Tensor, reader: str = "") -> torch.Tensor:
+        rounds = rounded_when_read(name, reader, kept) if reader else rounded_when_made(name, kept)
+        span = ranges.get(name) if rounds else None
+        return value if span is None else fake_quantize(value, *span)
+
+    return tap
+
+
+@torch.no_grad()
+def quantize_weights(vit: Any, sixteen_bit: Collection[str] = ()) -> Any:
+    """A copy with weights rounded to int8, asymmetric, per output channel, except of 16-bit operations."""
+    rounded = copy.deepcopy(vit)
+    for name, layer in rounded.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and tap_of_layer(name) not in sixteen_bit:
+            layer.weight.copy_(rounded_rows(layer.weight.flatten(1)).view_as(layer.weight))
+    return rounded
+
+
+def tap_of_layer(name: str) -> str:
+    """The tap a layer's output goes to; q stands for the three of qkv."""
+    if name.startswith("patch_embed"):
+        return "patch"
+    if name.startswith("head"):
+        return "logits"
+    block, kind = ".".join(name.split(".")[:2]), name.rsplit(".", 1)[-1]
+    return f"{block}.{'q' if kind == 'qkv' else kind}"
+
+
+def rounded_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Each row of [outputs, inputs] rounded to 256 levels of its own range."""
+    low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
+    scale = ((high - low) / 255).clamp(min=1e-12)
+    zero = (-128 - low / scale).round().to(torch.int32)
+    return torch.fake_quantize_per_channel_affine(rows, scale, zero, 0, -128, 127)
+
+
+def int8_logits(
+    vit: Any, images: torch.Tensor, ranges: Ranges, sixteen_bit: Collection[str] = ()
+) -> torch.Tensor:
+    """Logits [n, classes] of a `prepared` ViT realised with a plan's ranges and 16-bit tensors."""
+    return logits_of(quantize_weights(vit, sixteen_bit), images, quantizer(ranges, sixteen_bit))

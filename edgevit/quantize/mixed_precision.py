@@ -1,0 +1,118 @@
+"""From an int8-ready model to the plan that keeps its predictions at the fewest cycles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgevit.boards.profiles import Npu
+from edgevit.progress import QUIET, Progress
+from edgevit.quantize.activations import divergence, kind_of, logits_of, sibling
+from edgevit.quantize.calibration import predicted_effect
+from edgevit.quantize.fake_quantization import FUSED, int8_logits, quantizer
+from edgevit.quantize.groups import Costs, Errors, shape_of, units_of
+from edgevit.quantize.plan import PrecisionPlan
+from edgevit.quantize.prepare import Int8Model
+from edgevit.quantize.search import Found, Logits, ladder, search
+
+FAKE_IMAGES = 96
+# Kinds of tensors measured together, as they err together.
+PARTS = (
+    frozenset({"q", "k", "v", "scores", "softmax", "attention"}),
+    frozenset({"patch"}),
+    frozenset({"embed", "residual1", "residual2", "norm1", "norm2"}),
+    frozenset({"gelu"}),
+    *(frozenset({part}) for part in FUSED),
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plan found and the search that led to it."""
+
+    plan: PrecisionPlan
+    found: Found
+
+
+def find_plan(
+    vit: Any,
+    plan: PrecisionPlan,
+    effects: Mapping[str, float],
+    images: torch.Tensor,
+    npu: Npu,
+    *,
+    judged: int,
+    simulate: Callable[[PrecisionPlan], Logits],
+    max_drop: float,
+    minutes: float,
+    state: Path | None = None,
+    way_out: str = "--precision float",
+    progress: Progress = QUIET,
+) -> Planned:
+    """The cheapest plan that loses at most `max_drop` points, judged on `images` by `simulate`.
+
+    `vit`, its all-int8 `plan` and the `effects` of its tensors (KL in nats an image) come from `prepare_int8` and
+    `measured_effects`. `images` [n, channels, H, W] are the normalised calibration images; `simulate` realises a
+    plan and returns its logits [judged, classes] on the last of them. A search that was stopped goes on from
+    the file `state`.
+    """
+    every = logits_of(vit, images).numpy()
+    images, reference = images[-judged:], every[-judged:]
+    shape = shape_of(vit)
+    units = [unit for unit in units_of(shape.blocks) if unit.possible(npu.never_sixteen_bit)]
+    rungs = ladder(units, Errors(effects, shape.blocks), Costs(shape, npu))
+    few = images[:FAKE_IMAGES]
+
+    def fake(sixteen_bit: tuple[str, ...]) -> Logits:
+        return int8_logits(vit, few, plan.ranges, sixteen_bit).numpy()
+
+    found = search(
+        rungs,
+        fake=fake,
+        simulate=lambda sixteen_bit: simulate(replace(plan, sixteen_bit=sixteen_bit)),
+        references={"fake": reference[: len(few)], "simulate": reference, "more": every},
+        max_drop=max_drop,
+        minutes=minutes,
+        state=state,
+        key=fingerprint(plan, reference),
+        way_out=way_out,
+        progress=progress,
+    )
+    return Planned(replace(plan, sixteen_bit=found.rung.sixteen_bit), found)
+
+
+def measured_effects(model: Int8Model, images: torch.Tensor) -> dict[str, float]:
+    """Estimated effects of rounding each tensor, scaled so that tensors of a part together give what was measured.
+
+    KL in nats an image, by tensor. `images` are normalised; FAKE_IMAGES of them are used.
+
+    Estimates take errors of values for independent; those of attention weights, for one, are not.
+    """
+    effects = predicted_effect(model.samples, model.plan.ranges)
+    images = images[-FAKE_IMAGES:]
+    float_logits = logits_of(model.module, images)
+    for kinds in PARTS:
+        names = [name for name in effects if kind_of(name) in kinds]
+        only = {name: model.plan.ranges[name] for name in names}
+        # What fusion hides is stored, and rounded, only beside an operation in 16 bits.
+        apart = [sibling(name, FUSED[kind_of(name)]) for name in names if kind_of(name) in FUSED]
+        found = float(
+            divergence(logits_of(model.module, images, quantizer(only, apart)), float_logits).mean()
+        )
+        estimate = sum(effects[name] for name in names)
+        effects |= {name: effects[name] * found / max(estimate, 1e-12) for name in names}
+    return effects
+
+
+def fingerprint(plan: PrecisionPlan, reference: Logits) -> str:
+    """Changes with the model, its ranges or the images: measurements of another search are not reused."""
+    digest = hashlib.sha256(json.dumps(plan.to_json(), sort_keys=True).encode())
+    digest.update(np.round(reference, 3).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,143 @@
+"""A float ViT made ready for int8: conditioned, calibrated, explained. The entry point of this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from edgevit.errors import InputError
+from edgevit.progress import QUIET, Progress
+from edgevit.quantize.activations import logits_of, prepared
+from edgevit.quantize.calibration import NARROWINGS, Stability, narrowed, ranges_of, stability
+from edgevit.quantize.conditioning import (
+    IMAGES,
+    ConditioningStep,
+    Score,
+    condition,
+    full_ranges,
+    score,
+)
+from edgevit.quantize.diagnosis import MassiveActivation, in_words, massive_activations
+from edgevit.quantize.fake_quantization import int8_logits
+from edgevit.quantize.observers import OBSERVERS, Range
+from edgevit.quantize.plan import SEEN_IMAGES, PrecisionPlan
+from edgevit.quantize.statistics import Samples, collect, extremes, joined_extremes
+
+DIAGNOSED_IMAGES = 64
+MEASURED = "measured"
+LEAST_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class RangeTrial:
+    """One way to choose ranges and its errors on held-out images."""
+
+    observer: str
+    errors: Score
+
+
+@dataclass(frozen=True)
+class Int8Model:
+    """A conditioned module (float, same outputs), the plan that makes all of it int8, and how it came about."""
+
+    module: Any
+    plan: PrecisionPlan
+    samples: Samples
+    steps: tuple[ConditioningStep, ...]
+    trials: tuple[RangeTrial, ...]
+    stability: Stability
+    massive: tuple[MassiveActivation, ...]
+
+    @property
+    def words(self) -> str | None:
+        """What makes the model hard, in a sentence; None where nothing does."""
+        return in_words(list(self.massive))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return {
+            "conditioning": [step.to_json() for step in self.steps],
+            "ranges": [{"observer": trial.observer, **vars(trial.errors)} for trial in self.trials],
+            "stability": vars(self.stability) | {"warning": self.stability.warning},
+            "massive": [item.to_json() for item in self.massive],
+            "words": self.words,
+        }
+
+
+def prepare_int8(
+    model: nn.Module,
+    images: torch.Tensor,
+    *,
+    observer: str = MEASURED,
+    seed: int = 0,
+    progress: Progress = QUIET,
+) -> Int8Model:
+    """Condition a canonical ViT and choose ranges, on normalised calibration images [n, channels, H, W].
+
+    `observer` is a name in OBSERVERS, or "measured": the best of a few on held-out images. Call it after the
+    exact surgeries, and export the module it gives. Raises InputError for a model that isn't canonical.
+    """
+    if len(images) < LEAST_IMAGES:
+        raise InputError(
+            "cannot calibrate int8",
+            f"{len(images)} calibration images are too few",
+            f"Give at least {LEAST_IMAGES}, better 64 to 512",
+        )
+    vit = prepared(model)
+    massive = massive_activations(vit, images[:DIAGNOSED_IMAGES])
+    vit, steps = condition(vit, images, seed=seed, progress=progress)
+    half = min(IMAGES, len(images)) // 2
+    samples = collect(vit, images[:half], seed=seed, progress=progress)
+    held_out = images[half : 2 * half]
+    names = (
+        [f"{MEASURED} {share}" for share in NARROWINGS] + ["minmax"] if observer == MEASURED else [observer]
+    )
+    tried = ranges_by(samples, names)
+    trials = [RangeTrial(name, try_ranges(vit, held_out, tried[name])) for name in names]
+    best = min(trials, key=lambda trial: trial.errors.badness)
+    samples = joined_extremes(samples, extremes(vit, images[half:]))
+    steady = stability(samples)
+    if steady.warning is not None:
+        progress.warn(steady.warning)
+    plan = PrecisionPlan(
+        precision="int8",
+        ranges=ranges_by(samples, [best.observer])[best.observer],
+        seen=full_ranges(extremes(vit, images[:SEEN_IMAGES])),
+    )
+    return Int8Model(vit, plan, samples, tuple(steps), tuple(trials), steady, tuple(massive))
+
+
+def save_module(module: nn.Module, path: Path) -> None:
+    """Write a conditioned module's weights (safetensors)."""
+    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, path)
+
+
+def restored(model: nn.Module, path: Path) -> Any:
+    """The conditioned module again, from the model that `prepare_int8` was given and the weights it ended with."""
+    vit, weights = prepared(model), load_file(path)
+    for name in weights.keys() - vit.state_dict().keys():  # conditioning adds biases where there were none
+        owner, _, kind = name.rpartition(".")
+        setattr(vit.get_submodule(owner), kind, nn.Parameter(weights[name], requires_grad=False))
+    vit.load_state_dict(weights)
+    return vit
+
+
+def ranges_by(samples: Samples, names: list[str]) -> dict[str, dict[str, Range]]:
+    """Ranges by each observer's name; "measured 0.5" narrows the stream's half the way."""
+    least = ranges_of(samples, "output-error") if any(name not in OBSERVERS for name in names) else {}
+    return {
+        name: ranges_of(samples, name)
+        if name in OBSERVERS
+        else narrowed(samples, least, float(name.removeprefix(MEASURED)))
+        for name in names
+    }
+
+
+def try_ranges(vit: Any, images: torch.Tensor, ranges: dict[str, Range]) -> Score:
+    """Errors of everything int8 with these ranges."""
+    return score(int8_logits(vit, images, ranges), logits_of(vit, images))

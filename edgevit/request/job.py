@@ -1,0 +1,174 @@
+"""What the user asked for, checked before any work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgevit.boards.profiles import Board, Recipe, load_board, load_recipe, shipped
+from edgevit.errors import InputError
+from edgevit.quantize.plan import DEFAULT_MAX_DROP, PrecisionPlan, read_plan
+from edgevit.request.compression import Smaller, take_smaller
+
+DEMO = "demo"
+DEFAULT_RECIPE = "conditioned"
+PLAIN_RECIPE = "vendor-default"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One conversion: a model, images, and where it is to run. `model` "demo" is the bundled one."""
+
+    model: str
+    out: Path
+    targets: tuple[Board, ...]
+    recipe: Recipe
+    precisions: tuple[str, ...] = ("int8",)
+    weights: Path | None = None
+    calibration: Path | None = None
+    validation: Path | None = None
+    calibration_images: int | None = None
+    validation_images: int | None = None
+    max_drop: float | None = None
+    seed: int = 0
+    side_by_side: int | None = None
+    without: tuple[str, ...] = ()
+    images: bool = True
+    plan: PrecisionPlan | None = None
+    search_minutes: float = 0.0
+    delegate: str = "cpu"
+    smaller: Smaller = Smaller()
+
+    @property
+    def allowed_drop(self) -> float:
+        """Points of top-1 that a plan may cost: the user's limit, or the default."""
+        return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
+
+    @property
+    def name(self) -> str:
+        """A file-name-safe name of the model."""
+        stem = (
+            Path(self.model.partition(":")[0]).stem
+            if self.model.endswith(".py") or ".py:" in self.model
+            else self.model
+        )
+        safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(stem).name)
+        return safe.strip(".-") or "model"
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved configuration, for the manifest."""
+        return {
+            "model": self.model,
+            "weights": text(self.weights),
+            "calibration": text(self.calibration),
+            "validation": text(self.validation),
+            "calibration_images": self.calibration_images,
+            "validation_images": self.validation_images,
+            "targets": [board.id for board in self.targets],
+            "precisions": list(self.precisions),
+            "recipe": self.recipe.id,
+            "without": list(self.without),
+            "smaller": self.smaller.to_json(),
+            "max_drop": self.max_drop,
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "search_minutes": self.search_minutes,
+            "delegate": self.delegate,
+            "seed": self.seed,
+        }
+
+
+def text(path: Path | None) -> str | None:
+    """A path as JSON."""
+    return None if path is None else str(path)
+
+
+def make_job(
+    model: str,
+    targets: tuple[str, ...],
+    precisions: tuple[str, ...],
+    recipe: str | None,
+    out: Path | None,
+    *,
+    images: bool = True,
+    plan: Path | None = None,
+    search_minutes: float | None = None,
+    **options: Any,
+) -> Job:
+    """Resolve names into profiles and check that the request makes sense. Raises InputError.
+
+    With `images` False nothing is measured, and noise stands in for calibration images.
+    """
+    if not targets:
+        raise InputError(
+            "no target", "--target was not given", f"Choose one or more of {', '.join(shipped('boards'))}"
+        )
+    chosen = load_recipe(recipe or (DEFAULT_RECIPE if images else PLAIN_RECIPE))
+    job = Job(
+        model=model,
+        out=Path(),
+        targets=resolve_targets(targets, precisions),
+        recipe=chosen,
+        plan=None if plan is None else read_plan(plan),
+        search_minutes=chosen.search_minutes if search_minutes is None else search_minutes,
+        precisions=tuple(dict.fromkeys(precisions)),
+        images=images,
+        smaller=take_smaller(options),
+        **options,
+    )
+    if images:
+        check(job)
+    return replace(job, out=out or Path("runs") / job.name)
+
+
+def resolve_targets(names: tuple[str, ...], precisions: tuple[str, ...]) -> tuple[Board, ...]:
+    """Load the board profiles. Raises InputError for an unknown name or a precision a board can't run."""
+    boards = tuple(load_board(name) for name in dict.fromkeys(names))
+    for board in boards:
+        for precision in precisions:
+            if precision not in board.precisions:
+                raise InputError(
+                    f"{board.id} can't run {precision}",
+                    board.refuse.get(precision, "its toolchain has no such type"),
+                    f"Use --precision {board.precisions[0]}",
+                )
+    return boards
+
+
+def delegates_of(board: Board) -> tuple[str, ...]:
+    """What may run a board's artefacts; the CPU stands for whatever leaves no choice."""
+    from edgevit.backends.registry import CANDIDATES
+
+    return CANDIDATES[board.backend].delegates if board.backend in CANDIDATES else ("cpu",)
+
+
+def check(job: Job) -> None:
+    """Raises InputError when the request can't be met with the images given."""
+    if not any(job.delegate in delegates_of(board) for board in job.targets):
+        raise InputError(
+            f"cannot use --delegate {job.delegate}",
+            "no target makes a .tflite",
+            "Add --target tflite, or leave the option out",
+        )
+    if job.model == DEMO:
+        if job.weights is not None:
+            raise InputError(
+                "--weights without a model", "the bundled model has its own", "Name the model first"
+            )
+        return
+    if job.calibration is None and "int8" in job.precisions:
+        raise InputError(
+            "cannot quantize to int8",
+            "no calibration images",
+            "Pass --calibration with a folder or CSV of 64 or more typical images, or use --precision float",
+        )
+    if job.calibration is None and (job.smaller.pruned or job.smaller.automatic or job.smaller.recover):
+        raise InputError(
+            "cannot make the model smaller",
+            "no calibration images to choose by",
+            "Pass --calibration with a folder or CSV of 64 or more typical images",
+        )
+    if job.max_drop is not None and job.validation is None:
+        raise InputError(
+            "cannot check --max-drop", "no validation images", "Pass --validation with labelled images"
+        )

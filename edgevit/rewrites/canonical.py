@@ -1,0 +1,52 @@
+"""What surgery understands: the canonical ViT, with the parts surgeries put in place themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from edgevit import torch_setup  # noqa: F401
+from edgevit.errors import InputError
+from edgevit.load import canonical
+
+from timm.layers.attention import Attention  # isort: skip
+from timm.layers.patch_embed import PatchEmbed  # isort: skip
+from timm.models.vision_transformer import Block  # isort: skip
+
+from edgevit.rewrites.modules import (
+    ExponentialNorm,
+    HeadTokensBlock,
+    MeanFreeNorm,
+    PadTokens,
+    SplitPatchEmbed,
+    SurgeryAttention,
+)
+
+BLOCKS = (Block, HeadTokensBlock)
+ATTENTIONS = (Attention, SurgeryAttention)
+STEMS = (PatchEmbed, SplitPatchEmbed)
+
+
+def why_not_canonical(module: Any) -> str | None:
+    """None for a ViT surgery can rewrite; else one phrase naming the part it doesn't understand."""
+    return canonical.why_not_canonical(
+        module,
+        stems=STEMS,
+        blocks=BLOCKS,
+        attentions=ATTENTIONS,
+        before_blocks=(PadTokens,),
+        norms=(MeanFreeNorm, ExponentialNorm),
+    )
+
+
+def require_canonical(module: nn.Module, surgery: str) -> Any:
+    """The module, known to be canonical. Raises InputError naming the part that isn't."""
+    problem = why_not_canonical(module)
+    if problem is not None:
+        raise InputError(
+            f"cannot apply {surgery}",
+            problem,
+            "Leave the exact rewrites out for this model; it still exports, quantizes and compiles",
+        )
+    return module

@@ -1,0 +1,123 @@
+"""Which exact surgeries there are, and the proof that each kept the function.
+
+An exact surgery is a plain function `(model, npu) -> Outcome` that never changes the module it is given. Its
+promise, the same outputs to float rounding, is verified on real inputs every time it is applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from edgevit.boards.profiles import Npu
+from edgevit.errors import InputError, ParityError
+from edgevit.rewrites.attention import softmax_without_kernel
+from edgevit.rewrites.centring import norms_without_mean
+from edgevit.rewrites.exponential_norms import norms_by_exponentials
+from edgevit.rewrites.folds import fold_attention_scale, fold_layer_scale, fold_norms
+from edgevit.rewrites.last_block import trim_last_block
+from edgevit.rewrites.outcome import Outcome
+from edgevit.rewrites.pad_tokens import pad_tokens
+from edgevit.rewrites.patch_embed import split_patch_embed
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class ExactSurgery:
+    """A rewrite that promises the same function, and how far float rounding may move it.
+
+    `tolerance` bounds the largest difference of two outputs, relative to the largest output (at least 1).
+    With `reads_images` it is exact for what those images cover, and is called with them: (model, npu, inputs).
+    """
+
+    apply: Callable[..., Outcome]
+    tolerance: float = 1e-5
+    reads_images: bool = False
+
+
+# In the order in which they are applied.
+EXACT: dict[str, ExactSurgery] = {
+    "fold-layer-scale": ExactSurgery(fold_layer_scale),
+    "fold-norms": ExactSurgery(fold_norms),
+    "fold-attention-scale": ExactSurgery(fold_attention_scale),
+    "split-patch-embed": ExactSurgery(split_patch_embed),
+    "pad-tokens": ExactSurgery(pad_tokens),
+    "softmax-by-norm": ExactSurgery(softmax_without_kernel),
+    "trim-last-block": ExactSurgery(trim_last_block),
+    "norms-by-exponentials": ExactSurgery(norms_by_exponentials, tolerance=1e-4, reads_images=True),
+    "norms-without-mean": ExactSurgery(norms_without_mean, tolerance=1e-4),
+}
+
+
+@dataclass(frozen=True)
+class SurgeryRecord:
+    """What one surgery did: for the manifest and the report."""
+
+    name: str
+    changed: bool
+    what: str
+    max_logit_difference: float | None
+
+
+def apply_surgeries(
+    module: nn.Module, names: Sequence[str], inputs: torch.Tensor, *, npu: Npu | None = None
+) -> tuple[nn.Module, list[SurgeryRecord]]:
+    """Apply exact surgeries in their fixed order, proving each on `inputs` [n, C, H, W], normalised float32.
+
+    The module given is not changed. Raises InputError for an unknown name or a module that isn't canonical,
+    ParityError when a surgery changed the outputs.
+    """
+    unknown = sorted(set(names) - set(EXACT))
+    if unknown:
+        raise InputError(
+            f"unknown surgery {unknown[0]!r}",
+            "no exact rewrite has that name",
+            f"Choose from {', '.join(EXACT)}",
+        )
+    records = []
+    for name, surgery in EXACT.items():
+        if name not in names:
+            continue
+        images = (inputs,) if surgery.reads_images else ()
+        outcome = surgery.apply(module, npu, *images)
+        difference = (
+            prove(name, module, outcome.module, inputs, surgery.tolerance) if outcome.changed else None
+        )
+        records.append(SurgeryRecord(name, outcome.changed, outcome.what, difference))
+        module = outcome.module
+    return module, records
+
+
+def prove(name: str, before: nn.Module, after: nn.Module, inputs: torch.Tensor, tolerance: float) -> float:
+    """The largest difference of two modules' outputs on `inputs`.
+
+    Raises ParityError naming the surgery when it exceeds `tolerance` times the largest output (at least 1),
+    or isn't a number.
+    """
+    expected, found = outputs(before, inputs), outputs(after, inputs)
+    if expected.shape != found.shape:
+        raise ParityError(
+            f"{name} changed the outputs",
+            f"shape {tuple(found.shape)} instead of {tuple(expected.shape)}",
+            FIX,
+        )
+    difference = float((expected - found).abs().max())
+    allowed = tolerance * max(1.0, float(expected.abs().max()))
+    if not difference <= allowed:
+        raise ParityError(
+            f"{name} changed the outputs", f"a logit moved by {difference:.2g}, more than {allowed:.2g}", FIX
+        )
+    return difference
+
+
+FIX = "Leave this surgery out and report the model"
+
+
+@torch.inference_mode()
+def outputs(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Outputs on all inputs, computed in batches."""
+    return torch.cat([module(batch) for batch in torch.split(inputs, BATCH)])

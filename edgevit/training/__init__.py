@@ -1,0 +1,1 @@
+"""Label-free recovery of a smaller model from the float model it came from."""

@@ -10,10 +10,8 @@ The time of a model is the sum over its layers of five terms, each linear in one
 - elements normalised, and attention scores, at the width of the board's multipliers.
 
 A layer that left the NPU costs `CPU_FACTOR` times what it would cost there, and a hand-over: an assumption, not
-a fit. `published.json.gz` holds what the costs are fitted on: twelve published latencies (Rockchip's model zoo)
-with the layer tables that rknn-toolkit2 2.5.0 prints for the same architectures with random weights, plain
-export, and single layers that others measured on an RK3588. `python -m edgevit.placement.estimate` fits again
-and prints the errors that README.md in this folder lists.
+a fit. `benchmarks/latency` fits the costs on twelve published latencies (Rockchip's model zoo) and on single layers
+that others measured on an RK3588; its README lists the errors.
 """
 
 from __future__ import annotations
@@ -92,7 +90,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `edgevit.placement.published` found: costs, boards they were fitted on, errors of models left out.
+    """What `benchmarks/latency/fit.py` found: costs, boards they were fitted on, errors of models left out.
 
     A spread is a factor, either way, that all but one of the errors stay within: `spread` of the published models,
     estimated without them or without that model on any board; `spread_other_boards` without that board;
@@ -240,9 +238,3 @@ def beside_the_stream(layer: Layer, outputs: int) -> float:
         again = batch * (ceil(prod(image) * size / BUFFER_BYTES) - 1)
         extra += again * prod(layer.inputs[1]) * size
     return extra
-
-
-if __name__ == "__main__":
-    from edgevit.placement.published import report
-
-    print(report())

@@ -8,10 +8,10 @@ from statistics import median
 
 import pytest
 
+from benchmarks.latency import fit as published
 from edgevit.backends.rknn.log import parse_log
 from edgevit.boards.profiles import load_board
 from edgevit.errors import InputError
-from edgevit.placement import published
 from edgevit.placement.estimate import PARTS, estimate, fitted
 from edgevit.placement.layers import Layer, Placement
 from tests.placement.recordings import WITH_TABLE, recorded

@@ -4,7 +4,8 @@
 tables that rknn-toolkit2 2.5.0 prints for the same architectures with random weights, exported plainly, and 22
 single layers of three transformers measured on an RK3588. Each names its source. Two of these transformers, whole,
 are for checking only: their layers are fitted, their latencies are not.
-`python -m edgevit.placement.published` fits again and writes `fitted.json`, which `estimate` reads.
+`python benchmarks/latency/fit.py` prints the tables of the README, fits again and writes the costs that
+`edgevit.placement.estimate` reads.
 """
 
 from __future__ import annotations
@@ -212,4 +213,5 @@ def report() -> str:
 
 
 if __name__ == "__main__":
+    print(report())
     write_atomically(FITTED, json.dumps(asdict(best()), indent=2) + "\n")

@@ -27,7 +27,7 @@ from methods import METHODS
 from table import write_pictures, write_table
 
 from edgevit.compression.calibration_split import split_images
-from edgevit.compression.fitting import feel
+from edgevit.compression.fitting import estimate_sensitivity
 from edgevit.compression.head_choice import Removal, choose_heads, drop_heads, frozen_copy
 from edgevit.compression.heads import remove_and_refit
 from edgevit.conversion.inspection import inspect
@@ -97,8 +97,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict
             yield f"cycles {label(options)}", lambda options=options: cycles(arguments.data, options)
     if "recovery" in kinds:
         for options in RECOVERED:
-            wish = {**options, "recover": True, "recover_minutes": 10.0}
-            yield f"recovered {label(options)}", lambda wish=wish: measured(arguments.data, wish)
+            request = {**options, "recover": True, "recover_minutes": 10.0}
+            yield f"recovered {label(options)}", lambda request=request: measured(arguments.data, request)
 
 
 def head_rows(data: Path, counts: tuple[int, ...]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -137,14 +137,14 @@ class Heads:
         self.expected = np.load(reference.path("logits.npy"))
         self.truth = np.load(validation.path("labels.npy"))
         self.split = split_images(self.inputs)
-        self.felt = feel(self.loaded.module, self.split.fit)
+        self.sensitivity = estimate_sensitivity(self.loaded.module, self.split.fit)
         self.ready = True
 
     def choose(self, name: str, count: int) -> list[Removal]:
         """The heads a method removes; edgevit's order for more heads begins with that for fewer."""
         if name == OURS:
             if (OURS, self.most) not in self.chosen:
-                chosen = choose_heads(self.loaded.module, self.most, self.split, self.felt)
+                chosen = choose_heads(self.loaded.module, self.most, self.split, self.sensitivity)
                 self.chosen[OURS, self.most] = chosen
             return self.chosen[OURS, self.most][:count]
         if (name, count) not in self.chosen:
@@ -158,7 +158,7 @@ class Heads:
         begun = time.monotonic()
         removed = self.choose(name, count)
         if fitted:
-            module = remove_and_refit(self.loaded.module, removed, self.split, self.felt).module
+            module = remove_and_refit(self.loaded.module, removed, self.split, self.sensitivity).module
         else:
             module = frozen_copy(self.loaded.module)
             for index, block in enumerate(module.blocks):

@@ -26,7 +26,7 @@ from typing import Any, Callable, Dict
 
 Values = Dict[str, Any]
 Infer = Callable[[Any], Any]
-MOST_SAMPLES = 2000
+MAX_SAMPLES = 2000
 PROGRESS_SECONDS = 0.5
 LIBRARIES = tuple(
     folder + name
@@ -347,7 +347,7 @@ def summary(samples: list[float], side_by_side_s: float = 0.0) -> Values:
         return ordered[min(n - 1, int(share * n))]
 
     mean = sum(samples) / n
-    step = -(-n // MOST_SAMPLES)
+    step = -(-n // MAX_SAMPLES)
     return {
         "n": n,
         "min": ordered[0],

@@ -25,7 +25,7 @@ from edgevit.bench.transport import Completed, TransportError
 
 OWN_FAULT = 255  # the client's exit code when the connection, not the command, failed
 COPY_SECONDS = 60.0
-LONGEST_SOCKET = 80  # of 104 or 108; ssh adds a suffix of its own
+MAX_SOCKET = 80  # of 104 or 108; ssh adds a suffix of its own
 COPY_BYTES_A_SECOND = 100_000  # slower than that is a hang
 # Ends a dead connection within a quarter of a minute; asks nothing.
 OPTIONS = (
@@ -220,7 +220,7 @@ def control_path(address: str) -> Path | None:
         return None
     path = folder / f"{os.getpid()}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
     ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o077
-    return path if ours and len(str(path)) < LONGEST_SOCKET and "%" not in str(path) else None
+    return path if ours and len(str(path)) < MAX_SOCKET and "%" not in str(path) else None
 
 
 def client() -> str:

@@ -28,7 +28,7 @@ source = "{source}"
 # compatible = ["vendor,soc"]
 
 # Exact rewrites that pay here: see `edgevit convert --help` and boards/rk3588.toml for names.
-# surgeries = ["split-patch-embed", "fold-norms"]
+# rewrites = ["split-patch-embed", "fold-norms"]
 
 # Thermal sensors, in millidegrees: read before and after a benchmark.
 # temperature = ["/sys/class/thermal/thermal_zone0/temp"]

@@ -71,7 +71,7 @@ class Board(Strict):
     refuse: dict[str, str] = Field(
         default_factory=dict, description="a precision -> why it can't be had here"
     )
-    surgeries: tuple[str, ...] = Field((), description="exact rewrites that pay on this target")
+    rewrites: tuple[str, ...] = Field((), description="exact rewrites that pay on this target")
     compatible: tuple[str, ...] = Field(
         (), description="beginnings of device-tree names, or android,ABI, that identify the board"
     )

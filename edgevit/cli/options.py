@@ -50,6 +50,6 @@ OPTIONS = (
         help="What the artefact computes in; repeatable.",
     ),
     click.option(
-        "--without", multiple=True, metavar="SURGERY", help="Leave an exact rewrite out; repeatable."
+        "--without", multiple=True, metavar="REWRITE", help="Leave an exact rewrite out; repeatable."
     ),
 )

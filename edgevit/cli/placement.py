@@ -41,7 +41,7 @@ def print_npu(title: str, record: dict[str, Any], top: int) -> None:
         f"memory: weights {megabytes(record['weight_bytes'])}, internal {megabytes(record['internal_bytes'])}",
         *latency_lines(record["latency"]),
         *cpu_lines(record["cpu_ops"]),
-        *surgery_lines(record),
+        *rewrite_lines(record),
     ]
     if record["disabled_rules"]:
         notes.append(
@@ -71,21 +71,21 @@ def cpu_lines(cpu_ops: list[dict[str, Any]]) -> list[str]:
     return [f"on the CPU: {op['count']} {op['op']}, {op['traffic_kb']} KB: {op['reason']}" for op in cpu_ops]
 
 
-def surgery_lines(record: dict[str, Any]) -> list[str]:
+def rewrite_lines(record: dict[str, Any]) -> list[str]:
     """What was taken away and what was rewritten."""
     lossy = [
         f"{each['stage']}: {sentence}"
         for each in record["reductions"]
         for sentence in dict.fromkeys([each["what"], *each["notes"]])
     ]
-    return lossy + [f"{each['name']}: {each['what']}" for each in record["surgeries"] if each["changed"]]
+    return lossy + [f"{each['name']}: {each['what']}" for each in record["rewrites"] if each["changed"]]
 
 
 def print_delegate(title: str, record: dict[str, Any]) -> None:
     """Partitions of a LiteRT delegate, or the bare size where a backend has no placement."""
     operations, outside = record.get("operations", {}), record.get("outside", {})
     rows = [(name, str(count), str(outside.get(name, 0))) for name, count in operations.items()]
-    notes = [f"{record['bytes'] / 1e6:.1f} MB", *surgery_lines(record)]
+    notes = [f"{record['bytes'] / 1e6:.1f} MB", *rewrite_lines(record)]
     if "partitions" in record:
         splitting = ", ".join(f"{count} {name}" for name, count in outside.items()) or "none"
         notes.insert(0, f"{record['partitions']} XNNPACK partitions; ops outside them: {splitting}")

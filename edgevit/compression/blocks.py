@@ -23,9 +23,9 @@ BATCH = 16
 Function = Callable[..., torch.Tensor]
 
 
-def require_prunable(model: nn.Module, surgery: str) -> Any:
+def require_prunable(model: nn.Module, rewrite: str) -> Any:
     """The module, a canonical ViT before any exact rewrite, on the CPU. Raises InputError naming what isn't."""
-    vit = require_canonical(model, surgery)
+    vit = require_canonical(model, rewrite)
     for index, block in enumerate(vit.blocks):
         problem = None
         if type(block) is not Block or type(block.attn) is not Attention:
@@ -36,7 +36,7 @@ def require_prunable(model: nn.Module, surgery: str) -> Any:
             problem = f"blocks.{index}.attn.gate multiplies the heads"
         if problem:
             raise InputError(
-                f"cannot apply {surgery}", problem, "Leave it out, or apply it before the rewrites"
+                f"cannot apply {rewrite}", problem, "Leave it out, or apply it before the rewrites"
             )
     return vit
 

@@ -9,7 +9,7 @@ import torch
 from edgevit.errors import InputError
 
 CHECK_SHARE = 0.25
-FEWEST_IMAGES = 4
+MIN_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Split:
 def split_images(inputs: torch.Tensor, *, seed: int = 0) -> Split:
     """Hold a quarter of the images out. Raises InputError for fewer than 4 images."""
     count = len(inputs)
-    if count < FEWEST_IMAGES:
+    if count < MIN_IMAGES:
         raise InputError(
-            "cannot fit on so few images", f"{count} given, {FEWEST_IMAGES} needed", "Give 64 or more"
+            "cannot fit on so few images", f"{count} given, {MIN_IMAGES} needed", "Give 64 or more"
         )
     fit, check = hold_out(count, seed=seed)
     return Split(inputs[fit], inputs[check])

@@ -25,7 +25,7 @@ from edgevit.compression.blocks import (
 from edgevit.compression.calibration_split import Split
 from edgevit.compression.compensation import Moments, correct, solve
 from edgevit.compression.fitting_streams import Streams, start_streams
-from edgevit.compression.value_projection import MOST_FEATURES, measure_values, set_values, solve_values
+from edgevit.compression.value_projection import MAX_FEATURES, measure_values, set_values, solve_values
 from edgevit.progress import QUIET, Progress
 
 LAYERS = ("values", "proj", "fc2")
@@ -34,8 +34,8 @@ LARGEST = 10.0
 
 
 @dataclass(frozen=True)
-class Felt:
-    """How much the logits feel a unit error of each token, after attention and after the MLP of each block.
+class TokenSensitivity:
+    """Sensitivity of the logits to a unit error of each token, after attention and after the MLP of each block.
 
     The Fisher information's trace, E|∂ log p_y / ∂x|² with y drawn from the model's own prediction; [tokens].
     """
@@ -44,8 +44,8 @@ class Felt:
     mlp: tuple[torch.Tensor, ...]
 
 
-def feel(model: nn.Module, images: torch.Tensor, *, seed: int = 0) -> Felt:
-    """Estimate what the logits feel, without labels. Patch tokens share their mean: single ones are noise."""
+def estimate_sensitivity(model: nn.Module, images: torch.Tensor, *, seed: int = 0) -> TokenSensitivity:
+    """Trace of the Fisher information per token, without labels. Patch tokens share their mean."""
     vit: Any = model
     generator = torch.Generator().manual_seed(seed)
     sums: list[torch.Tensor] = []
@@ -67,13 +67,13 @@ def feel(model: nn.Module, images: torch.Tensor, *, seed: int = 0) -> Felt:
     for total in sums:
         mean = (total / len(images)).float()
         pooled.append(torch.cat([mean[:prefix], mean[prefix:].mean().expand(len(mean) - prefix)]))
-    return Felt(tuple(pooled[0::2]), tuple(pooled[1::2]))
+    return TokenSensitivity(tuple(pooled[0::2]), tuple(pooled[1::2]))
 
 
-def moderated(weights: torch.Tensor, prefix: int) -> torch.Tensor:
+def capped_weights(weights: torch.Tensor, prefix: int) -> torch.Tensor:
     """Weights for a fit: sum 1, with no prefix token above LARGEST times all patch tokens together.
 
-    A class token that the logits feel alone would leave as few samples as there are images.
+    A class token that alone moves the logits would leave as few samples as there are images.
     """
     patches = weights[prefix:].sum().clamp_min(1e-12 * weights.sum().clamp_min(1e-30))
     capped = torch.cat([(weights[:prefix] / patches).clamp_max(LARGEST), weights[prefix:] / patches])
@@ -97,7 +97,7 @@ def refit(
     student: Any,
     teacher: Any,
     split: Split,
-    felt: Felt,
+    sensitivity: TokenSensitivity,
     *,
     layers: Sequence[str] = LAYERS,
     progress: Progress = QUIET,
@@ -110,11 +110,11 @@ def refit(
     for index, (block, dense) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
         streams.teacher = in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
         if "values" in layers and values_fit(block.attn):
-            weights = moderated(felt.attention[index], streams.prefix)
+            weights = capped_weights(sensitivity.attention[index], streams.prefix)
             fits.append(fit_values(f"blocks.{index}.attn", block, streams, weights))
         outputs = in_batches(lambda t, b=block: head_outputs(b.attn, b.norm1(t)), streams.student)
         if "proj" in layers:
-            weights = moderated(felt.attention[index], streams.prefix)
+            weights = capped_weights(sensitivity.attention[index], streams.prefix)
             moments = measure_projection(streams, outputs, block, weights)
             fits.append(fit_layer(f"blocks.{index}.attn.proj", block.attn.proj, *moments))
         streams.student = in_batches(
@@ -122,7 +122,7 @@ def refit(
         )
         streams.teacher = in_batches(lambda t, d=dense: after_mlp(d, t), streams.teacher)
         if "fc2" in layers:
-            weights = moderated(felt.mlp[index], streams.prefix)
+            weights = capped_weights(sensitivity.mlp[index], streams.prefix)
             moments = measure_mlp(streams, block, weights)
             fits.append(fit_layer(f"blocks.{index}.mlp.fc2", block.mlp.fc2, *moments))
         streams.student = in_batches(lambda t, b=block: after_mlp(b, t), streams.student)
@@ -132,7 +132,7 @@ def refit(
 
 def values_fit(attention: Any) -> bool:
     """Whether moments of all heads' inputs are small enough to hold."""
-    return bool(attention.num_heads * attention.qkv.in_features <= MOST_FEATURES)
+    return bool(attention.num_heads * attention.qkv.in_features <= MAX_FEATURES)
 
 
 def fit_values(name: str, block: Any, streams: Streams, weights: torch.Tensor) -> LayerFit:

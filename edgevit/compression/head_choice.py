@@ -22,7 +22,7 @@ from edgevit.compression.blocks import (
 )
 from edgevit.compression.calibration_split import Split
 from edgevit.compression.compensation import Centred, Correction, correct, solve
-from edgevit.compression.fitting import Felt, measure_projection, moderated
+from edgevit.compression.fitting import TokenSensitivity, capped_weights, measure_projection
 from edgevit.compression.fitting_streams import start_streams
 from edgevit.progress import QUIET, Progress
 
@@ -88,27 +88,27 @@ class BlockView:
     """One block of a student: its projection's problem, and held-out images on their way through it.
 
     `fit` and `check` are moments of head outputs and of what the projection lacks to reach the dense model;
-    `felt` the logits' sensitivity to its output; `tokens` [n, tokens, dim] enter the block, `outputs` are its
-    heads'.
+    `sensitivity` is that of the logits to its output; `tokens` [n, tokens, dim] enter the block; `outputs` are
+    those of its heads.
     """
 
     fit: Centred
     check: Centred
-    felt: float
+    sensitivity: float
     tokens: torch.Tensor
     outputs: torch.Tensor
 
 
 @torch.no_grad()
-def view_blocks(student: Any, teacher: Any, split: Split, felt: Felt) -> list[BlockView]:
+def view_blocks(student: Any, teacher: Any, split: Split, sensitivity: TokenSensitivity) -> list[BlockView]:
     """Pass all images through student and teacher and keep what choosing heads needs."""
     streams, views = start_streams(student, teacher, split), []
     for index, (block, dense) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
         streams.teacher = in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
         outputs = in_batches(lambda t, b=block: head_outputs(b.attn, b.norm1(t)), streams.student)
-        weights = moderated(felt.attention[index], streams.prefix)
+        weights = capped_weights(sensitivity.attention[index], streams.prefix)
         fit, check = measure_projection(streams, outputs, block, weights)
-        entering, total = streams.student[streams.fitted :].clone(), float(felt.attention[index].sum())
+        entering, total = streams.student[streams.fitted :].clone(), float(sensitivity.attention[index].sum())
         views.append(
             BlockView(fit.centred(), check.centred(), total, entering, outputs[streams.fitted :].clone())
         )
@@ -170,7 +170,7 @@ def local_cost(block: Any, view: BlockView, index: int) -> float:
     """
     _, correction = without_head(block, view, index)
     already = float(view.check.rr.sum() + view.check.mean_r.square().sum())
-    return 0.5 * view.felt * max(0.0, correction.after - already) / len(view.check.rr)
+    return 0.5 * view.sensitivity * max(0.0, correction.after - already) / len(view.check.rr)
 
 
 @torch.no_grad()
@@ -178,7 +178,7 @@ def choose_heads(
     vit: Any,
     count: int,
     split: Split,
-    felt: Felt,
+    sensitivity: TokenSensitivity,
     *,
     shortlist: int = SHORTLIST,
     most_kl: float = math.inf,
@@ -197,7 +197,7 @@ def choose_heads(
     removed: list[Removal] = []
     reached = 0.0
     while len(removed) < count and reached <= most_kl:
-        views = view_blocks(student, vit, split, felt)
+        views = view_blocks(student, vit, split, sensitivity)
         if not removed:
             prices = first_prices(student, views, alive, shortlist)
         fresh: dict[tuple[int, int], float] = {}

@@ -11,7 +11,7 @@ from torch import nn
 
 from edgevit.compression.blocks import logits_of, require_prunable
 from edgevit.compression.calibration_split import split_images
-from edgevit.compression.fitting import feel
+from edgevit.compression.fitting import estimate_sensitivity
 from edgevit.compression.head_choice import (
     frozen_copy,
     heads_of,
@@ -93,7 +93,7 @@ def head_importance(
     vit = require_prunable(model, "head importance")
     split = split_images(inputs, seed=seed)
     student, expected = frozen_copy(vit), logits_of(vit, split.check)
-    views = view_blocks(student, vit, split, feel(vit, split.fit, seed=seed))
+    views = view_blocks(student, vit, split, estimate_sensitivity(vit, split.fit, seed=seed))
     counts, prices = heads_of(vit), []
     for block, (heads, view) in enumerate(zip(counts, views, strict=True)):
         for head in range(heads):

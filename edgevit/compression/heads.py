@@ -12,7 +12,7 @@ from torch import nn
 
 from edgevit.compression.blocks import Closeness, closeness, logits_of, require_prunable
 from edgevit.compression.calibration_split import Split, split_images
-from edgevit.compression.fitting import Felt, LayerFit, feel, refit
+from edgevit.compression.fitting import LayerFit, TokenSensitivity, estimate_sensitivity, refit
 from edgevit.compression.head_choice import Removal, choose_heads, drop_heads, frozen_copy, heads_of
 from edgevit.errors import InputError
 from edgevit.progress import QUIET, Progress
@@ -68,13 +68,18 @@ def prune_heads(
     if count == 0:
         same = closeness(expected, expected)
         return Pruned(copy.deepcopy(vit), (), heads_of(vit), same, same, ())
-    felt = feel(vit, split.fit, seed=seed)
-    removed = choose_heads(vit, count, split, felt, progress=progress)
-    return remove_and_refit(vit, removed, split, felt, progress=progress)
+    sensitivity = estimate_sensitivity(vit, split.fit, seed=seed)
+    removed = choose_heads(vit, count, split, sensitivity, progress=progress)
+    return remove_and_refit(vit, removed, split, sensitivity, progress=progress)
 
 
 def remove_and_refit(
-    vit: Any, removed: Sequence[Removal], split: Split, felt: Felt, *, progress: Progress = QUIET
+    vit: Any,
+    removed: Sequence[Removal],
+    split: Split,
+    sensitivity: TokenSensitivity,
+    *,
+    progress: Progress = QUIET,
 ) -> Pruned:
     """Remove the given heads from a copy of the dense model and refit it to the dense model."""
     student = frozen_copy(vit)
@@ -83,7 +88,7 @@ def remove_and_refit(
     with torch.no_grad():
         expected = logits_of(vit, split.check)
         dropped = closeness(expected, logits_of(student, split.check))
-        fits = refit(student, vit, split, felt, progress=progress)
+        fits = refit(student, vit, split, sensitivity, progress=progress)
         refitted = closeness(expected, logits_of(student, split.check))
     student.requires_grad_(True)
     return Pruned(student, tuple(removed), heads_of(student), dropped, refitted, tuple(fits))

@@ -20,11 +20,11 @@ from edgevit.compression.blocks import (
 from edgevit.compression.calibration_split import Split, split_images
 from edgevit.compression.compensation import Centred
 from edgevit.compression.fitting import (
-    Felt,
     LayerFit,
-    feel,
+    TokenSensitivity,
+    capped_weights,
+    estimate_sensitivity,
     measure_mlp,
-    moderated,
     refit,
 )
 from edgevit.compression.fitting_streams import start_streams
@@ -69,9 +69,9 @@ def prune_mlp(
     """Remove up to `amount` MLP neurons (a count, or a fraction of all) from a copy, `alignment` at a time.
 
     In each block neurons leave in the order of what their loss leaves of fc2's output after the others are
-    refitted (optimal brain surgeon); how many leave each block is decided by that error times what the logits
-    feel of it, the cheapest `alignment` first. `inputs` as in `prune_heads`. Raises InputError for an amount that
-    can't be removed (the last `alignment` neurons of a block stay) or a part that isn't understood.
+    refitted (optimal brain surgeon); how many leave each block is decided by that error times the logits'
+    sensitivity to it, the cheapest `alignment` first. `inputs` as in `prune_heads`. Raises InputError for an
+    amount that can't be removed (the last `alignment` neurons of a block stay) or a part that isn't understood.
     """
     vit = require_prunable(model, "MLP pruning")
     wanted = neurons_to_remove(vit, amount, alignment)
@@ -83,16 +83,16 @@ def prune_mlp(
                 "Leave --prune-mlp out",
             )
     split = split_images(inputs, seed=seed)
-    felt = feel(vit, split.fit, seed=seed)
+    sensitivity = estimate_sensitivity(vit, split.fit, seed=seed)
     student = frozen_copy(vit)
     with torch.no_grad():
         expected = logits_of(vit, split.check)
-        kept = choose_neurons(vit, wanted, alignment, split, felt)
+        kept = choose_neurons(vit, wanted, alignment, split, sensitivity)
         for block, neurons in zip(student.blocks, kept, strict=True):
             keep_neurons(block.mlp, neurons)
         dropped = closeness(expected, logits_of(student, split.check))
         removed = sum(neurons_of(vit)) - sum(len(neurons) for neurons in kept)
-        fits = refit(student, vit, split, felt, progress=progress) if removed else []
+        fits = refit(student, vit, split, sensitivity, progress=progress) if removed else []
         refitted = closeness(expected, logits_of(student, split.check))
     student.requires_grad_(True)
     return Thinned(student, tuple(len(n) for n in kept), removed, dropped, refitted, tuple(fits))
@@ -130,21 +130,23 @@ def neurons_to_remove(vit: Any, amount: int | float, alignment: int) -> int:
     return whole
 
 
-def choose_neurons(vit: Any, wanted: int, alignment: int, split: Split, felt: Felt) -> list[torch.Tensor]:
+def choose_neurons(
+    vit: Any, wanted: int, alignment: int, split: Split, sensitivity: TokenSensitivity
+) -> list[torch.Tensor]:
     """Sorted indices of the neurons each block keeps."""
     fraction = wanted / sum(neurons_of(vit))
     orders, steps = [], []
-    for index, moments in enumerate(mlp_moments(vit, split, felt)):
+    for index, moments in enumerate(mlp_moments(vit, split, sensitivity)):
         most = min(1.0, 2 * fraction) * len(moments.xx) + alignment
         order, costs = removal_order(moments, vit.blocks[index].mlp.fc2.weight, int(most))
         orders.append(order)
         # The last `alignment` neurons stay: a block without an MLP is another architecture.
         groups = min(len(order) // alignment - 1, len(costs) // alignment)
-        sensitivity = float(felt.mlp[index].sum())
+        weight = float(sensitivity.mlp[index].sum())
         dearest = 0.0
         for group in range(groups):
             added = float(costs[group * alignment : (group + 1) * alignment].sum())
-            share = dearest = max(dearest, sensitivity * added)
+            share = dearest = max(dearest, weight * added)
             steps.append((share, index, group))
     gone = [0] * len(orders)
     # Shares never fall within a block, so the cheapest steps of a block are its first ones.
@@ -153,13 +155,13 @@ def choose_neurons(vit: Any, wanted: int, alignment: int, split: Split, felt: Fe
     return [order[count:].sort().values for order, count in zip(orders, gone, strict=True)]
 
 
-def mlp_moments(vit: Any, split: Split, felt: Felt) -> list[Centred]:
+def mlp_moments(vit: Any, split: Split, sensitivity: TokenSensitivity) -> list[Centred]:
     """Moments of each block's hidden neurons in the dense model."""
     streams, found = start_streams(vit, vit, split), []
     for index, block in enumerate(vit.blocks):
         streams.student = in_batches(lambda t, b=block: after_attention(b, t), streams.student)
         streams.teacher = in_batches(lambda t, b=block: after_mlp(b, t), streams.student)
-        weights = moderated(felt.mlp[index], streams.prefix)
+        weights = capped_weights(sensitivity.mlp[index], streams.prefix)
         fit, _ = measure_mlp(streams, block, weights)
         found.append(fit.centred())
         streams.student = streams.teacher

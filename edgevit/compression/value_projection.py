@@ -21,7 +21,7 @@ from edgevit.compression.fitting_streams import Streams
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 ROUNDS = 6
 # Features beyond this many would need moments of gigabytes; such blocks keep their values.
-MOST_FEATURES = 3072
+MAX_FEATURES = 3072
 
 
 @dataclass(frozen=True)

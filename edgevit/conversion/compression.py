@@ -48,7 +48,7 @@ class Source:
 
 def resized(source: Source) -> Step | None:
     """The model at the size asked for, and the preprocessing that goes with it; None where none was."""
-    wanted, job = source.job.smaller.resolution, source.job
+    wanted, job = source.job.compression.resolution, source.job
     if wanted is None:
         return None
     pixels = source.pixels(source.preprocessing)
@@ -67,11 +67,11 @@ def resized(source: Source) -> Step | None:
 def reductions(source: Source, first: Step | None) -> list[Step]:
     """Every lossy step asked for, in order; `first` is the change of resolution, where there is one."""
     done = [] if first is None else [first]
-    wish, job = source.job.smaller, source.job
+    request, job = source.job.compression, source.job
     alignment = max((board.npu.channel_alignment_int8 for board in job.targets if board.npu), default=8)
     prunings: tuple[tuple[str, Amount | None, Callable[..., Made], dict[str, int]], ...] = (
-        ("heads", wish.heads, remove_heads, {}),
-        ("neurons", wish.neurons, remove_neurons, {"alignment": alignment}),
+        ("heads", request.heads, remove_heads, {}),
+        ("neurons", request.neurons, remove_neurons, {"alignment": alignment}),
     )
     for stage, wanted, remove, settings in prunings:
         if wanted is None:
@@ -88,7 +88,7 @@ def reductions(source: Source, first: Step | None) -> list[Step]:
         }
         make = partial(remove, wanted=wanted, calibration=pixels, limit=limit(job), **settings)
         done.append(run_step(source, before, stage, inputs, make))
-    if wish.recover:
+    if request.recover:
         done.append(recovered(source, done[-1]))
     return done
 
@@ -101,13 +101,13 @@ def recovered(source: Source, before: Step) -> Step:
         "original": source.model.key,
         "model": before.key,
         "images": recovery.fingerprint(given) if given else None if pixels is None else pixels.key,
-        "minutes": job.smaller.recover_minutes,
+        "minutes": job.compression.recover_minutes,
         "seed": job.seed,
     }
     unfinished = source.run.folder / "unfinished" / f"recovery-{step_key('recovery', inputs)[:12]}.pt"
     make = partial(
         recovery.recover_step,
-        minutes=job.smaller.recover_minutes,
+        minutes=job.compression.recover_minutes,
         images=given,
         full=source.pixels(source.preprocessing),
         own=pixels,
@@ -180,4 +180,4 @@ def require_reducible(loaded: LoadedModel) -> None:
 
 def limit(job: Job) -> float:
     """Points of top-1 that each amount left to edgevit may cost: together they may cost --max-drop."""
-    return job.allowed_drop / max(1, job.smaller.automatic)
+    return job.allowed_drop / max(1, job.compression.automatic)

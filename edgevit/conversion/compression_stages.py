@@ -14,7 +14,7 @@ from torch import nn
 from edgevit.compression.blocks import logits_of, require_prunable
 from edgevit.compression.budget import most_within, predicted_drop
 from edgevit.compression.calibration_split import split_images
-from edgevit.compression.fitting import feel
+from edgevit.compression.fitting import estimate_sensitivity
 from edgevit.compression.head_choice import choose_heads, heads_of
 from edgevit.compression.heads import Pruned, count_of, prune_heads, remove_and_refit
 from edgevit.compression.magnitude import drop_lightest_heads, drop_lightest_neurons
@@ -94,14 +94,16 @@ def most_heads(work: Work, inputs: torch.Tensor, limit: float) -> Made:
     """Remove as many heads as the predicted drop allows."""
     vit = require_prunable(work.start.module, "head pruning")
     split = split_images(inputs, seed=work.job.seed)
-    felt = feel(vit, split.fit, seed=work.job.seed)
+    sensitivity = estimate_sensitivity(vit, split.fit, seed=work.job.seed)
     with torch.no_grad():
         expected = logits_of(vit, split.check)
     spare = sum(heads_of(vit)) - len(vit.blocks)
-    order = choose_heads(vit, spare, split, felt, most_kl=NATS_PER_POINT * limit, progress=work.progress)
+    order = choose_heads(
+        vit, spare, split, sensitivity, most_kl=NATS_PER_POINT * limit, progress=work.progress
+    )
 
     def attempt(count: int) -> tuple[Pruned, float]:
-        pruned = remove_and_refit(vit, order[:count], split, felt, progress=work.progress)
+        pruned = remove_and_refit(vit, order[:count], split, sensitivity, progress=work.progress)
         with torch.no_grad():
             return pruned, predicted_drop(expected, logits_of(pruned.module, split.check))
 

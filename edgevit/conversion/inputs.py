@@ -59,7 +59,7 @@ class Inputs:
     @cached_property
     def resized(self) -> Step | None:
         """The model at another resolution; None where none was asked for."""
-        if self.job.smaller.resolution is None:
+        if self.job.compression.resolution is None:
             return None
         from edgevit.conversion import compression
 
@@ -68,7 +68,7 @@ class Inputs:
     @cached_property
     def reductions(self) -> list[Step]:
         """Every lossy step before export, in order; the last one's model is exported."""
-        if not self.job.smaller.any:
+        if not self.job.compression.any:
             return []
         from edgevit.conversion import compression
 
@@ -106,7 +106,7 @@ class Inputs:
     @cached_property
     def fitting_images(self) -> ImageSet | None:
         """The calibration images lossy steps are fitted on: more than a quantizer's few pay here."""
-        most = self.job.calibration_images or sources.MOST_FITTING_IMAGES
+        most = self.job.calibration_images or sources.MAX_FITTING_IMAGES
         classes = self.model.metrics["num_classes"]
         images = sources.image_set(self.job, "calibration", most, num_classes=classes, progress=self.progress)
         return self._apart_from_validation(images)
@@ -126,13 +126,13 @@ class Inputs:
     @cached_property
     def recovery_images(self) -> ImageSet | None:
         """The images to recover on, hashed; refused where validation has one of them. None: none given."""
-        folder = self.job.smaller.recover_images
+        folder = self.job.compression.recover_images
         if folder is None:
             return None
         from edgevit.images import read_image_set
 
         classes = self.model.metrics["num_classes"]
-        seed, most = self.job.seed, sources.MOST_RECOVERY_IMAGES
+        seed, most = self.job.seed, sources.MAX_RECOVERY_IMAGES
         images = read_image_set(
             folder, num_classes=classes, labelled=False, limit=most, seed=seed, progress=self.progress
         )

@@ -25,7 +25,7 @@ def inspect(job: Job, run: Run, progress: Progress, *, before_after: bool) -> li
     """
     variants = {EDGEVIT: Conversion(job, run, progress)}
     if before_after:
-        every = tuple({name for board in job.targets for name in board.surgeries})
+        every = tuple({name for board in job.targets for name in board.rewrites})
         plain = Conversion(replace(job, without=every), run, progress)
         variants = {PLAIN: plain, **variants}
     return [
@@ -45,7 +45,7 @@ def record(variant: str, conversion: Conversion, board: Board, precision: str) -
         "target": board.id,
         "precision": precision,
         "bytes": step.path(step.metrics["artefact"]).stat().st_size,
-        "surgeries": conversion.exported(board, precision).metrics["surgeries"],
+        "rewrites": conversion.exported(board, precision).metrics["rewrites"],
         "reductions": [
             {"stage": each.metrics["label"], **each.metrics["details"]} for each in conversion.reductions
         ],

@@ -22,7 +22,7 @@ from edgevit.metrics.classification import compare
 from edgevit.run.reading import FORMAT
 from edgevit.run.store import Run, Step
 
-LEAST_AGREEMENT = {"float": 0.9, "int8": 0.5}  # below, something is broken, not merely coarse
+MIN_AGREEMENT = {"float": 0.9, "int8": 0.5}  # below, something is broken, not merely coarse
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow")
 
 
@@ -68,7 +68,7 @@ def finish(
 
 def broken(target: str, precision: str, accuracy: dict[str, Any] | None) -> str | None:
     """A warning where an artefact computes something else than the model it was made from."""
-    if accuracy is None or accuracy["agreement"] >= LEAST_AGREEMENT[precision]:
+    if accuracy is None or accuracy["agreement"] >= MIN_AGREEMENT[precision]:
         return None
     return (
         f"{target} {precision} DOES NOT COMPUTE THIS MODEL: it keeps {100 * accuracy['agreement']:.0f} % of the "

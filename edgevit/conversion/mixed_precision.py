@@ -24,10 +24,10 @@ from edgevit.quantize.activations import kind_of
 from edgevit.quantize.mixed_precision import find_plan
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import restored
-from edgevit.rewrites.equivalence import apply_surgeries
+from edgevit.rewrites.equivalence import apply_rewrites
 
 JUDGED_IMAGES = 128
-FEWEST_JUDGED = 16
+MIN_JUDGED = 16
 
 
 def searchable(board: Board) -> bool:
@@ -68,7 +68,7 @@ class Search:
     """What a search for 16-bit tensors is given."""
 
     model: LoadedModel
-    surgeries: Sequence[str]
+    rewrites: Sequence[str]
     onnx: Path
     weights: Path  # of the conditioned module
     plan: PrecisionPlan  # everything int8
@@ -88,8 +88,8 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
     judged = judged_images(len(pixels))
     np.save(folder / "judged.npy", pixels[-judged:])
     images = torch.from_numpy(search.model.preprocessing.normalise(np.asarray(pixels)))
-    rewritten, _ = apply_surgeries(
-        search.model.module, search.surgeries, images[:PARITY_IMAGES], npu=search.board.npu
+    rewritten, _ = apply_rewrites(
+        search.model.module, search.rewrites, images[:PARITY_IMAGES], npu=search.board.npu
     )
     request = CompileRequest(
         onnx=search.onnx,
@@ -114,7 +114,7 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
             max_drop=search.max_drop,
             minutes=search.minutes - (time.monotonic() - begun) / 60,
             state=search.state,
-            way_out="--precision float" if float_too else "a platform that computes in float",
+            advice="--precision float" if float_too else "a platform that computes in float",
             progress=progress,
         )
     (folder / "judged.npy").unlink()
@@ -127,10 +127,10 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
         "sentence": found.sentence,
         "max_drop": search.max_drop,
         "n": judged,
-        "chosen": asdict(found.rung) | {"measured": asdict(found.measured)},
+        "chosen": asdict(found.candidate) | {"measured": asdict(found.measured)},
     }
 
 
 def judged_images(count: int) -> int:
     """How many calibration images, from the last, judge plans: those that fewest ranges were fitted on."""
-    return max(min(JUDGED_IMAGES, count // 2), min(FEWEST_JUDGED, count))
+    return max(min(JUDGED_IMAGES, count // 2), min(MIN_JUDGED, count))

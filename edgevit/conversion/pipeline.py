@@ -47,10 +47,10 @@ NOT_IN_GRAPH = {"cpu_ops", "target", "sixteen_bit", "never_sixteen_bit"}
 class Conversion(Inputs):
     """The steps of one job in one run directory, each made when first asked for and kept."""
 
-    def surgeries(self, board: Board) -> list[str]:
+    def rewrites(self, board: Board) -> list[str]:
         """The exact rewrites that pay on a board, less those the user left out."""
         known = self.model.metrics["canonical"]
-        return [each for each in board.surgeries if known and each not in self.job.without]
+        return [each for each in board.rewrites if known and each not in self.job.without]
 
     def exported(self, board: Board, precision: str) -> Step:
         """The float graph a backend starts from, proved against torch on real images.
@@ -58,20 +58,20 @@ class Conversion(Inputs):
         For int8, where recipe, model and backend allow, it is conditioned and comes with a plan of ranges.
         """
         backend, recipe = BACKENDS[board.backend], self.job.recipe
-        surgeries = self.surgeries(board)
+        rewrites = self.rewrites(board)
         # Conditioning folds the attention scale, which not every compiler survives.
         conditionable = self.model.metrics["conditionable"]
-        fits = conditionable and backend.TAKES_RANGES and "fold-attention-scale" in surgeries
+        fits = conditionable and backend.TAKES_RANGES and "fold-attention-scale" in rewrites
         conditioned = recipe.conditioning and precision == "int8" and fits
         if precision == "int8" and not conditioned and self.calibration is not None:
-            surgeries = [each for each in surgeries if each not in NEED_ROTATION]
+            rewrites = [each for each in rewrites if each not in NEED_ROTATION]
         limits = board.npu.model_dump(mode="json", exclude=NOT_IN_GRAPH) if board.npu else None
         inputs = {
             "model": self.exporting_key,
             "images": self.probe.key,
             "handover": backend.HANDOVER,
-            "surgeries": surgeries,
-            "limits": limits if surgeries else None,
+            "rewrites": rewrites,
+            "limits": limits if rewrites else None,
             "npu": board.npu is not None,
             "conditioning": [recipe.observer, recipe.seed] if conditioned else None,
         }
@@ -83,11 +83,11 @@ class Conversion(Inputs):
             if conditioned:
                 self.progress.stage("condition for int8 and check against torch")
                 return reference.export_conditioned(
-                    self.exporting, np.asarray(pixels), folder, surgeries, board.npu, recipe, self.progress
+                    self.exporting, np.asarray(pixels), folder, rewrites, board.npu, recipe, self.progress
                 )
             self.progress.stage("export and check against torch")
             few = np.asarray(pixels[: reference.PARITY_IMAGES])
-            return reference.export(self.exporting, few, folder, backend.HANDOVER, surgeries, board.npu)
+            return reference.export(self.exporting, few, folder, backend.HANDOVER, rewrites, board.npu)
 
         return self.step("export", inputs, make)
 
@@ -133,7 +133,7 @@ class Conversion(Inputs):
             self.progress.stage(f"{board.id} {precision}: search what must stay in 16 bits")
             search = mixed_precision.Search(
                 model=self.exporting,
-                surgeries=self.surgeries(board),
+                rewrites=self.rewrites(board),
                 onnx=exported.path("model.onnx"),
                 weights=exported.path("int8.safetensors"),
                 plan=read_plan(own),
@@ -262,7 +262,7 @@ def planned(job: Job, run: Run, progress: Progress) -> Iterator[tuple[str, str]]
     for role in ("calibration", "validation"):
         if sources.folder_of(job, role) is not None:
             stages[role] = partial(getattr, conversion, role)
-    if job.smaller.any:
+    if job.compression.any:
         stages["make smaller"] = lambda: conversion.reductions
     if "validation" in stages:
         stages["float"] = lambda: conversion.reference

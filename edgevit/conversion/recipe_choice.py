@@ -18,9 +18,9 @@ from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan
 
 # Ranges are fitted on the first images, in trials on few of them: the artefact's own are fitted on all.
-FITTED_SHARE, MOST_FITTED = 4, 32
-MOST_JUDGED = {"cpu": 192, "npu": 96}  # a CPU takes most of a second for a 16-bit model
-FEWEST_SPLIT = 8
+FITTED_SHARE, MAX_FITTED = 4, 32
+MAX_JUDGED = {"cpu": 192, "npu": 96}  # a CPU takes most of a second for a 16-bit model
+MIN_SPLIT = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def choose_plan(choosing: Choosing, folder: Path, progress: Progress) -> dict[st
     if choosing.fixed is not None:
         offered = [Candidate(choosing.fixed, "asked for")]
     pixels = np.load(choosing.calibration, mmap_mode="r", allow_pickle=False)
-    fitted, judged = split(len(pixels), MOST_JUDGED[choosing.delegate])
+    fitted, judged = split(len(pixels), MAX_JUDGED[choosing.delegate])
     work = folder / "trials"
     work.mkdir()
     np.save(work / "fit.npy", pixels[fitted])
@@ -77,10 +77,10 @@ def choose_plan(choosing: Choosing, folder: Path, progress: Progress) -> dict[st
     write_atomically(folder / "plan.toml", plan.to_toml())
     if choice.warning:
         progress.warn(choice.warning)
-    return outcome(choice, choosing, len(trials.reference))
+    return choice_record(choice, choosing, len(trials.reference))
 
 
-def outcome(choice: Choice, choosing: Choosing, images: int) -> dict[str, Any]:
+def choice_record(choice: Choice, choosing: Choosing, images: int) -> dict[str, Any]:
     """The manifest's record of the choice."""
     return {
         "tried": [record(each) for each in choice.judged],
@@ -96,9 +96,9 @@ def outcome(choice: Choice, choosing: Choosing, images: int) -> dict[str, Any]:
 
 def split(count: int, most_judged: int) -> tuple[slice, slice]:
     """Which images ranges are fitted on and which judge; so few that neither could, serve as both."""
-    if count < FEWEST_SPLIT:
+    if count < MIN_SPLIT:
         return slice(0, count), slice(0, count)
-    fitted = min(MOST_FITTED, max(1, count // FITTED_SHARE))
+    fitted = min(MAX_FITTED, max(1, count // FITTED_SHARE))
     return slice(0, fitted), slice(fitted, min(count, fitted + most_judged))
 
 

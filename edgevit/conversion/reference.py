@@ -18,7 +18,7 @@ from edgevit.progress import Progress
 from edgevit.quantize.diagnosis import sensitivity
 from edgevit.quantize.mixed_precision import measured_effects
 from edgevit.quantize.prepare import MEASURED, prepare_int8, save_module
-from edgevit.rewrites.equivalence import apply_surgeries
+from edgevit.rewrites.equivalence import apply_rewrites
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +55,7 @@ def export_conditioned(
     loaded: LoadedModel,
     pixels: np.ndarray[Any, Any],
     folder: Path,
-    surgeries: Sequence[str],
+    rewrites: Sequence[str],
     npu: Npu | None,
     recipe: Recipe,
     progress: Progress,
@@ -66,7 +66,7 @@ def export_conditioned(
     """
     inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
     few = inputs[:PARITY_IMAGES]
-    module, records = apply_surgeries(loaded.module, surgeries, few, npu=npu)
+    module, records = apply_rewrites(loaded.module, rewrites, few, npu=npu)
     observer = MEASURED if recipe.observer == "vendor" else recipe.observer
     ready = prepare_int8(module, inputs, observer=observer, seed=recipe.seed, progress=progress)
     save_module(ready.module, folder / "int8.safetensors")
@@ -79,7 +79,7 @@ def export_conditioned(
             progress.warn(text)
     return {
         "max_logit_difference": parity(path, loaded.module, pixels[:PARITY_IMAGES], loaded.preprocessing),
-        "surgeries": [asdict(record) for record in records],
+        "rewrites": [asdict(record) for record in records],
         "int8": {
             **ready.to_json(),
             "effects": measured_effects(ready, inputs),
@@ -95,22 +95,22 @@ def export(
     pixels: np.ndarray[Any, Any],
     folder: Path,
     handover: str,
-    surgeries: Sequence[str],
+    rewrites: Sequence[str],
     npu: Npu | None,
 ) -> dict[str, Any]:
     """Rewrite exactly for the target, write the graph a backend starts from, prove it equal to torch on `pixels`.
 
     `handover` is "onnx" or "program". Returns the largest logit difference to the model as loaded, and what each
-    surgery did. Raises ParityError beyond the tolerance.
+    rewrite did. Raises ParityError beyond the tolerance.
     """
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
     inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
-    module, records = apply_surgeries(loaded.module, surgeries, inputs, npu=npu)
+    module, records = apply_rewrites(loaded.module, rewrites, inputs, npu=npu)
     if handover == "onnx":
         path = export_onnx(module, size, channels, folder / "model.onnx", for_npu=npu is not None)
     else:
         path = export_program(module, size, channels, folder / "model.pt2")
     return {
         "max_logit_difference": parity(path, loaded.module, pixels, loaded.preprocessing),
-        "surgeries": [asdict(record) for record in records],
+        "rewrites": [asdict(record) for record in records],
     }

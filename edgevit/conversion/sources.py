@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 NOISE_IMAGES = 8
 # Passed through every block, and held in memory, several times.
-MOST_FITTING_IMAGES = 512
+MAX_FITTING_IMAGES = 512
 # Held in memory at once, as float32, at two resolutions: 1.2 GB each at 224 px.
-MOST_RECOVERY_IMAGES = 2048
+MAX_RECOVERY_IMAGES = 2048
 MODEL_FILES = {".json", ".safetensors", ".bin", ".pth", ".pt", ".py"}
 
 

@@ -20,7 +20,7 @@ from edgevit.images.preprocessing import Preprocessing
 from edgevit.images.sets import ImageSet
 from edgevit.progress import Progress
 
-MOST_UNREADABLE = 0.02
+MAX_UNREADABLE = 0.02
 THREADS = 2
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -76,7 +76,7 @@ def write_header(file: IO[bytes], n: int, shape: tuple[int, ...]) -> None:
 def refuse_many_unreadable(images: ImageSet, skipped: list[tuple[Path, str]]) -> None:
     """A few broken files are life; many mean that something is wrong with the set."""
     total = len(images.paths) + len(images.skipped)
-    if len(skipped) == total or len(skipped) > max(1, MOST_UNREADABLE * total):
+    if len(skipped) == total or len(skipped) > max(1, MAX_UNREADABLE * total):
         path, why = skipped[0]
         raise InputError(
             f"cannot read images from {images.source}",

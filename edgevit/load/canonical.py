@@ -47,9 +47,9 @@ def why_not_canonical(
     before_blocks: Kinds = (),
     norms: Kinds = (),
 ) -> str | None:
-    """None for a ViT surgery can rewrite; else one phrase naming the part it doesn't understand.
+    """None for a ViT rewrite can rewrite; else one phrase naming the part it doesn't understand.
 
-    Types are compared exactly: a subclass may compute something else under the same attribute names. Surgery
+    Types are compared exactly: a subclass may compute something else under the same attribute names. Rewrite
     passes the kinds of part it puts in place itself (`before_blocks`: at `patch_drop`, `norms`: for LayerNorm).
     """
     if type(module) not in MODELS:

@@ -66,7 +66,7 @@ def finish(
         )
     problem = why_not_canonical(module)
     if problem is not None:
-        notes = [*notes, f"ViT-only surgery is skipped: {problem}"]
+        notes = [*notes, f"ViT-only rewrite is skipped: {problem}"]
     return LoadedModel(
         name=name,
         module=module,

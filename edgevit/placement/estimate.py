@@ -32,7 +32,7 @@ from edgevit.placement.layers import BORDER_OPS, Layer, Placement
 
 LABEL = "edgevit estimate"
 FITTED: Path = Path(__file__).with_name("fitted.json")
-PARTS = ("convolutions", "norms", "attention", "elementwise", "launches", "cpu")
+LATENCY_TERMS = ("convolutions", "norms", "attention", "elementwise", "launches", "cpu")
 
 # What a convolution keeps of its input on the chip, in one core; layers measured on an RK3588 slow down past it.
 BUFFER_BYTES = 256 * 1024
@@ -111,7 +111,7 @@ def estimate(placement: Placement, board: Board) -> Estimate:
     what the estimate needs: an NPU with its clock and width.
     """
     chip, found = capabilities(board), fitted()
-    parts = dict.fromkeys(PARTS, 0.0)
+    parts = dict.fromkeys(LATENCY_TERMS, 0.0)
     for layer in placement.layers:
         for part, ms in times(layer, chip, found.costs).items():
             parts[part] += ms

@@ -50,14 +50,14 @@ class Score:
     agreement: float
 
     @property
-    def badness(self) -> float:
+    def error_score(self) -> float:
         """Geometric mean of three errors. One alone misleads: few images decide a mean, none a median."""
         product = max(self.kl, 1e-9) * max(self.median_kl, 1e-9) * max(1 - self.cosine, 1e-9)
         return float(product ** (1 / 3))
 
 
 @dataclass(frozen=True)
-class ConditioningStep:
+class Transform:
     """One change: what it was, the errors without and with it on held-out images, whether it was kept."""
 
     name: str
@@ -107,7 +107,7 @@ def full_ranges(ends: dict[str, torch.Tensor]) -> dict[str, Range]:
 
 def condition(
     vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = QUIET
-) -> tuple[Any, list[ConditioningStep]]:
+) -> tuple[Any, list[Transform]]:
     """The best version of a `prepared` ViT found, and every step with its gain.
 
     `images` [n, channels, H, W] are normalised calibration images; the first IMAGES of them are used.
@@ -116,18 +116,18 @@ def condition(
     samples = collect(vit, judge.fit, seed=seed, progress=progress)
     current, steps = vit, []
     known: dict[Kinds, Score] = {}
-    for number, (kinds, make) in enumerate(STEPS):
-        progress.advance(number, len(STEPS), "conditioning")
+    for number, (kinds, make) in enumerate(TRANSFORMS):
+        progress.advance(number, len(TRANSFORMS), "conditioning")
         if kinds not in known:
             known = {kinds: judge(current, kinds)}
         before, tried = known[kinds], []
         for name, what, candidate in make(current, samples, seed, judge.fit):
             after = judge(candidate, kinds)
             tried.append(
-                (ConditioningStep(name, what, after.badness < before.badness, before, after), candidate)
+                (Transform(name, what, after.error_score < before.error_score, before, after), candidate)
             )
         if tried:
-            step, candidate = min(tried, key=lambda pair: pair[0].after.badness)
+            step, candidate = min(tried, key=lambda pair: pair[0].after.error_score)
             steps.append(step)
             if step.kept:
                 current, known = candidate, {kinds: step.after}
@@ -193,7 +193,7 @@ ATTENTION: Kinds = frozenset({"q", "k", "v", "scores", "softmax", "attention"})
 
 # In the order in which they are tried, with the tensors that tell. Moves inside the attention don't
 # change with the stream's rotation, so that samples taken before it serve all of them.
-STEPS: tuple[tuple[Kinds, Callable[..., Iterator[Candidate]]], ...] = (
+TRANSFORMS: tuple[tuple[Kinds, Callable[..., Iterator[Candidate]]], ...] = (
     (STREAM, rotations),
     (STREAM, centred),
     (ATTENTION, shifted),

@@ -20,11 +20,11 @@ from edgevit.quantize.fake_quantization import FUSED, int8_logits, quantizer
 from edgevit.quantize.groups import Costs, Errors, shape_of, units_of
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import Int8Model
-from edgevit.quantize.search import Found, Logits, ladder, search
+from edgevit.quantize.search import Logits, SearchResult, candidate_plans, search
 
 FAKE_IMAGES = 96
 # Kinds of tensors measured together, as they err together.
-PARTS = (
+JOINT_KINDS = (
     frozenset({"q", "k", "v", "scores", "softmax", "attention"}),
     frozenset({"patch"}),
     frozenset({"embed", "residual1", "residual2", "norm1", "norm2"}),
@@ -34,11 +34,11 @@ PARTS = (
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedPrecision:
     """The plan found and the search that led to it."""
 
     plan: PrecisionPlan
-    found: Found
+    found: SearchResult
 
 
 def find_plan(
@@ -53,9 +53,9 @@ def find_plan(
     max_drop: float,
     minutes: float,
     state: Path | None = None,
-    way_out: str = "--precision float",
+    advice: str = "--precision float",
     progress: Progress = QUIET,
-) -> Planned:
+) -> PlannedPrecision:
     """The cheapest plan that loses at most `max_drop` points, judged on `images` by `simulate`.
 
     `vit`, its all-int8 `plan` and the `effects` of its tensors (KL in nats an image) come from `prepare_int8` and
@@ -67,14 +67,14 @@ def find_plan(
     images, reference = images[-judged:], every[-judged:]
     shape = shape_of(vit)
     units = [unit for unit in units_of(shape.blocks) if unit.possible(npu.never_sixteen_bit)]
-    rungs = ladder(units, Errors(effects, shape.blocks), Costs(shape, npu))
+    candidates = candidate_plans(units, Errors(effects, shape.blocks), Costs(shape, npu))
     few = images[:FAKE_IMAGES]
 
     def fake(sixteen_bit: tuple[str, ...]) -> Logits:
         return int8_logits(vit, few, plan.ranges, sixteen_bit).numpy()
 
     found = search(
-        rungs,
+        candidates,
         fake=fake,
         simulate=lambda sixteen_bit: simulate(replace(plan, sixteen_bit=sixteen_bit)),
         references={"fake": reference[: len(few)], "simulate": reference, "more": every},
@@ -82,10 +82,10 @@ def find_plan(
         minutes=minutes,
         state=state,
         key=fingerprint(plan, reference),
-        way_out=way_out,
+        advice=advice,
         progress=progress,
     )
-    return Planned(replace(plan, sixteen_bit=found.rung.sixteen_bit), found)
+    return PlannedPrecision(replace(plan, sixteen_bit=found.candidate.sixteen_bit), found)
 
 
 def measured_effects(model: Int8Model, images: torch.Tensor) -> dict[str, float]:
@@ -98,7 +98,7 @@ def measured_effects(model: Int8Model, images: torch.Tensor) -> dict[str, float]
     effects = predicted_effect(model.samples, model.plan.ranges)
     images = images[-FAKE_IMAGES:]
     float_logits = logits_of(model.module, images)
-    for kinds in PARTS:
+    for kinds in JOINT_KINDS:
         names = [name for name in effects if kind_of(name) in kinds]
         only = {name: model.plan.ranges[name] for name in names}
         # What fusion hides is stored, and rounded, only beside an operation in 16 bits.

@@ -16,8 +16,8 @@ from edgevit.quantize.activations import logits_of, prepared
 from edgevit.quantize.calibration import NARROWINGS, Stability, narrowed, ranges_of, stability
 from edgevit.quantize.conditioning import (
     IMAGES,
-    ConditioningStep,
     Score,
+    Transform,
     condition,
     full_ranges,
     score,
@@ -30,7 +30,7 @@ from edgevit.quantize.statistics import Samples, collect, extremes, joined_extre
 
 DIAGNOSED_IMAGES = 64
 MEASURED = "measured"
-LEAST_IMAGES = 8
+MIN_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Int8Model:
     module: Any
     plan: PrecisionPlan
     samples: Samples
-    steps: tuple[ConditioningStep, ...]
+    steps: tuple[Transform, ...]
     trials: tuple[RangeTrial, ...]
     stability: Stability
     massive: tuple[MassiveActivation, ...]
@@ -80,13 +80,13 @@ def prepare_int8(
     """Condition a canonical ViT and choose ranges, on normalised calibration images [n, channels, H, W].
 
     `observer` is a name in OBSERVERS, or "measured": the best of a few on held-out images. Call it after the
-    exact surgeries, and export the module it gives. Raises InputError for a model that isn't canonical.
+    exact rewrites, and export the module it gives. Raises InputError for a model that isn't canonical.
     """
-    if len(images) < LEAST_IMAGES:
+    if len(images) < MIN_IMAGES:
         raise InputError(
             "cannot calibrate int8",
             f"{len(images)} calibration images are too few",
-            f"Give at least {LEAST_IMAGES}, better 64 to 512",
+            f"Give at least {MIN_IMAGES}, better 64 to 512",
         )
     vit = prepared(model)
     massive = massive_activations(vit, images[:DIAGNOSED_IMAGES])
@@ -99,7 +99,7 @@ def prepare_int8(
     )
     tried = ranges_by(samples, names)
     trials = [RangeTrial(name, try_ranges(vit, held_out, tried[name])) for name in names]
-    best = min(trials, key=lambda trial: trial.errors.badness)
+    best = min(trials, key=lambda trial: trial.errors.error_score)
     samples = joined_extremes(samples, extremes(vit, images[half:]))
     steady = stability(samples)
     if steady.warning is not None:

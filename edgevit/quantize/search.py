@@ -1,8 +1,8 @@
 """The fewest cycles that keep a model's predictions: a plan found with estimates, proved by the simulator.
 
-Moving units to 16 bits in the order of error removed per cycle gives a ladder of plans, from everything int8
-upwards. Fake quantization finds the first rung that meets the target, the vendor's simulator has the last
-word: where it disagrees, the search climbs on; where a rung is met with room, it steps back down.
+Moving units to 16 bits in the order of error removed per cycle gives a list of candidate plans, from everything
+int8 to everything in 16 bits. Fake quantization finds the first candidate that meets the target, the vendor's
+simulator has the last word: where it disagrees, the search climbs on; where there is room, it steps back down.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Simulate = Callable[[tuple[str, ...]], Logits]
 # Changed predictions, in percent, that a target allows per point of accuracy: as if a third were net losses.
 CHANGES_PER_POINT = 3.0
 CONFIDENCE = 1.645  # one-sided 95 %
-FIRST_STEP = 4  # rungs
+FIRST_STEP = 4  # candidates
 RIVALS = 4  # classes next to the predicted one that may overtake it
 
 
@@ -113,8 +113,8 @@ def leads(logits: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArra
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One plan of the ladder: its 16-bit tensors, the unit added last, extra cycles, estimated KL."""
+class CandidatePlan:
+    """One candidate plan: its 16-bit tensors, the unit added last, extra cycles, estimated KL."""
 
     added: str
     words: str
@@ -124,11 +124,11 @@ class Rung:
     estimated_kl: float
 
 
-def ladder(units: list[Unit], errors: Errors, costs: Costs) -> list[Rung]:
+def candidate_plans(units: list[Unit], errors: Errors, costs: Costs) -> list[CandidatePlan]:
     """Plans from everything int8 upwards, each adding the unit that removes most error per cycle."""
     kept: frozenset[str] = frozenset()
     error, cost = errors(kept), costs(kept)
-    rungs = [Rung("", "everything int8", (), 0.0, 0.0, error)]
+    candidates = [CandidatePlan("", "everything int8", (), 0.0, 0.0, error)]
     while True:
         best: tuple[float, Unit, float, float] | None = None
         for unit in units:
@@ -139,18 +139,18 @@ def ladder(units: list[Unit], errors: Errors, costs: Costs) -> list[Rung]:
             if gain > 0 and (best is None or gain / price > best[0]):
                 best = (gain / price, unit, errors(wider), costs(wider))
         if best is None:
-            return rungs
+            return candidates
         _, unit, error, cost = best
         kept |= unit.tensors
         tensors = tuple(sorted(kept))
-        rungs.append(Rung(unit.name, unit.words, tensors, cost, costs.compiler(kept), error))
+        candidates.append(CandidatePlan(unit.name, unit.words, tensors, cost, costs.compiler(kept), error))
 
 
 @dataclass(frozen=True)
-class Found:
-    """The outcome: the plan's rung, what the simulator measured on it, whether the target was met, why."""
+class SearchResult:
+    """The outcome: the plan's candidate, what the simulator measured on it, whether the target was met, why."""
 
-    rung: Rung
+    candidate: CandidatePlan
     measured: Drop
     met: bool
     sentence: str
@@ -169,13 +169,18 @@ class Trials:
                 self.done = stored["trials"]
 
     def measure(
-        self, how: str, rung: Rung, reference: Logits, run: Simulate, more: Logits | None = None
+        self, how: str, candidate: CandidatePlan, reference: Logits, run: Simulate, more: Logits | None = None
     ) -> Drop:
         """Measure a plan, or recall it."""
-        name = f"{how}: {' '.join(rung.sixteen_bit)}"
+        name = f"{how}: {' '.join(candidate.sixteen_bit)}"
         if name not in self.done:
-            drop = drop_of(run(rung.sixteen_bit), reference, more)
-            self.done[name] = {"how": how, "added": rung.added, "cycles": rung.cycles, **asdict(drop)}
+            drop = drop_of(run(candidate.sixteen_bit), reference, more)
+            self.done[name] = {
+                "how": how,
+                "added": candidate.added,
+                "cycles": candidate.cycles,
+                **asdict(drop),
+            }
             if self.path is not None:
                 state = json.dumps({"key": self.key, "trials": self.done}, indent=1)
                 write_atomically(self.path, state)
@@ -184,7 +189,7 @@ class Trials:
 
 
 def search(
-    rungs: list[Rung],
+    candidates: list[CandidatePlan],
     *,
     fake: Simulate,
     simulate: Simulate,
@@ -193,87 +198,103 @@ def search(
     minutes: float,
     state: Path | None = None,
     key: str = "",
-    way_out: str = "--precision float",
+    advice: str = "--precision float",
     progress: Progress = QUIET,
-) -> Found:
-    """The first rung whose simulation keeps the predictions within `max_drop` points.
+) -> SearchResult:
+    """The first candidate whose simulation keeps the predictions within `max_drop` points.
 
     `fake` and `simulate` give logits of a plan by fake quantization and by the vendor's simulator, on images
     whose float logits are `references["fake"]` and `references["simulate"]`; those under "more", if any, lend
     their margins. Stops after `minutes` with the best plan so far. Nothing is drawn at random: the same inputs
-    give the same plan. A plan that the compiler dies of ends the ladder below it, with a warning; `way_out` is
-    advised where no plan meets the target.
+    give the same plan. If the compiler crashes on a plan, cheaper plans
+    are not tried, with a warning. `advice` is given where no plan meets the target.
     """
     trials, deadline = Trials(state, key), time.monotonic() + 60 * minutes
     more = references.get("more")
-    rung = first_met(
-        rungs, lambda rung: trials.measure("fake", rung, references["fake"], fake, more), max_drop, deadline
+    candidate = first_met(
+        candidates,
+        lambda candidate: trials.measure("fake", candidate, references["fake"], fake, more),
+        max_drop,
+        deadline,
     )
     measured: dict[int, Drop] = {}
-    failed, met = -1, len(rungs)
+    failed, met = -1, len(candidates)
     while True:
         progress.advance(
-            len(measured), 0, so_far(rungs[rung], [(rungs[n], drop) for n, drop in measured.items()])
+            len(measured),
+            0,
+            so_far(candidates[candidate], [(candidates[n], drop) for n, drop in measured.items()]),
         )
         following: int | None
         try:
-            measured[rung] = trials.measure("simulate", rungs[rung], references["simulate"], simulate, more)
+            measured[candidate] = trials.measure(
+                "simulate", candidates[candidate], references["simulate"], simulate, more
+            )
         except ToolchainError as error:
-            if rung == 0:
+            if candidate == 0:
                 raise
-            progress.warn(f"no plan with {rungs[rung].words} in 16 bits: {error}")
-            if met < len(rungs):
-                failed = rung
-                following = next_rung(failed, met, len(rungs), 1.0, len(measured))
+            progress.warn(f"no plan with {candidates[candidate].words} in 16 bits: {error}")
+            if met < len(candidates):
+                failed = candidate
+                following = next_candidate(failed, met, len(candidates), 1.0, len(measured))
             else:
-                rungs, met = rungs[:rung], rung
-                following = (failed + rung) // 2 if rung - failed > 1 else None
+                candidates, met = candidates[:candidate], candidate
+                following = (failed + candidate) // 2 if candidate - failed > 1 else None
         else:
-            shortfall = measured[rung].shortfall(max_drop)
-            if measured[rung].meets(max_drop):
-                met = rung
+            shortfall = measured[candidate].shortfall(max_drop)
+            if measured[candidate].meets(max_drop):
+                met = candidate
             else:
-                failed = max(failed, rung)
-            following = next_rung(failed, met, len(rungs), shortfall, len(measured))
+                failed = max(failed, candidate)
+            following = next_candidate(failed, met, len(candidates), shortfall, len(measured))
         finished = following is None or following in measured
         if following is None or finished or (measured and time.monotonic() > deadline):
             break
-        rung = following
-    best = met if met < len(rungs) else min(measured, key=lambda number: measured[number].shortfall(max_drop))
-    return Found(
-        rungs[best],
+        candidate = following
+    best = (
+        met
+        if met < len(candidates)
+        else min(measured, key=lambda number: measured[number].shortfall(max_drop))
+    )
+    return SearchResult(
+        candidates[best],
         measured[best],
-        met < len(rungs),
-        sentence(rungs[best], measured[best], met < len(rungs), max_drop, finished, way_out),
+        met < len(candidates),
+        sentence(candidates[best], measured[best], met < len(candidates), max_drop, finished, advice),
         tuple(trials.done.values()),
     )
 
 
-def so_far(rung: Rung, measured: list[tuple[Rung, Drop]]) -> str:
+def so_far(candidate: CandidatePlan, measured: list[tuple[CandidatePlan, Drop]]) -> str:
     """What is tried and the best there was, for a line of progress."""
-    trying = f"simulating {len(rung.sixteen_bit)} tensors in 16 bits"
+    trying = f"simulating {len(candidate.sixteen_bit)} tensors in 16 bits"
     if not measured:
         return trying
     best, drop = min(measured, key=lambda pair: pair[1].least)
     return f"{trying}; best so far: {len(best.sixteen_bit)} keep within {drop.least:.2f} points"
 
 
-def first_met(rungs: list[Rung], measure: Callable[[Rung], Drop], max_drop: float, deadline: float) -> int:
-    """The lowest rung that meets the target by estimate, by halving; the top one if none does."""
-    low, high = 0, len(rungs) - 1
+def first_met(
+    candidates: list[CandidatePlan],
+    measure: Callable[[CandidatePlan], Drop],
+    max_drop: float,
+    deadline: float,
+) -> int:
+    """The lowest candidate that meets the target by estimate, by halving; the top one if none does."""
+    low, high = 0, len(candidates) - 1
     while low < high and time.monotonic() < deadline:
         middle = (low + high) // 2 if low else min(high, 0 if high == 0 else (high // 4))
-        if measure(rungs[middle]).meets(max_drop):
+        if measure(candidates[middle]).meets(max_drop):
             high = middle
         else:
             low = middle + 1
     return high
 
 
-def next_rung(failed: int, met: int, count: int, shortfall: float, measured: int) -> int | None:
-    """Where to go on between the highest rung that failed and the lowest that met; None when they touch.
+def next_candidate(failed: int, met: int, count: int, shortfall: float, measured: int) -> int | None:
+    """Where to go on between the highest candidate that failed and the lowest that met; None when they touch.
 
-    Estimates come close, so steps back from a rung that met start small and double.
+    Estimates come close, so steps back from a candidate that met start small and double.
     """
     if met == count:
         climbed = failed + max(1, round((count - failed) * min(0.5, 0.1 * shortfall)))
@@ -284,11 +305,13 @@ def next_rung(failed: int, met: int, count: int, shortfall: float, measured: int
     return max((failed + met) // 2, met - step)
 
 
-def sentence(rung: Rung, drop: Drop, met: bool, max_drop: float, exhausted: bool, way_out: str) -> str:
+def sentence(
+    candidate: CandidatePlan, drop: Drop, met: bool, max_drop: float, exhausted: bool, advice: str
+) -> str:
     """The outcome in plain words, and what would be needed where the target was missed."""
     outcome = (
         f"{drop.points:.2f} points expected drop (95 % below {drop.upper:.2f}) and {drop.changes:.1f} % changed "
-        f"predictions by {drop.images} calibration images, {len(rung.sixteen_bit)} tensors in 16 bits"
+        f"predictions by {drop.images} calibration images, {len(candidate.sixteen_bit)} tensors in 16 bits"
     )
     if met and not exhausted:
         outcome += "; cheaper plans were not tried for lack of time: allow more --search-minutes"
@@ -298,8 +321,8 @@ def sentence(rung: Rung, drop: Drop, met: bool, max_drop: float, exhausted: bool
     if not exhausted:
         missed = f"target of {max_drop:g} points not met in the time given"
         return f"{missed}: {outcome}. Allow more --search-minutes; {need}"
-    saved = f"; --search-minutes 0 leaves everything int8, about {rung.cycles / 1e6:.1f} million cycles fewer"
+    saved = f"; --search-minutes 0 leaves everything int8, about {candidate.cycles / 1e6:.1f} million cycles fewer"
     return (
-        f"target of {max_drop:g} points not met by any plan: {outcome}. Use {way_out}, or more calibration "
-        f"images to tell smaller drops apart; {need}{saved if rung.sixteen_bit else ''}"
+        f"target of {max_drop:g} points not met by any plan: {outcome}. Use {advice}, or more calibration "
+        f"images to tell smaller drops apart; {need}{saved if candidate.sixteen_bit else ''}"
     )

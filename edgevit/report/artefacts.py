@@ -180,5 +180,5 @@ def gains(
 
 def rewrites(metrics: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Exact rewrites that changed the graph: name and what they did."""
-    made = [each for each in metrics.get("surgeries") or () if each.get("changed")]
+    made = [each for each in metrics.get("rewrites") or () if each.get("changed")]
     return tuple((clean(each.get("name"), 60), clean(each.get("what"), 300)) for each in made)

@@ -7,7 +7,7 @@ from typing import Any
 from edgevit.report.sections import Bench, Loss, Timing
 from edgevit.report.text import clean, lines, number, pairs, required, whole
 
-MOST_SAMPLES = 2000
+MAX_SAMPLES = 2000
 
 
 def loss(accuracy: object, how: str) -> Loss | None:
@@ -87,7 +87,7 @@ def setting_of(threads: object) -> str:
 def timing(setting: str, values: dict[str, Any]) -> Timing:
     """One setting's latencies in milliseconds."""
     samples = values.get("samples_ms") or ()
-    known = (number(each) for each in samples[:MOST_SAMPLES])
+    known = (number(each) for each in samples[:MAX_SAMPLES])
     return Timing(
         setting=setting,
         n=whole(values.get("n")),

@@ -16,7 +16,7 @@ from edgevit.report.text import clean, lines, number, pairs, whole
 from edgevit.run.reading import RunFiles, as_dict, names_of_classes, stages
 
 FEW_IMAGES = 200
-MOST_ARTEFACTS = 60
+MAX_ARTEFACTS = 60
 
 
 def build(runs: Sequence[RunFiles], labels: tuple[str, ...] | None = None) -> Report:
@@ -41,7 +41,7 @@ def run_of(run: RunFiles, name: str, anchor: str, labels: tuple[str, ...] | None
     manifest, omissions = run.manifest, Omissions(clean(each, 300) for each in run.unreadable)
     model = manifest["model"]
     names = labels if labels and len(labels) == model.get("num_classes") else names_of_classes(run)
-    results = manifest["results"][:MOST_ARTEFACTS]
+    results = manifest["results"][:MAX_ARTEFACTS]
     artefacts = tuple(
         artefact(run, result, names, f"{anchor}-{index}", omissions) for index, result in enumerate(results)
     )

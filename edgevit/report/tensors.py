@@ -15,7 +15,7 @@ from edgevit.report.text import clean, count, lines, milliseconds, number, requi
 from edgevit.run.reading import as_dict
 
 BLOCK = re.compile(r"blocks\.(\d+)\.([\w.]+)")
-MOST_BLOCKS = 200
+MAX_BLOCKS = 200
 WORST = 6
 CYCLES_HOW = "vendor compiler estimate"
 HOW = {"simulate": "vendor simulator", "fake": "edgevit estimate"}
@@ -31,7 +31,7 @@ def heat(diagnosis: dict[str, Any]) -> Heat | None:
     found = {name: BLOCK.fullmatch(name) for name in known}
     kinds = tuple(dict.fromkeys(match[2] for match in found.values() if match))
     blocks = tuple(
-        sorted({int(match[1]) for match in found.values() if match and int(match[1]) < MOST_BLOCKS})
+        sorted({int(match[1]) for match in found.values() if match and int(match[1]) < MAX_BLOCKS})
     )
     if not known:
         return None

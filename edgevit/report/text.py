@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 LONGEST = 240
-MOST_LINES = 12
+MAX_LINES = 12
 
 
 def clean(value: object, longest: int = LONGEST) -> str:
@@ -82,6 +82,6 @@ def lines(values: object) -> tuple[str, ...]:
     if not isinstance(values, list | tuple):
         return ()
     found = tuple(dict.fromkeys(clean(value, 600) for value in values if value))
-    if len(found) <= MOST_LINES:
+    if len(found) <= MAX_LINES:
         return found
-    return (*found[:MOST_LINES], f"and {len(found) - MOST_LINES} more, in manifest.json")
+    return (*found[:MAX_LINES], f"and {len(found) - MAX_LINES} more, in manifest.json")

@@ -6,7 +6,7 @@ from edgevit.metrics.classification import paired_interval
 from edgevit.quantize.plan import DEFAULT_MAX_DROP
 from edgevit.report.sections import Loss, Verdict
 
-MOST_IMAGES = 1_000_000
+MAX_IMAGES = 1_000_000
 USER_LIMIT = "yours, from --max-drop"
 OWN_LIMIT = "edgevit's default; set yours with --max-drop"
 
@@ -79,7 +79,7 @@ def images_needed(loss: Loss, limit: float) -> int | None:
     low, high = loss.n, loss.n
     while not tells(high):
         low, high = high, 2 * high
-        if high > MOST_IMAGES:
+        if high > MAX_IMAGES:
             return None
     while high - low > max(1, low // 100):
         middle = (low + high) // 2

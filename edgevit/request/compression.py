@@ -19,7 +19,7 @@ OPTIONS = ("resolution", "prune_heads", "prune_mlp", "recover", "recover_images"
 
 
 @dataclass(frozen=True)
-class Smaller:
+class CompressionRequest:
     """Lossy steps asked for, in the order in which they are done; None: not asked for.
 
     An integer amount is a count, a float a share of all; "auto" is the most that a predicted drop allows.
@@ -55,11 +55,11 @@ class Smaller:
         return {**asdict(self), "recover_images": images}
 
 
-def take_smaller(options: dict[str, Any]) -> Smaller:
-    """The wish among command line options, which are taken out of `options`. Raises InputError."""
+def parse_compression(options: dict[str, Any]) -> CompressionRequest:
+    """The request among command line options, which are taken out of `options`. Raises InputError."""
     given = {name: options.pop(name) for name in OPTIONS if name in options}
     images, minutes = given.get("recover_images"), given.get("recover_minutes")
-    wish = Smaller(
+    request = CompressionRequest(
         resolution=parse_resolution(given.get("resolution")),
         heads=parse_amount("--prune-heads", given.get("prune_heads"), "6 or 0.15"),
         neurons=parse_amount("--prune-mlp", given.get("prune_mlp"), "0.1 or 256"),
@@ -67,16 +67,16 @@ def take_smaller(options: dict[str, Any]) -> Smaller:
         recover_images=images,
         recover_minutes=RECOVER_MINUTES if minutes is None else minutes,
     )
-    if not wish.recover and (images is not None or minutes is not None):
+    if not request.recover and (images is not None or minutes is not None):
         option = "--recover-images" if images is not None else "--recover-minutes"
         raise InputError(f"{option} without --recover", "nothing is recovered", "Add --recover")
-    if wish.recover and not wish.any:
+    if request.recover and not request.any:
         raise InputError(
             "cannot recover",
             "nothing was made smaller",
             "Add --resolution, --prune-heads or --prune-mlp, or leave --recover out",
         )
-    return wish
+    return request
 
 
 def parse_resolution(text: str | None) -> Size | Auto | None:

@@ -9,7 +9,7 @@ from typing import Any
 from edgevit.boards.profiles import Board, Recipe, load_board, load_recipe, shipped
 from edgevit.errors import InputError
 from edgevit.quantize.plan import DEFAULT_MAX_DROP, PrecisionPlan, read_plan
-from edgevit.request.compression import Smaller, take_smaller
+from edgevit.request.compression import CompressionRequest, parse_compression
 
 DEMO = "demo"
 DEFAULT_RECIPE = "conditioned"
@@ -38,7 +38,7 @@ class Job:
     plan: PrecisionPlan | None = None
     search_minutes: float = 0.0
     delegate: str = "cpu"
-    smaller: Smaller = Smaller()
+    compression: CompressionRequest = CompressionRequest()
 
     @property
     def allowed_drop(self) -> float:
@@ -69,7 +69,7 @@ class Job:
             "precisions": list(self.precisions),
             "recipe": self.recipe.id,
             "without": list(self.without),
-            "smaller": self.smaller.to_json(),
+            "compression": self.compression.to_json(),
             "max_drop": self.max_drop,
             "plan": None if self.plan is None else self.plan.to_json(),
             "search_minutes": self.search_minutes,
@@ -113,7 +113,7 @@ def make_job(
         search_minutes=chosen.search_minutes if search_minutes is None else search_minutes,
         precisions=tuple(dict.fromkeys(precisions)),
         images=images,
-        smaller=take_smaller(options),
+        compression=parse_compression(options),
         **options,
     )
     if images:
@@ -162,7 +162,9 @@ def check(job: Job) -> None:
             "no calibration images",
             "Pass --calibration with a folder or CSV of 64 or more typical images, or use --precision float",
         )
-    if job.calibration is None and (job.smaller.pruned or job.smaller.automatic or job.smaller.recover):
+    if job.calibration is None and (
+        job.compression.pruned or job.compression.automatic or job.compression.recover
+    ):
         raise InputError(
             "cannot make the model smaller",
             "no calibration images to choose by",

@@ -9,10 +9,10 @@ from torch import nn
 from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import rebuilt_attention
-from edgevit.rewrites.outcome import Outcome
+from edgevit.rewrites.result import RewriteResult
 
 
-def softmax_without_kernel(model: nn.Module, npu: Npu | None = None) -> Outcome:
+def softmax_without_kernel(model: nn.Module, npu: Npu | None = None) -> RewriteResult:
     """Compute softmax from max-pool, ELU and L1 norm, which have kernels where softmax has none.
 
     See `parts.softmax_by_norm` for the algebra.
@@ -24,5 +24,5 @@ def softmax_without_kernel(model: nn.Module, npu: Npu | None = None) -> Outcome:
             continue
         block.attn, changed = rebuilt_attention(block.attn, by_norm=True), changed + 1
     if not changed:
-        return Outcome(model, False, "no softmax left to rewrite")
-    return Outcome(vit, True, f"softmax of {changed} blocks runs as max-pool, ELU and L1 norm")
+        return RewriteResult(model, False, "no softmax left to rewrite")
+    return RewriteResult(vit, True, f"softmax of {changed} blocks runs as max-pool, ELU and L1 norm")

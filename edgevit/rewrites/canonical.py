@@ -1,4 +1,4 @@
-"""What surgery understands: the canonical ViT, with the parts surgeries put in place themselves."""
+"""What rewrite understands: the canonical ViT, with the parts rewrites put in place themselves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STEMS = (PatchEmbed, SplitPatchEmbed)
 
 
 def why_not_canonical(module: Any) -> str | None:
-    """None for a ViT surgery can rewrite; else one phrase naming the part it doesn't understand."""
+    """None for a ViT rewrite can rewrite; else one phrase naming the part it doesn't understand."""
     return canonical.why_not_canonical(
         module,
         stems=STEMS,
@@ -40,12 +40,12 @@ def why_not_canonical(module: Any) -> str | None:
     )
 
 
-def require_canonical(module: nn.Module, surgery: str) -> Any:
+def require_canonical(module: nn.Module, rewrite: str) -> Any:
     """The module, known to be canonical. Raises InputError naming the part that isn't."""
     problem = why_not_canonical(module)
     if problem is not None:
         raise InputError(
-            f"cannot apply {surgery}",
+            f"cannot apply {rewrite}",
             problem,
             "Leave the exact rewrites out for this model; it still exports, quantizes and compiles",
         )

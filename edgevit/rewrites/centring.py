@@ -11,10 +11,10 @@ from torch import nn
 from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import ExponentialNorm, MeanFreeNorm
-from edgevit.rewrites.outcome import Outcome
+from edgevit.rewrites.result import RewriteResult
 
 
-def norms_without_mean(model: nn.Module, npu: Npu | None = None) -> Outcome:
+def norms_without_mean(model: nn.Module, npu: Npu | None = None) -> RewriteResult:
     """Take the mean over channels out of all that is added to the residual stream, and out of the norms' work.
 
     Exact because only LayerNorms read the stream, and they subtract that mean (SliceGPT, arXiv 2401.15024).
@@ -22,12 +22,12 @@ def norms_without_mean(model: nn.Module, npu: Npu | None = None) -> Outcome:
     vit = copy.deepcopy(require_canonical(model, "norms-without-mean"))
     problem = why_mean_matters(vit)
     if problem is not None:
-        return Outcome(model, False, problem)
+        return RewriteResult(model, False, problem)
     centre(vit)
     left = [name for name in stream_norms(vit) if isinstance(vit.get_submodule(name), nn.LayerNorm)]
     for name in left:
         vit.set_submodule(name, MeanFreeNorm(vit.get_submodule(name)))
-    return Outcome(vit, True, f"{len(left)} LayerNorms no longer subtract a mean")
+    return RewriteResult(vit, True, f"{len(left)} LayerNorms no longer subtract a mean")
 
 
 def stream_norms(vit: Any) -> list[str]:

@@ -1,6 +1,6 @@
-"""Which exact surgeries there are, and the proof that each kept the function.
+"""Which exact rewrites there are, and the proof that each kept the function.
 
-An exact surgery is a plain function `(model, npu) -> Outcome` that never changes the module it is given. Its
+An exact rewrite is a plain function `(model, npu) -> RewriteResult` that never changes the module it is given. Its
 promise, the same outputs to float rounding, is verified on real inputs every time it is applied.
 """
 
@@ -19,43 +19,43 @@ from edgevit.rewrites.centring import norms_without_mean
 from edgevit.rewrites.exponential_norms import norms_by_exponentials
 from edgevit.rewrites.folds import fold_attention_scale, fold_layer_scale, fold_norms
 from edgevit.rewrites.last_block import trim_last_block
-from edgevit.rewrites.outcome import Outcome
 from edgevit.rewrites.pad_tokens import pad_tokens
 from edgevit.rewrites.patch_embed import split_patch_embed
+from edgevit.rewrites.result import RewriteResult
 
 BATCH = 16
 
 
 @dataclass(frozen=True)
-class ExactSurgery:
+class ExactRewrite:
     """A rewrite that promises the same function, and how far float rounding may move it.
 
     `tolerance` bounds the largest difference of two outputs, relative to the largest output (at least 1).
     With `reads_images` it is exact for what those images cover, and is called with them: (model, npu, inputs).
     """
 
-    apply: Callable[..., Outcome]
+    apply: Callable[..., RewriteResult]
     tolerance: float = 1e-5
     reads_images: bool = False
 
 
 # In the order in which they are applied.
-EXACT: dict[str, ExactSurgery] = {
-    "fold-layer-scale": ExactSurgery(fold_layer_scale),
-    "fold-norms": ExactSurgery(fold_norms),
-    "fold-attention-scale": ExactSurgery(fold_attention_scale),
-    "split-patch-embed": ExactSurgery(split_patch_embed),
-    "pad-tokens": ExactSurgery(pad_tokens),
-    "softmax-by-norm": ExactSurgery(softmax_without_kernel),
-    "trim-last-block": ExactSurgery(trim_last_block),
-    "norms-by-exponentials": ExactSurgery(norms_by_exponentials, tolerance=1e-4, reads_images=True),
-    "norms-without-mean": ExactSurgery(norms_without_mean, tolerance=1e-4),
+EXACT: dict[str, ExactRewrite] = {
+    "fold-layer-scale": ExactRewrite(fold_layer_scale),
+    "fold-norms": ExactRewrite(fold_norms),
+    "fold-attention-scale": ExactRewrite(fold_attention_scale),
+    "split-patch-embed": ExactRewrite(split_patch_embed),
+    "pad-tokens": ExactRewrite(pad_tokens),
+    "softmax-by-norm": ExactRewrite(softmax_without_kernel),
+    "trim-last-block": ExactRewrite(trim_last_block),
+    "norms-by-exponentials": ExactRewrite(norms_by_exponentials, tolerance=1e-4, reads_images=True),
+    "norms-without-mean": ExactRewrite(norms_without_mean, tolerance=1e-4),
 }
 
 
 @dataclass(frozen=True)
-class SurgeryRecord:
-    """What one surgery did: for the manifest and the report."""
+class RewriteRecord:
+    """What one rewrite did: for the manifest and the report."""
 
     name: str
     changed: bool
@@ -63,39 +63,37 @@ class SurgeryRecord:
     max_logit_difference: float | None
 
 
-def apply_surgeries(
+def apply_rewrites(
     module: nn.Module, names: Sequence[str], inputs: torch.Tensor, *, npu: Npu | None = None
-) -> tuple[nn.Module, list[SurgeryRecord]]:
-    """Apply exact surgeries in their fixed order, proving each on `inputs` [n, C, H, W], normalised float32.
+) -> tuple[nn.Module, list[RewriteRecord]]:
+    """Apply exact rewrites in their fixed order, proving each on `inputs` [n, C, H, W], normalised float32.
 
     The module given is not changed. Raises InputError for an unknown name or a module that isn't canonical,
-    ParityError when a surgery changed the outputs.
+    ParityError when a rewrite changed the outputs.
     """
     unknown = sorted(set(names) - set(EXACT))
     if unknown:
         raise InputError(
-            f"unknown surgery {unknown[0]!r}",
+            f"unknown rewrite {unknown[0]!r}",
             "no exact rewrite has that name",
             f"Choose from {', '.join(EXACT)}",
         )
     records = []
-    for name, surgery in EXACT.items():
+    for name, rewrite in EXACT.items():
         if name not in names:
             continue
-        images = (inputs,) if surgery.reads_images else ()
-        outcome = surgery.apply(module, npu, *images)
-        difference = (
-            prove(name, module, outcome.module, inputs, surgery.tolerance) if outcome.changed else None
-        )
-        records.append(SurgeryRecord(name, outcome.changed, outcome.what, difference))
-        module = outcome.module
+        images = (inputs,) if rewrite.reads_images else ()
+        result = rewrite.apply(module, npu, *images)
+        difference = prove(name, module, result.module, inputs, rewrite.tolerance) if result.changed else None
+        records.append(RewriteRecord(name, result.changed, result.what, difference))
+        module = result.module
     return module, records
 
 
 def prove(name: str, before: nn.Module, after: nn.Module, inputs: torch.Tensor, tolerance: float) -> float:
     """The largest difference of two modules' outputs on `inputs`.
 
-    Raises ParityError naming the surgery when it exceeds `tolerance` times the largest output (at least 1),
+    Raises ParityError naming the rewrite when it exceeds `tolerance` times the largest output (at least 1),
     or isn't a number.
     """
     expected, found = outputs(before, inputs), outputs(after, inputs)
@@ -114,7 +112,7 @@ def prove(name: str, before: nn.Module, after: nn.Module, inputs: torch.Tensor, 
     return difference
 
 
-FIX = "Leave this surgery out and report the model"
+FIX = "Leave this rewrite out and report the model"
 
 
 @torch.inference_mode()

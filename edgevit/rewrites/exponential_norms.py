@@ -22,7 +22,7 @@ from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.centring import centre, stream_norms, why_mean_matters
 from edgevit.rewrites.modules import CUT_OFF, ExponentialNorm
-from edgevit.rewrites.outcome import Outcome
+from edgevit.rewrites.result import RewriteResult
 
 BATCH = 16
 # Channels of the two convolutions, by how many times the largest variance is the smallest: the NPUs' alignment.
@@ -31,11 +31,11 @@ TERMS = {4096.0: 16, 65536.0: 32}
 MARGIN = 4.0
 TOLERANCE = 1e-5
 # Rows a 64th as wide as the widest are one step of an int8 tensor: a norm of those is not worth having.
-MOST_UNLIKE = 4096.0
+MAX_UNLIKE = 4096.0
 Exponentials = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
-def norms_by_exponentials(model: nn.Module, npu: Npu | None, inputs: torch.Tensor) -> Outcome:
+def norms_by_exponentials(model: nn.Module, npu: Npu | None, inputs: torch.Tensor) -> RewriteResult:
     """Replace LayerNorms by squares, convolutions, ReLU and ELU; `inputs` [n, C, H, W] show their rows' variances.
 
     The residual stream loses its mean first, as in `norms_without_mean`. A norm whose rows' variances differ too
@@ -44,20 +44,20 @@ def norms_by_exponentials(model: nn.Module, npu: Npu | None, inputs: torch.Tenso
     vit = copy.deepcopy(require_canonical(model, "norms-by-exponentials"))
     problem = why_mean_matters(vit)
     if problem is not None:
-        return Outcome(model, False, problem)
+        return RewriteResult(model, False, problem)
     centre(vit)
     spans = variances(vit, stream_norms(vit), inputs)
     replaced = 0
     for name, (least, most) in spans.items():
         norm = vit.get_submodule(name)
-        if most / least <= MOST_UNLIKE:
+        if most / least <= MAX_UNLIKE:
             vit.set_submodule(name, by_exponentials(norm, least / MARGIN, most * MARGIN))
             replaced += 1
     if not replaced:
-        return Outcome(
-            model, False, f"rows of every LayerNorm differ more than {MOST_UNLIKE:g}-fold in variance"
+        return RewriteResult(
+            model, False, f"rows of every LayerNorm differ more than {MAX_UNLIKE:g}-fold in variance"
         )
-    return Outcome(vit, True, f"{replaced} of {len(spans)} LayerNorms run as sums of exponentials")
+    return RewriteResult(vit, True, f"{replaced} of {len(spans)} LayerNorms run as sums of exponentials")
 
 
 @torch.no_grad()

@@ -11,10 +11,10 @@ from torch import nn
 from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import rebuilt_attention
-from edgevit.rewrites.outcome import Outcome
+from edgevit.rewrites.result import RewriteResult
 
 
-def fold_attention_scale(model: nn.Module, npu: Npu | None = None) -> Outcome:
+def fold_attention_scale(model: nn.Module, npu: Npu | None = None) -> RewriteResult:
     """Multiply q's weights by 1/sqrt(head_dim) instead of q: softmax((s·q) kᵀ) = softmax((s·Wq x) kᵀ).
 
     With a norm on q the factor goes into that norm's weight and bias, which come last.
@@ -26,8 +26,8 @@ def fold_attention_scale(model: nn.Module, npu: Npu | None = None) -> Outcome:
         if attention.scale != 1.0 and scale_queries(attention):
             block.attn, folded = attention, folded + 1
     if not folded:
-        return Outcome(model, False, "no attention scale left to fold")
-    return Outcome(vit, True, f"attention scale folded into q in {folded} blocks")
+        return RewriteResult(model, False, "no attention scale left to fold")
+    return RewriteResult(vit, True, f"attention scale folded into q in {folded} blocks")
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def scale_queries(attention: Any) -> bool:
     return True
 
 
-def fold_norms(model: nn.Module, npu: Npu | None = None) -> Outcome:
+def fold_norms(model: nn.Module, npu: Npu | None = None) -> RewriteResult:
     """Move each LayerNorm's weight g and bias β into its readers: W(g·z + β) + b = (W g) z + (Wβ + b).
 
     The norm stays a LayerNorm, with weight 1 and bias 0, so that compilers still recognise it. A norm whose
@@ -56,8 +56,10 @@ def fold_norms(model: nn.Module, npu: Npu | None = None) -> Outcome:
     vit = copy.deepcopy(require_canonical(model, "fold-norms"))
     folded = sum(fold_norm(norm, readers) for norm, readers in norms_and_readers(vit))
     if not folded:
-        return Outcome(model, False, "no LayerNorm has weights to fold")
-    return Outcome(vit, True, f"weight and bias of {folded} LayerNorms folded into the layers they feed")
+        return RewriteResult(model, False, "no LayerNorm has weights to fold")
+    return RewriteResult(
+        vit, True, f"weight and bias of {folded} LayerNorms folded into the layers they feed"
+    )
 
 
 def norms_and_readers(vit: Any) -> list[tuple[Any, list[Any]]]:
@@ -102,7 +104,7 @@ def fold_norm(norm: Any, readers: list[Any]) -> bool:
     return True
 
 
-def fold_layer_scale(model: nn.Module, npu: Npu | None = None) -> Outcome:
+def fold_layer_scale(model: nn.Module, npu: Npu | None = None) -> RewriteResult:
     """Multiply rows of proj and fc2 by LayerScale's γ instead of their outputs: γ·(W x + b) = (γW) x + γb."""
     vit = copy.deepcopy(require_canonical(model, "fold-layer-scale"))
     folded = 0
@@ -118,5 +120,5 @@ def fold_layer_scale(model: nn.Module, npu: Npu | None = None) -> Outcome:
             setattr(block, name, nn.Identity())
             folded += 1
     if not folded:
-        return Outcome(model, False, "the model has no LayerScale")
-    return Outcome(vit, True, f"{folded} LayerScales folded into the layers before them")
+        return RewriteResult(model, False, "the model has no LayerScale")
+    return RewriteResult(vit, True, f"{folded} LayerScales folded into the layers before them")

@@ -10,10 +10,10 @@ from torch import nn
 from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import HeadTokensBlock
-from edgevit.rewrites.outcome import Outcome
+from edgevit.rewrites.result import RewriteResult
 
 
-def trim_last_block(model: nn.Module, npu: Npu | None = None) -> Outcome:
+def trim_last_block(model: nn.Module, npu: Npu | None = None) -> RewriteResult:
     """Compute the last block's queries, projection and MLP for the head's tokens only; keys and values stay.
 
     Exact because nothing after the block reads another token. Heads that do (average, attention pooling)
@@ -22,11 +22,11 @@ def trim_last_block(model: nn.Module, npu: Npu | None = None) -> Outcome:
     vit = require_canonical(model, "trim-last-block")
     read = tokens_read_by_head(vit)
     if read is None:
-        return Outcome(model, False, "its head reads every token")
+        return RewriteResult(model, False, "its head reads every token")
     if len(vit.blocks) == 0:
-        return Outcome(model, False, "it has no blocks")
+        return RewriteResult(model, False, "it has no blocks")
     if getattr(vit.blocks[-1], "queries", None) is not None:
-        return Outcome(model, False, "the last block is already trimmed")
+        return RewriteResult(model, False, "the last block is already trimmed")
     # Transposes stay on the NPU only for multiples of its alignment; a few queries more cost next to nothing.
     alignment = npu.transpose_alignment if npu is not None else 1
     trimmed = copy.deepcopy(vit)
@@ -34,7 +34,7 @@ def trim_last_block(model: nn.Module, npu: Npu | None = None) -> Outcome:
         trimmed.blocks[-1], queries=-(-read // alignment) * alignment, returned=read
     )
     tokens = "the class token" if read == 1 else f"the first {read} tokens"
-    return Outcome(trimmed, True, f"last block computes {tokens} only")
+    return RewriteResult(trimmed, True, f"last block computes {tokens} only")
 
 
 def tokens_read_by_head(vit: Any) -> int | None:

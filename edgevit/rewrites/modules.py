@@ -1,4 +1,4 @@
-"""The modules surgeries put in place of timm's: same parameters and names, other order of computation."""
+"""The modules rewrites put in place of timm's: same parameters and names, other order of computation."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class SurgeryAttention(nn.Module):
         out = softmax_by_norm(q, k, v, self.share) if self.by_norm else softmax(q, k, v, self.share)
         out = self.norm(out.transpose(1, 2).flatten(2))
         if self.gate is not None:
-            out = out * self.gate(self.asking(x)).sigmoid()
+            out = out * self.gate(self.query_tokens(x)).sigmoid()
         projected: torch.Tensor = self.proj(out)
         return projected
 
@@ -87,13 +87,13 @@ class SurgeryAttention(nn.Module):
         else:
             dim, bias = self.attn_dim, self.qkv.bias
             q_bias, kv_bias = (None, None) if bias is None else (bias[:dim], bias[dim:])
-            q = functional.linear(self.asking(x), self.qkv.weight[:dim], q_bias)
+            q = functional.linear(self.query_tokens(x), self.qkv.weight[:dim], q_bias)
             k, v = functional.linear(x, self.qkv.weight[dim:], kv_bias).chunk(2, dim=-1)
         q, k, v = (part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in (q, k, v))
         q, k = self.q_norm(q), self.k_norm(k)
         return q if self.scale == 1.0 else q * self.scale, k, v
 
-    def asking(self, x: torch.Tensor) -> torch.Tensor:
+    def query_tokens(self, x: torch.Tensor) -> torch.Tensor:
         """The tokens that have a query: all of them, or the first `queries`."""
         return x if self.queries is None else x[:, : self.queries]
 
@@ -113,13 +113,13 @@ def softmax(
 
 
 def softmax_by_norm(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, counted: torch.Tensor | None
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_mask: torch.Tensor | None
 ) -> torch.Tensor:
     """softmax(q kᵀ) v without softmax, exponential, division or reduction kernels.
 
     exp(x) = elu(x) + 1 for x <= 0, and dividing positive numbers by their sum is an L1 norm, which the unit for
     LayerNorm computes. (An L2 norm and a square after exp(s/2) do as well, with one operation more.)
-    `counted` [keys] is 0 for keys to leave out, else 1. q, k, v are [batch, heads, tokens, head_dim]; scores
+    `key_mask` [keys] is 0 for keys to leave out, else 1. q, k, v are [batch, heads, tokens, head_dim]; scores
     are laid out [batch·heads, queries, 1, keys], so that the maximum is a global max-pool, then
     [batch·heads, keys, 1, queries], so that the norm runs over channels.
     """
@@ -128,12 +128,12 @@ def softmax_by_norm(
     scores = (q @ k.transpose(1, 2)).unsqueeze(2)
     below_zero = scores - functional.adaptive_max_pool2d(scores, 1)
     exponential = functional.elu(below_zero).transpose(1, 3)
-    if counted is None:
+    if key_mask is None:
         exponential = exponential + 1.0
     else:
-        # counted · elu + counted: one batch normalisation does the +1 and the mask.
-        zero, one = torch.zeros_like(counted), torch.ones_like(counted)
-        exponential = functional.batch_norm(exponential, zero, one, counted, counted, eps=0.0)
+        # key_mask · elu + key_mask: one batch normalisation does the +1 and the mask.
+        zero, one = torch.zeros_like(key_mask), torch.ones_like(key_mask)
+        exponential = functional.batch_norm(exponential, zero, one, key_mask, key_mask, eps=0.0)
     probabilities = functional.normalize(exponential, p=1.0, dim=1)
     weighted: torch.Tensor = probabilities.squeeze(2).transpose(1, 2) @ v
     return weighted.reshape(batch, -1, *weighted.shape[1:])

@@ -10,10 +10,10 @@ from torch import nn
 from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import HeadTokensBlock, PadTokens, rebuilt_attention
-from edgevit.rewrites.outcome import Outcome
+from edgevit.rewrites.result import RewriteResult
 
 
-def pad_tokens(model: nn.Module, npu: Npu | None) -> Outcome:
+def pad_tokens(model: nn.Module, npu: Npu | None) -> RewriteResult:
     """Append copies of the first token up to a multiple of `npu.transpose_alignment`, without weight.
 
     Copies stay copies through every block, so their activations are none that the model doesn't have anyway:
@@ -24,16 +24,16 @@ def pad_tokens(model: nn.Module, npu: Npu | None) -> Outcome:
     tokens = token_count(vit)
     missing = -tokens % alignment
     if missing == 0 or len(vit.blocks) == 0:
-        return Outcome(model, False, f"{tokens} tokens are a multiple of {alignment} already")
+        return RewriteResult(model, False, f"{tokens} tokens are a multiple of {alignment} already")
     if any(getattr(block.attn, "padding", 0) for block in vit.blocks):
-        return Outcome(model, False, "its tokens are padded already")
+        return RewriteResult(model, False, "its tokens are padded already")
     padded = copy.deepcopy(vit)
     padded.patch_drop = PadTokens(missing)
     for block in padded.blocks:
         block.attn = rebuilt_attention(block.attn, padding=missing, tokens=tokens + missing)
     if not isinstance(padded.blocks[-1], HeadTokensBlock):
         padded.blocks[-1] = HeadTokensBlock(padded.blocks[-1], queries=None, returned=tokens)
-    return Outcome(padded, True, f"{tokens} tokens padded to {tokens + missing}")
+    return RewriteResult(padded, True, f"{tokens} tokens padded to {tokens + missing}")
 
 
 def token_count(vit: Any) -> int:

@@ -19,7 +19,7 @@ from torch import nn
 from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import SplitPatchEmbed
-from edgevit.rewrites.outcome import Outcome
+from edgevit.rewrites.result import RewriteResult
 
 Chain = tuple[tuple[int, int], ...]
 
@@ -30,7 +30,7 @@ PIXEL_BLOCK = 16
 DDR_BYTES_PER_CYCLE = 21.3
 
 
-def split_patch_embed(model: nn.Module, npu: Npu | None) -> Outcome:
+def split_patch_embed(model: nn.Module, npu: Npu | None) -> RewriteResult:
     """Replace a KhxKw, stride-K patch convolution by a chain whose strides fit `npu.max_conv_stride`.
 
     Raises InputError for a module that isn't canonical.
@@ -39,18 +39,18 @@ def split_patch_embed(model: nn.Module, npu: Npu | None) -> Outcome:
     stem = vit.patch_embed
     problem = why_not_split(stem, npu)
     if problem is not None or npu is None or npu.max_conv_stride is None:
-        return Outcome(model, False, problem or "the target has no limit on strides")
+        return RewriteResult(model, False, problem or "the target has no limit on strides")
     kernel, image = tuple(stem.proj.kernel_size), tuple(stem.img_size)
     chain = best_chain(kernel, npu, image, stem.proj.in_channels, stem.proj.out_channels)
     if chain is None:
         limit = npu.max_conv_stride
-        return Outcome(
+        return RewriteResult(
             model, False, f"no {MAX_STAGES} strides up to {limit} multiply to {kernel[0]}x{kernel[1]}"
         )
     rewritten = copy.deepcopy(vit)
     rewritten.patch_embed = chained(stem, chain)
     steps = " then ".join(f"{height}x{width}" for height, width in chain)
-    return Outcome(rewritten, True, f"{kernel[0]}x{kernel[1]} patch convolution runs as {steps}")
+    return RewriteResult(rewritten, True, f"{kernel[0]}x{kernel[1]} patch convolution runs as {steps}")
 
 
 def why_not_split(stem: Any, npu: Npu | None) -> str | None:

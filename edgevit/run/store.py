@@ -21,7 +21,7 @@ from edgevit.files import replace_folder, sha256_file, write_atomically
 from edgevit.run.memory import peak_memory
 
 # Pixel arrays run to gigabytes: hashing them at every reuse would take longer than the work saved.
-LARGEST_REHASHED_BYTES = 64 * 2**20
+MAX_REHASHED_BYTES = 64 * 2**20
 NEARLY_FULL_BYTES = 32 * 2**20
 READERS = {"bench", "cli", "predict", "report", "run/reading.py", "toolchains/doctor.py"}
 
@@ -205,4 +205,4 @@ def intact(path: Path, expected: Mapping[str, Any]) -> bool:
     """Whether a file still has its recorded size and, unless it is very large, its recorded content."""
     if not path.is_file() or path.stat().st_size != expected["bytes"]:
         return False
-    return bool(expected["bytes"] > LARGEST_REHASHED_BYTES or sha256_file(path) == expected["sha256"])
+    return bool(expected["bytes"] > MAX_REHASHED_BYTES or sha256_file(path) == expected["sha256"])

@@ -21,8 +21,8 @@ from edgevit.training import checkpoint as checkpoints
 from edgevit.training.loop import AVERAGING, BATCH, CHECKS, LEARNING_RATE, SHARES, Images, Run
 from edgevit.training.loss import TOKENS_WEIGHT
 
-FEWEST_IMAGES = 8
-MOST_CHECK_IMAGES = 512
+MIN_IMAGES = 8
+MAX_CHECK_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ def checked_images(
             f"{len(inputs)} images for the student and {len(theirs)} for its teacher",
             "Give both the same pictures",
         )
-    if len(inputs) < FEWEST_IMAGES:
+    if len(inputs) < MIN_IMAGES:
         raise InputError("cannot recover", f"{len(inputs)} images are too few", "Give 64 or more")
-    train, check = hold_out(len(inputs), seed=seed, most=MOST_CHECK_IMAGES)
+    train, check = hold_out(len(inputs), seed=seed, most=MAX_CHECK_IMAGES)
     # Training views are cut from the larger picture and shown to each at its own size.
     larger = theirs if theirs.shape[-1] >= inputs.shape[-1] else inputs
     return Images(larger[train], inputs[check], theirs[check])

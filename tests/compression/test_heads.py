@@ -18,7 +18,7 @@ from edgevit.compression.heads import prune_heads
 from edgevit.compression.neurons import prune_mlp
 from edgevit.errors import InputError
 from edgevit.rewrites.canonical import why_not_canonical
-from edgevit.rewrites.equivalence import EXACT, apply_surgeries
+from edgevit.rewrites.equivalence import EXACT, apply_rewrites
 from tests.vits import images, random_vit, vits
 
 
@@ -108,10 +108,10 @@ def test_refitting_beats_dropping_on_images_not_seen() -> None:
     assert errors[0] < errors[1]
 
 
-def test_a_pruned_model_takes_all_exact_surgeries() -> None:
+def test_a_pruned_model_takes_all_exact_rewrites() -> None:
     model = random_vit(depth=3, init_values=0.1)
     pruned = prune_heads(model, 4, images(model, 8)).module
-    _, records = apply_surgeries(pruned, list(EXACT), images(model))
+    _, records = apply_rewrites(pruned, list(EXACT), images(model))
     assert [record.name for record in records if record.changed][:2] == ["fold-layer-scale", "fold-norms"]
 
 
@@ -150,7 +150,7 @@ def test_more_heads_than_there_are_to_spare_are_refused(amount: int | float, lin
 
 
 def test_a_rewritten_model_is_refused() -> None:
-    model, _ = apply_surgeries(random_vit(), ["trim-last-block"], images(random_vit()))
+    model, _ = apply_rewrites(random_vit(), ["trim-last-block"], images(random_vit()))
     with pytest.raises(InputError) as error:
         prune_heads(model, 1, images(model, 8))
     assert str(error.value) == (

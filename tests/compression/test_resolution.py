@@ -16,7 +16,7 @@ from edgevit.compression.resolution import (
 )
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.rewrites.equivalence import apply_surgeries
+from edgevit.rewrites.equivalence import apply_rewrites
 from tests.vits import images, random_vit
 
 from timm.models.deit import VisionTransformerDistilled  # isort: skip
@@ -62,9 +62,9 @@ def test_a_model_without_positions_changes_size_too() -> None:
     assert change_resolution(model, (48, 48))(torch.zeros(1, 3, 48, 48)).shape == (1, 7)
 
 
-def test_a_resized_model_takes_all_exact_surgeries() -> None:
+def test_a_resized_model_takes_all_exact_rewrites() -> None:
     model = change_resolution(random_vit(), (48, 64))
-    _, records = apply_surgeries(model, ["fold-norms", "trim-last-block"], images(model))
+    _, records = apply_rewrites(model, ["fold-norms", "trim-last-block"], images(model))
     assert all(record.changed for record in records)
 
 
@@ -93,7 +93,7 @@ def test_a_rewritten_stem_is_refused() -> None:
     from edgevit.boards.profiles import Npu
 
     npu = Npu(target="any", max_conv_stride=7)
-    split, _ = apply_surgeries(random_vit(), ["split-patch-embed"], torch.zeros(1, 3, 32, 32), npu=npu)
+    split, _ = apply_rewrites(random_vit(), ["split-patch-embed"], torch.zeros(1, 3, 32, 32), npu=npu)
     with pytest.raises(InputError) as error:
         change_resolution(split, (48, 48))
     assert str(error.value) == (

@@ -11,7 +11,7 @@ import torch
 from edgevit.compression import fitting
 from edgevit.compression.blocks import head_outputs
 from edgevit.compression.calibration_split import split_images
-from edgevit.compression.fitting import feel, refit
+from edgevit.compression.fitting import estimate_sensitivity, refit
 from edgevit.compression.head_choice import drop_heads
 from edgevit.compression.value_projection import spread_inputs
 from tests.vits import images, random_vit
@@ -42,11 +42,11 @@ def same_pattern(**options: Any) -> Any:
 def test_kept_values_take_over_a_head_of_the_same_pattern(options: dict[str, Any]) -> None:
     model = same_pattern(**options)
     split = split_images(images(model, 48))
-    felt, errors = feel(model, split.fit), {}
+    sensitivity, errors = estimate_sensitivity(model, split.fit), {}
     for layers in (("proj",), ("values",)):
         student = copy.deepcopy(model).requires_grad_(False)
         drop_heads(student.blocks[0].attn, [1])
-        fits = refit(student, model, split, felt, layers=layers)
+        fits = refit(student, model, split, sensitivity, layers=layers)
         errors[layers] = fits[0].after / fits[0].before
     assert errors[("values",)] < 0.01 < 0.05 < errors[("proj",)]
 
@@ -55,16 +55,18 @@ def test_a_dense_model_needs_no_other_values() -> None:
     model = random_vit(img_size=48)
     split = split_images(images(model, 24))
     student = copy.deepcopy(model).requires_grad_(False)
-    refit(student, model, split, feel(model, split.fit), layers=("values",))
+    refit(student, model, split, estimate_sensitivity(model, split.fit), layers=("values",))
     with torch.no_grad():
         torch.testing.assert_close(student(split.check), model(split.check), rtol=1e-3, atol=1e-3)
 
 
 def test_blocks_too_wide_to_measure_keep_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_vit()
-    monkeypatch.setattr(fitting, "MOST_FEATURES", 71)
+    monkeypatch.setattr(fitting, "MAX_FEATURES", 71)
     split = split_images(images(model, 8))
-    fits = refit(copy.deepcopy(model).requires_grad_(False), model, split, feel(model, split.fit))
+    fits = refit(
+        copy.deepcopy(model).requires_grad_(False), model, split, estimate_sensitivity(model, split.fit)
+    )
     assert [fit.layer for fit in fits][:2] == ["blocks.0.attn.proj", "blocks.0.mlp.fc2"]
 
 

@@ -42,8 +42,8 @@ def test_each_step_is_measured_against_the_original(project: Project) -> None:
     assert [each.dim_value for each in graph.input[0].type.tensor_type.shape.dim][2:] == [48, 32]
     for text in ("48x32 px", "1 heads gone", "64 neurons gone", "crop ratio"):
         assert text in done.stdout
-    assert manifest["configuration"]["smaller"]["heads"] == 1
-    assert manifest["configuration"]["smaller"]["resolution"] == [48, 32]
+    assert manifest["configuration"]["compression"]["heads"] == 1
+    assert manifest["configuration"]["compression"]["resolution"] == [48, 32]
 
 
 def test_unchanged_rerun_makes_nothing_smaller_again(project: Project) -> None:

@@ -56,7 +56,7 @@ def test_a_vit_that_conditioning_does_not_know_is_quantized_without(project: Pro
     manifest = project.manifest()
     export = next(stage for stage in manifest["stages"] if stage["stage"] == "export")
     assert "int8" not in export["metrics"]
-    assert "fold-norms" in [record["name"] for record in export["metrics"]["surgeries"]]
+    assert "fold-norms" in [record["name"] for record in export["metrics"]["rewrites"]]
     line = "int8 for NPUs goes without conditioning: blocks.0.mlp has a norm of its own"
     assert line in manifest["model"]["notes"]
     assert line in " ".join(done.stdout.split())
@@ -75,7 +75,7 @@ def test_layer_norms_stay_on_an_npu_that_has_no_kernel_for_them(project: Project
 def test_int8_squares_are_left_to_models_with_a_rotated_stream(project: Project) -> None:
     project.run("convert", "--target", "rv1106", "--recipe", "vendor-default", "--validation-images", "20")
     export = next(stage for stage in project.manifest("runs/demo")["stages"] if stage["stage"] == "export")
-    names = [record["name"] for record in export["metrics"]["surgeries"]]
+    names = [record["name"] for record in export["metrics"]["rewrites"]]
     assert "trim-last-block" in names
     assert "norms-by-exponentials" not in names
 

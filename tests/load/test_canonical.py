@@ -36,7 +36,7 @@ def test_the_part_that_is_not_understood_is_named() -> None:
     assert why_not_canonical(changed) == "blocks.1.norm2 is a Identity"
 
 
-def test_surgery_may_add_its_own_parts() -> None:
+def test_rewrite_may_add_its_own_parts() -> None:
     class Trimmed(type(tiny().blocks[0])):  # type: ignore[misc]
         pass
 

@@ -12,7 +12,7 @@ from benchmarks.latency import fit as published
 from edgevit.backends.rknn.log import parse_log
 from edgevit.boards.profiles import load_board
 from edgevit.errors import InputError
-from edgevit.placement.estimate import PARTS, estimate, fitted
+from edgevit.placement.estimate import LATENCY_TERMS, estimate, fitted
 from edgevit.placement.layers import Layer, Placement
 from tests.placement.recordings import WITH_TABLE, recorded
 
@@ -44,7 +44,7 @@ def test_estimate_is_positive_inside_its_interval_and_the_sum_of_its_parts(name:
         pytest.skip("the profile gives no clock")
     found = estimate(compiled(name), board)
     assert 0 < found.low_ms < found.latency_ms < found.high_ms
-    assert set(found.parts) == set(PARTS)
+    assert set(found.parts) == set(LATENCY_TERMS)
     assert min(found.parts.values()) >= 0
     assert sum(found.parts.values()) == pytest.approx(found.latency_ms)
     assert found.label == "edgevit estimate"

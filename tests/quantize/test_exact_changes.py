@@ -24,7 +24,7 @@ from edgevit.quantize.rotation import (
     why_not_rotated,
 )
 from edgevit.quantize.statistics import collect
-from edgevit.rewrites.equivalence import apply_surgeries
+from edgevit.rewrites.equivalence import apply_rewrites
 from edgevit.rewrites.last_block import trim_last_block
 from tests.vits import images, random_vit, vits
 
@@ -137,5 +137,5 @@ def test_the_flat_forward_pass_computes_what_each_boards_rewrites_do(board: str)
     profile = load_board(board)
     model = random_vit(class_token=True, global_pool="token")
     inputs = images(model, 4)
-    rewritten, _ = apply_surgeries(model, profile.surgeries, inputs, npu=profile.npu)
+    rewritten, _ = apply_rewrites(model, profile.rewrites, inputs, npu=profile.npu)
     same(rewritten, prepared(rewritten), inputs)

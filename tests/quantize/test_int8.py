@@ -43,7 +43,7 @@ def test_steps_are_kept_exactly_where_they_lower_the_error(
         "rotation", "centre-stream", "shift-values", "centre-keys", "equalise-values", "equalise-queries",
     ]  # fmt: skip
     for step in steps:
-        assert step.kept == (step.after.badness < step.before.badness)
+        assert step.kept == (step.after.error_score < step.before.error_score)
 
 
 def test_the_same_seed_gives_the_same_model(ready: tuple[Any, torch.Tensor, Int8Model]) -> None:
@@ -92,7 +92,7 @@ def test_the_search_meets_its_target_in_its_own_simulation(
         int8.module, int8.plan, effects, inputs, NPU, judged=24, simulate=simulate, max_drop=20.0, minutes=1.0
     )
     assert planned.found.met
-    assert planned.plan.sixteen_bit == planned.found.rung.sixteen_bit
+    assert planned.plan.sixteen_bit == planned.found.candidate.sixteen_bit
     assert planned.plan.ranges == int8.plan.ranges
 
 

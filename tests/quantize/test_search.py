@@ -15,7 +15,7 @@ from edgevit.progress import Quiet
 from edgevit.quantize.activations import tap_names
 from edgevit.quantize.fake_quantization import rounded_when_made, rounded_when_read
 from edgevit.quantize.groups import Costs, Errors, Shape, units_of
-from edgevit.quantize.search import Drop, Rung, drop_of, ladder, search
+from edgevit.quantize.search import CandidatePlan, Drop, candidate_plans, drop_of, search
 
 IMAGES, CLASSES = 200, 5
 NPU = Npu(target="fake", macs_per_cycle_int8=1024, macs_per_cycle_float=512, ddr_bytes_per_cycle=21.3)
@@ -26,10 +26,10 @@ def reference() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(IMAGES, CLASSES)).astype(np.float32) * 3
 
 
-def rungs(count: int = 12) -> list[Rung]:
+def candidates(count: int = 12) -> list[CandidatePlan]:
     names = tuple(f"blocks.{index}.residual1" for index in range(count))
     return [
-        Rung(f"unit {index}", f"unit {index}", names[:index], 100.0 * index, 0.0, 0.0)
+        CandidatePlan(f"unit {index}", f"unit {index}", names[:index], 100.0 * index, 0.0, 0.0)
         for index in range(count)
     ]
 
@@ -50,37 +50,37 @@ class Simulator:
 
 def run(fake: Simulator, simulate: Simulator, **options: Any) -> Any:
     given = {"max_drop": 0.5, "minutes": 5.0, "references": {"fake": reference(), "simulate": reference()}}
-    return search(rungs(), fake=fake, simulate=simulate, **{**given, **options})
+    return search(candidates(), fake=fake, simulate=simulate, **{**given, **options})
 
 
 def test_the_cheapest_plan_that_the_simulator_accepts_is_found() -> None:
     found = run(Simulator(4), Simulator(4))
     assert found.met
-    assert len(found.rung.sixteen_bit) == 4
+    assert len(found.candidate.sixteen_bit) == 4
 
 
 def test_the_simulator_has_the_last_word_when_estimates_are_too_good() -> None:
     found = run(Simulator(2), Simulator(7))
     assert found.met
-    assert len(found.rung.sixteen_bit) == 7
+    assert len(found.candidate.sixteen_bit) == 7
 
 
 def test_the_search_steps_back_when_estimates_are_too_bad() -> None:
     found = run(Simulator(9), Simulator(3))
     assert found.met
-    assert len(found.rung.sixteen_bit) == 3
+    assert len(found.candidate.sixteen_bit) == 3
 
 
 def test_nothing_moves_when_everything_int8_is_good_enough() -> None:
     found = run(Simulator(0), Simulator(0))
     assert found.met
-    assert found.rung.sixteen_bit == ()
+    assert found.candidate.sixteen_bit == ()
 
 
 def test_an_impossible_target_ends_with_the_best_plan_and_says_what_is_needed() -> None:
     found = run(Simulator(99), Simulator(99))
     assert not found.met
-    assert len(found.rung.sixteen_bit) == 11
+    assert len(found.candidate.sixteen_bit) == 11
     assert found.sentence.startswith("target of 0.5 points not met by any plan: ")
     assert "Use --precision float, or more calibration images" in found.sentence
     assert found.sentence.endswith(
@@ -106,17 +106,17 @@ class Crashing(Simulator):
 def test_plans_that_the_compiler_dies_of_end_the_ladder(estimated: int) -> None:
     found = run(Simulator(estimated), Crashing(3, deadly=5))
     assert found.met
-    assert len(found.rung.sixteen_bit) == 3
+    assert len(found.candidate.sixteen_bit) == 3
     found = run(Simulator(estimated), Crashing(7, deadly=5))
     assert not found.met
-    assert len(found.rung.sixteen_bit) == 4
+    assert len(found.candidate.sixteen_bit) == 4
 
 
 def test_a_compiler_that_dies_of_the_top_plan_leaves_one_below_it_when_there_is_no_time() -> None:
     warnings = Quiet()
     found = run(Simulator(99), Crashing(7, deadly=11), minutes=0.0, progress=warnings)
     assert not found.met
-    assert len(found.rung.sixteen_bit) == 5
+    assert len(found.candidate.sixteen_bit) == 5
     assert "no plan with unit 11 in 16 bits: rknn failed" in warnings.warnings[0]
 
 
@@ -126,7 +126,7 @@ def test_a_compiler_that_dies_of_plain_int8_fails_the_search() -> None:
 
 
 def test_a_board_without_float_is_not_told_to_use_it() -> None:
-    found = run(Simulator(99), Simulator(99), way_out="a platform that computes in float")
+    found = run(Simulator(99), Simulator(99), advice="a platform that computes in float")
     assert "Use a platform that computes in float, or more calibration images" in found.sentence
 
 
@@ -151,7 +151,7 @@ def test_a_stopped_search_goes_on_where_it_was(tmp_path: Path) -> None:
     calls = len(simulate.calls)
     second = run(Simulator(2), simulate, state=state, key="a")
     assert len(simulate.calls) == calls
-    assert second.rung == first.rung
+    assert second.candidate == first.candidate
     assert json.loads(state.read_text())["key"] == "a"
 
 
@@ -192,7 +192,7 @@ def effects(**known: float) -> dict[str, float]:
 
 def test_the_ladder_starts_at_int8_and_takes_the_worst_tensor_first() -> None:
     errors = Errors(effects(blocks_1_residual1=0.5), 2)
-    found = ladder(units_of(2), errors, Costs(SHAPE, NPU))
+    found = candidate_plans(units_of(2), errors, Costs(SHAPE, NPU))
     assert found[0].sixteen_bit == ()
     assert "blocks.1.residual1" in found[1].sixteen_bit
     assert "blocks.1.norm2" in found[1].sixteen_bit
@@ -204,7 +204,7 @@ def test_the_ladder_starts_at_int8_and_takes_the_worst_tensor_first() -> None:
 
 def test_a_massive_fc2_takes_its_addition_and_its_input_along() -> None:
     massive = effects(blocks_0_fc2=5.0, blocks_0_residual2=5.0, blocks_0_gelu=2.0)
-    found = ladder(units_of(2), Errors(massive, 2), Costs(SHAPE, NPU))
+    found = candidate_plans(units_of(2), Errors(massive, 2), Costs(SHAPE, NPU))
     assert {"blocks.0.fc2", "blocks.0.gelu", "blocks.0.residual2"} <= set(found[1].sixteen_bit)
 
 

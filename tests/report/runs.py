@@ -119,7 +119,7 @@ def one_hot(answers: Any) -> Any:
 def export_metrics() -> dict[str, Any]:
     """What an export stage records."""
     rewrite = {"name": "split-patch-embed", "what": "16x16 runs as 4x4 then 4x4", "changed": True}
-    return {"max_logit_difference": 3.1e-6, "surgeries": [rewrite]}
+    return {"max_logit_difference": 3.1e-6, "rewrites": [rewrite]}
 
 
 def result(target: str, accuracy: dict[str, Any], max_drop: float | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What may be asked for, and every wish that can't be granted."""
+"""What may be asked for, and every request that can't be granted."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Any
 import pytest
 
 from edgevit.errors import InputError
-from edgevit.request.compression import Smaller, take_smaller
+from edgevit.request.compression import CompressionRequest, parse_compression
 
 
 @pytest.mark.parametrize(
-    ("options", "wish"),
+    ("options", "request"),
     [
-        ({}, Smaller()),
-        ({"resolution": "192"}, Smaller(resolution=(192, 192))),
-        ({"resolution": "192x224"}, Smaller(resolution=(192, 224))),
-        ({"resolution": "auto", "prune_mlp": "auto"}, Smaller(resolution="auto", neurons="auto")),
-        ({"prune_heads": "6", "prune_mlp": "0.1"}, Smaller(heads=6, neurons=0.1)),
-        ({"prune_heads": ".15", "recover": True}, Smaller(heads=0.15, recover=True)),
+        ({}, CompressionRequest()),
+        ({"resolution": "192"}, CompressionRequest(resolution=(192, 192))),
+        ({"resolution": "192x224"}, CompressionRequest(resolution=(192, 224))),
+        ({"resolution": "auto", "prune_mlp": "auto"}, CompressionRequest(resolution="auto", neurons="auto")),
+        ({"prune_heads": "6", "prune_mlp": "0.1"}, CompressionRequest(heads=6, neurons=0.1)),
+        ({"prune_heads": ".15", "recover": True}, CompressionRequest(heads=0.15, recover=True)),
         (
             {"prune_heads": "1", "recover": True, "recover_minutes": 2.5},
-            Smaller(None, 1, None, True, None, 2.5),
+            CompressionRequest(None, 1, None, True, None, 2.5),
         ),
     ],
 )
-def test_wishes(options: dict[str, Any], wish: Smaller) -> None:
-    assert take_smaller({**options}) == wish
+def test_wishes(options: dict[str, Any], request: CompressionRequest) -> None:
+    assert parse_compression({**options}) == request
 
 
 def test_other_options_are_left_alone() -> None:
     options = {"prune_heads": "6", "seed": 3}
-    take_smaller(options)
+    parse_compression(options)
     assert options == {"seed": 3}
 
 
 def test_no_wish_is_nothing_in_the_manifest() -> None:
-    assert Smaller().to_json() is None
-    assert Smaller(heads=6, recover_images=Path("more"), recover=True).to_json() == {
+    assert CompressionRequest().to_json() is None
+    assert CompressionRequest(heads=6, recover_images=Path("more"), recover=True).to_json() == {
         "resolution": None,
         "heads": 6,
         "neurons": None,
@@ -81,5 +81,5 @@ def test_no_wish_is_nothing_in_the_manifest() -> None:
 )
 def test_wishes_that_make_no_sense(options: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError) as error:
-        take_smaller(options)
+        parse_compression(options)
     assert str(error.value) == line

@@ -15,12 +15,12 @@ from tests.vits import images, random_vit
 def test_stream_has_no_mean_and_the_function_stays() -> None:
     model = random_vit(reg_tokens=1)
     model.pos_embed.data += 3.0  # a mean worth removing
-    outcome = norms_without_mean(model)
+    result = norms_without_mean(model)
     seen: list[torch.Tensor] = []
-    outcome.module.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    result.module.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.inference_mode():
-        expected, found = model(images(model)), outcome.module(images(model))
-    assert outcome.what == "5 LayerNorms no longer subtract a mean"
+        expected, found = model(images(model)), result.module(images(model))
+    assert result.what == "5 LayerNorms no longer subtract a mean"
     assert float(seen[0].mean(-1).abs().max()) < 1e-5 * float(seen[0].abs().max())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -48,5 +48,5 @@ def test_norm_of_rows_without_mean_is_layer_norm() -> None:
 )
 def test_models_whose_mean_matters_are_left_alone(options: dict[str, Any], why: str) -> None:
     model = random_vit(**options)
-    outcome = norms_without_mean(model)
-    assert (outcome.module is model, outcome.changed, outcome.what) == (True, False, why)
+    result = norms_without_mean(model)
+    assert (result.module is model, result.changed, result.what) == (True, False, why)

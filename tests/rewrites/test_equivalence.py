@@ -1,4 +1,4 @@
-"""Exact surgeries keep the function of any ViT, and prove it."""
+"""Exact rewrites keep the function of any ViT, and prove it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from edgevit.boards.profiles import Npu
 from edgevit.errors import InputError, ParityError
-from edgevit.rewrites.equivalence import EXACT, apply_surgeries, prove
+from edgevit.rewrites.equivalence import EXACT, apply_rewrites, prove
 from tests.vits import images, random_vit, vits
 
 NPU = Npu(target="any", max_conv_stride=7, transpose_alignment=8)
@@ -26,19 +26,19 @@ def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 @settings(max_examples=50, deadline=None)
 @given(model=vits(), names=st.sets(st.sampled_from(sorted(EXACT))))
-def test_any_set_of_surgeries_keeps_any_vit_the_same_function(model: Any, names: set[str]) -> None:
+def test_any_set_of_rewrites_keeps_any_vit_the_same_function(model: Any, names: set[str]) -> None:
     inputs, state = images(model), copy.deepcopy(model.state_dict())
     expected = outputs(model, inputs)
-    rewritten, records = apply_surgeries(model, sorted(names), inputs, npu=NPU)
+    rewritten, records = apply_rewrites(model, sorted(names), inputs, npu=NPU)
     torch.testing.assert_close(outputs(rewritten, inputs), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs(model, inputs), expected, rtol=0, atol=0)
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
     assert [record.name for record in records] == [name for name in EXACT if name in names]
 
 
-def test_all_surgeries_together_change_what_they_say() -> None:
+def test_all_rewrites_together_change_what_they_say() -> None:
     model = random_vit(init_values=0.1)
-    _, records = apply_surgeries(model, list(EXACT), images(model), npu=NPU)
+    _, records = apply_rewrites(model, list(EXACT), images(model), npu=NPU)
     assert [(record.name, record.changed, record.what) for record in records] == [
         ("fold-layer-scale", True, "4 LayerScales folded into the layers before them"),
         ("fold-norms", True, "weight and bias of 5 LayerNorms folded into the layers they feed"),
@@ -53,18 +53,18 @@ def test_all_surgeries_together_change_what_they_say() -> None:
     assert all(0 <= record.max_logit_difference < 1e-4 for record in records if record.changed)
 
 
-def test_surgeries_find_nothing_to_do_a_second_time() -> None:
+def test_rewrites_find_nothing_to_do_a_second_time() -> None:
     model = random_vit(init_values=0.1)
     inputs = images(model)
-    once, _ = apply_surgeries(model, list(EXACT), inputs, npu=NPU)
-    again, records = apply_surgeries(once, list(EXACT), inputs, npu=NPU)
+    once, _ = apply_rewrites(model, list(EXACT), inputs, npu=NPU)
+    again, records = apply_rewrites(once, list(EXACT), inputs, npu=NPU)
     assert not any(record.changed for record in records)
     assert again is once
 
 
 def test_a_module_that_is_not_a_vit_is_refused_by_name() -> None:
     with pytest.raises(InputError) as error:
-        apply_surgeries(nn.Linear(3, 3).eval(), ["fold-norms"], torch.zeros(1, 3))
+        apply_rewrites(nn.Linear(3, 3).eval(), ["fold-norms"], torch.zeros(1, 3))
     assert str(error.value) == (
         "cannot apply fold-norms: Linear is not timm's VisionTransformer. "
         "Leave the exact rewrites out for this model; it still exports, quantizes and compiles."
@@ -82,20 +82,20 @@ def test_a_module_that_is_not_a_vit_is_refused_by_name() -> None:
 def test_a_vit_with_unknown_parts_is_refused_by_the_part(options: dict[str, Any], reason: str) -> None:
     model = random_vit(**options)
     with pytest.raises(InputError, match=reason.replace("(", r"\(").replace(")", r"\)")):
-        apply_surgeries(model, ["trim-last-block"], images(model))
+        apply_rewrites(model, ["trim-last-block"], images(model))
 
 
 def test_a_vit_in_training_mode_is_refused() -> None:
     with pytest.raises(InputError, match="training mode"):
-        apply_surgeries(random_vit().train(), ["fold-norms"], torch.zeros(1, 3, 32, 32))
+        apply_rewrites(random_vit().train(), ["fold-norms"], torch.zeros(1, 3, 32, 32))
 
 
-def test_an_unknown_surgery_is_named() -> None:
-    with pytest.raises(InputError, match="unknown surgery 'fold-norm'"):
-        apply_surgeries(random_vit(), ["fold-norm"], torch.zeros(1, 3, 32, 32))
+def test_an_unknown_rewrite_is_named() -> None:
+    with pytest.raises(InputError, match="unknown rewrite 'fold-norm'"):
+        apply_rewrites(random_vit(), ["fold-norm"], torch.zeros(1, 3, 32, 32))
 
 
-def test_a_surgery_that_changes_the_outputs_is_caught_by_name() -> None:
+def test_a_rewrite_that_changes_the_outputs_is_caught_by_name() -> None:
     before, after = random_vit(), random_vit()
     with torch.no_grad():
         after.head.bias[0] += 1.0

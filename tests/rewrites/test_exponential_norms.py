@@ -60,11 +60,11 @@ def test_rows_of_any_width_and_spread_are_normalised(
 
 def test_every_norm_of_a_vit_is_replaced_and_the_function_stays() -> None:
     model = random_vit()
-    outcome = norms_by_exponentials(model, None, images(model))
+    result = norms_by_exponentials(model, None, images(model))
     with torch.inference_mode():
-        expected, found = model(images(model)), outcome.module(images(model))
-    assert outcome.what == "5 of 5 LayerNorms run as sums of exponentials"
-    assert sum(isinstance(part, ExponentialNorm) for part in outcome.module.modules()) == 5
+        expected, found = model(images(model)), result.module(images(model))
+    assert result.what == "5 of 5 LayerNorms run as sums of exponentials"
+    assert sum(isinstance(part, ExponentialNorm) for part in result.module.modules()) == 5
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -81,12 +81,12 @@ def test_a_norm_whose_rows_are_too_unlike_for_int8_stays() -> None:
     with torch.no_grad():
         model.cls_token.zero_()
         model.pos_embed[:, 0] = 1e-4 * model.pos_embed[:, 1]
-    outcome = norms_by_exponentials(model, None, images(model))
-    assert outcome.what == "4 of 5 LayerNorms run as sums of exponentials"
-    assert isinstance(outcome.module.blocks[0].norm1, torch.nn.LayerNorm)
+    result = norms_by_exponentials(model, None, images(model))
+    assert result.what == "4 of 5 LayerNorms run as sums of exponentials"
+    assert isinstance(result.module.blocks[0].norm1, torch.nn.LayerNorm)
 
 
 def test_a_model_whose_mean_matters_is_left_alone() -> None:
     model = random_vit(pre_norm=True)
-    outcome = norms_by_exponentials(model, None, images(model))
-    assert (outcome.module is model, outcome.what) == (True, "a LayerNorm writes to the residual stream")
+    result = norms_by_exponentials(model, None, images(model))
+    assert (result.module is model, result.what) == (True, "a LayerNorm writes to the residual stream")

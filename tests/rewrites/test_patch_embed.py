@@ -27,16 +27,16 @@ def test_every_split_gives_the_same_tokens_with_short_strides(
 ) -> None:
     size = (kernel[0] * 2 + 1, kernel[1] * 3)  # one row more than patches need
     model = random_vit(seed, img_size=size, patch_size=kernel, in_chans=channels, depth=1)
-    outcome = split_patch_embed(model, NPU)
+    result = split_patch_embed(model, NPU)
     inputs = images(model)
     with torch.no_grad():
         torch.testing.assert_close(
-            outcome.module.patch_embed(inputs), model.patch_embed(inputs), rtol=1e-4, atol=1e-4
+            result.module.patch_embed(inputs), model.patch_embed(inputs), rtol=1e-4, atol=1e-4
         )
     possible = any(True for _ in chains(kernel, 7))
-    assert outcome.changed == (possible and max(kernel) > 7)
-    if outcome.changed:
-        assert_exact_taps(outcome.module.patch_embed)
+    assert result.changed == (possible and max(kernel) > 7)
+    if result.changed:
+        assert_exact_taps(result.module.patch_embed)
 
 
 def assert_exact_taps(stem: Any) -> None:
@@ -66,8 +66,8 @@ def test_trained_weights_are_moved_not_changed() -> None:
 )
 def test_a_patch_that_needs_no_chain_or_has_none_is_left_alone(patch: int, reason: str) -> None:
     model = random_vit(patch_size=patch, img_size=patch * 2)
-    outcome = split_patch_embed(model, NPU)
-    assert outcome == (model, False, reason)
+    result = split_patch_embed(model, NPU)
+    assert result == (model, False, reason)
 
 
 def test_an_embedding_that_pads_its_images_is_left_alone() -> None:

@@ -21,7 +21,7 @@ from edgevit.progress import Progress
 
 HANDOVER: Handover = "onnx"
 TAKES_RANGES = False
-ROUNDS, FEWEST_ROUNDS, ROUNDS_SECONDS = 40, 7, 20.0
+ROUNDS, MIN_ROUNDS, ROUNDS_SECONDS = 40, 7, 20.0
 WARM_UP = 3
 
 
@@ -98,7 +98,7 @@ def in_turns(
     times: list[list[float]] = [[] for _ in models]
     begun = time.perf_counter()
     for number in range(WARM_UP + rounds):
-        if number >= WARM_UP + FEWEST_ROUNDS and time.perf_counter() - begun > seconds:
+        if number >= WARM_UP + MIN_ROUNDS and time.perf_counter() - begun > seconds:
             break
         for session, series in zip(sessions, times, strict=True):
             started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a surgery gives back."""
+"""What a rewrite gives back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 
-class Outcome(NamedTuple):
+class RewriteResult(NamedTuple):
     """A new module when `changed`, else the one given; `what` says what was done, or why nothing was."""
 
     module: nn.Module

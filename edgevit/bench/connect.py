@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from edgevit.bench.ssh import SshTransport, control_path
 from edgevit.bench.transport import Transport
 from edgevit.boards.profiles import Strict
 from edgevit.errors import InputError
+from edgevit.files import read_input
 
 WAYS = "host, ssh://[user@]host[:port], adb, adb:SERIAL"
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|[0-9A-Fa-f:]+(%[A-Za-z0-9._-]+)?")
@@ -73,15 +73,12 @@ def locate(where: str) -> Place:
 
 def known_boards(path: Path) -> dict[str, KnownBoard]:
     """The boards in a file, none if there is no file. Raises InputError naming the entry and the key."""
-    from edgevit.boards.profiles import explain
+    from edgevit.boards.profiles import explain, parse_toml
 
     what = f"{path} is not a valid list of boards"
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(what, str(error).rstrip("."), "Correct the file") from None
+    entries = parse_toml(read_input(path, f"cannot read {path}"), what)
     found = {}
     for name, values in entries.items():
         try:

@@ -43,7 +43,6 @@ target = "rk3588"
 # Tokens and output channels are computed in blocks of this many.
 # token_alignment = 16
 # channel_alignment_int8 = 32
-# channel_alignment_float = 16
 # Token counts off this multiple send transposes to the CPU; 1: none.
 # transpose_alignment = 1
 # cores = 1

@@ -5,40 +5,43 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from edgevit.boards.resources import folder
 from edgevit.errors import InputError
+from edgevit.files import read_input
 
 PrecisionName = Literal["float", "int8"]
+Count = Annotated[int, Field(ge=1, lt=2**40)]  # of anything a chip has
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+MAX_ID_BYTES = 100  # a file's name becomes part of others
 
 
 class Strict(BaseModel):
     """Unknown keys are errors: a typo must never be silently ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Npu(Strict):
     """What the vendor's compiler and the chip can do; each limit names its source in the file's comments."""
 
     target: str = Field(description="the name the vendor's toolkit gives this platform")
-    max_conv_stride: int | None = Field(None, description="largest convolution stride run in one pass")
-    token_alignment: int = Field(1, description="tokens are computed in blocks of this many")
-    channel_alignment_int8: int = Field(
+    max_conv_stride: Count | None = Field(None, description="largest convolution stride run in one pass")
+    token_alignment: Count = Field(1, description="tokens are computed in blocks of this many")
+    channel_alignment_int8: Count = Field(
         1, description="int8 output channels are computed in blocks of this many"
     )
-    channel_alignment_float: int = Field(1, description="float16 output channels, likewise")
-    transpose_alignment: int = Field(
+    transpose_alignment: Count = Field(
         1, description="token counts off this multiple send transposes to the CPU"
     )
-    cores: int = 1
-    clock_hz: int | None = Field(None, description="NPU clock the vendor benchmarks at")
-    macs_per_cycle_int8: int | None = None
-    macs_per_cycle_float: int | None = None
-    ddr_bytes_per_cycle: float | None = Field(None, description="the compiler's own memory model")
+    cores: Count = 1
+    clock_hz: Count | None = Field(None, description="NPU clock the vendor benchmarks at")
+    macs_per_cycle_int8: Count | None = None
+    macs_per_cycle_float: Count | None = None
+    ddr_bytes_per_cycle: float | None = Field(None, gt=0, description="the compiler's own memory model")
     sixteen_bit: Literal["float16", "int16"] | None = Field(
         None, description="what single tensors of an int8 model can be instead"
     )
@@ -57,7 +60,7 @@ class Clock(Strict):
     set_frequency: str | None = Field(None, description="path written to after the governor is 'userspace'")
     read_frequency: str | None = None
     unit: Literal["Hz", "kHz"] = "Hz"
-    pin: int | None = Field(None, description="frequency to pin, in `unit`")
+    pin: Count | None = Field(None, description="frequency to pin, in `unit`")
 
 
 class Board(Strict):
@@ -67,7 +70,7 @@ class Board(Strict):
     name: str
     backend: Literal["rknn", "litert", "onnxruntime"]
     source: str = Field(description="where the limits come from")
-    precisions: tuple[PrecisionName, ...] = ("float", "int8")
+    precisions: tuple[PrecisionName, ...] = Field(("float", "int8"), min_length=1)
     refuse: dict[str, str] = Field(
         default_factory=dict, description="a precision -> why it can't be had here"
     )
@@ -92,12 +95,14 @@ class Recipe(Strict):
         None, description="LiteRT's way to quantize; none: chosen by measurement"
     )
     onnx_recipe: str | None = Field(None, description="ONNX Runtime's, likewise")
-    conditioning: bool = Field(False, description="rotate and shift the float model, exactly, to fit int8")
+    conditioning: StrictBool = Field(
+        False, description="rotate and shift the float model, exactly, to fit int8"
+    )
     observer: Literal["vendor", "measured", "minmax", "percentile", "mse", "output-error"] = Field(
         "vendor", description="who chooses int8 ranges; measured: what is best on held-out calibration images"
     )
     search_minutes: float = Field(0.0, ge=0, description="time to find what must stay in 16 bits; 0: nothing")
-    seed: int = 0
+    seed: Seed = 0
 
 
 Model = TypeVar("Model", bound=Strict)
@@ -105,15 +110,24 @@ Model = TypeVar("Model", bound=Strict)
 
 def read_toml(path: Path, model: type[Model]) -> Model:
     """Read a TOML file into `model`. Raises InputError naming the file, the key and the likely fix."""
-    what = f"{path} is not a valid {model.__name__.lower()}"
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(what, str(error).rstrip("."), "Correct the file") from None
+    what = f"{path} is not a valid {model.__name__.lower().removesuffix('file')}"
+    if len(path.stem.encode(errors="surrogateescape")) > MAX_ID_BYTES:
+        raise InputError(what, f"its name has more than {MAX_ID_BYTES} bytes", "Rename the file")
+    values = parse_toml(read_input(path, f"cannot read {path}"), what)
     try:
         return model.model_validate({**values, "id": path.stem})
     except ValidationError as error:
         raise InputError(what, *explain(error, model)) from None
+
+
+def parse_toml(content: bytes, what: str) -> dict[str, Any]:
+    """The tables of a TOML file. Raises InputError, beginning with `what`."""
+    try:
+        return tomllib.loads(content.decode())
+    except RecursionError:
+        raise InputError(what, "its values are nested too deeply", "Correct the file") from None
+    except ValueError as error:  # also numbers of thousands of digits
+        raise InputError(what, str(error).rstrip("."), "Correct the file") from None
 
 
 def explain(error: ValidationError, model: type[Strict]) -> tuple[str, str]:
@@ -124,7 +138,7 @@ def explain(error: ValidationError, model: type[Strict]) -> tuple[str, str]:
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), known_keys(model), n=1)
         return f"unknown key {where}", f"Rename it to {near[0]}" if near else "Remove it"
-    return f"{where}: {first['msg'].lower()}", "Correct the value"
+    return f"{where}: {first['msg'].lower().removeprefix('value error, ')}", "Correct the value"
 
 
 def known_keys(model: type[Strict]) -> list[str]:

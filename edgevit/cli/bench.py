@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevit.cli.options import FILE
+from edgevit.cli.options import FILE, TEXT, Finite
 
 if TYPE_CHECKING:
     from edgevit.bench.connect import Place
@@ -26,16 +26,14 @@ if TYPE_CHECKING:
     metavar="WHERE",
     help="host, ssh://[user@]host[:port], adb[:serial], or a name from boards.toml.",
 )
-@click.option("--target", metavar="NAME", help="Which of the run's artefacts.")
+@click.option("--target", type=TEXT, metavar="NAME", help="Which of the run's artefacts.")
 @click.option("--precision", type=click.Choice(["float", "int8"]), help="Which of the run's artefacts.")
 @click.option("--images", type=click.IntRange(0), help="Validation images for accuracy; all by default.")
 @click.option(
     "--threads", metavar="N,N", help="Threads to try on processors, e.g. 1,4; all powers of two by default."
 )
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="At least this many.")
-@click.option(
-    "--seconds", default=10.0, show_default=True, type=click.FloatRange(0), help="And for at least so long."
-)
+@click.option("--seconds", default=10.0, show_default=True, type=Finite(0), help="And for at least so long.")
 @click.option("--pin-clocks", is_flag=True, help="Fix the board's clocks while measuring; needs root there.")
 @click.option(
     "--dump-tensors", is_flag=True, help="Keep every inner tensor of the first image (.tflite, .onnx)."

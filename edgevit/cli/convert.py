@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from edgevit.cli.options import FILE, model_options, smaller_options
+from edgevit.cli.options import FILE, SEED, TEXT, Finite, model_options, smaller_options
 
 
 @click.command(name="convert")
@@ -17,23 +17,21 @@ from edgevit.cli.options import FILE, model_options, smaller_options
 @smaller_options
 @click.option("--recover", is_flag=True, help="Distil the smaller model from the original, without labels.")
 @click.option("--recover-images", type=FILE, help="Any pictures to recover on; the calibration images else.")
-@click.option("--recover-minutes", type=click.FloatRange(0, min_open=True), help="At most; 10 by default.")
+@click.option("--recover-minutes", type=Finite(0, min_open=True), help="At most; 10 by default.")
 @click.option("--calibration", type=FILE, help="Typical images for int8: a folder, or a CSV of path[,label].")
 @click.option(
     "--validation", type=FILE, help="Labelled images to measure on: class folders, or a CSV path,label."
 )
-@click.option("--recipe", metavar="NAME", help="Quantization recipe or a path to its TOML.")
+@click.option("--recipe", type=TEXT, metavar="NAME", help="Quantization recipe or a path to its TOML.")
 @click.option(
     "--calibration-images", type=click.IntRange(1), help="Use this many; the recipe's number by default."
 )
 @click.option("--validation-images", type=click.IntRange(1), help="Use this many; all by default.")
-@click.option(
-    "--max-drop", type=click.FloatRange(0), help="Exit code 4 if top-1 falls more points than this."
-)
+@click.option("--max-drop", type=Finite(0), help="Exit code 4 if top-1 falls more points than this.")
 @click.option("--plan", type=FILE, help="A precision plan, as a run writes it (.plan.toml), edited or not.")
 @click.option(
     "--search-minutes",
-    type=click.FloatRange(0),
+    type=Finite(0),
     help="Time to find what must stay in 16 bits; the recipe's by default, 0 for none.",
 )
 @click.option(
@@ -44,7 +42,7 @@ from edgevit.cli.options import FILE, model_options, smaller_options
     help="What runs a .tflite: the CPU, or an NPU, which takes integers only.",
 )
 @click.option("--out", type=FILE, help="Run directory; runs/MODEL by default.")
-@click.option("--seed", default=0, show_default=True, help="Decides which images a limit picks.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Decides which images a limit picks.")
 @click.option("--side-by-side", type=click.IntRange(1), help="Targets at once; by default as memory allows.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON on standard output.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import platform
 import sys
@@ -31,6 +32,8 @@ COMMANDS = {
 
 # A full or read-only disk, a quota, a file size limit, permissions: nothing edgevit could do better.
 OUTSIDE_FAULTS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
+# And names that no file can have.
+OUTSIDE_FAULTS |= {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}
 
 EPILOG = """\b
 Examples:
@@ -69,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before torch loads: threads that wait awake cost a conversion several times its time beside other work, and
     # gain 4 % on a quiet machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 
@@ -92,8 +98,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in OUTSIDE_FAULTS:
             return unexpected(error)
-        where = f" {error.filename}" if error.filename else ""
-        click.echo(f"error: cannot write{where}: {one_line(str(error.strerror)).lower()}", err=True)
+        where = f" {one_line(shortened(os.fsdecode(error.filename)))}" if error.filename else ""
+        click.echo(f"error: cannot open or write{where}: {str(error.strerror).lower()}", err=True)
         return 1
     except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the user gets one line and a log
         return unexpected(error)
@@ -111,6 +117,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
+def shortened(name: str) -> str:
+    """The beginning and end of a name too long to read."""
+    return name if len(name) <= 200 else f"{name[:90]}…{name[-90:]}"
+
+
 def write_log(error: BaseException) -> Path:
     """Write versions and the trace of an unexpected error; return where."""
     import platformdirs
@@ -120,7 +131,8 @@ def write_log(error: BaseException) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-        path.write_text("\n".join([*lines, "", *traceback.format_exception(error)]), encoding="utf-8")
+        text = "\n".join([*lines, "", *traceback.format_exception(error)])
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError:  # nowhere to write: the trace itself is better than nothing
         traceback.print_exception(error)
         return Path("the lines above")

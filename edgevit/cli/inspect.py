@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -37,16 +36,15 @@ def command(
       edgevit inspect deit_tiny_patch16_224 --weights my.safetensors --target rk3566 --before-after
       edgevit inspect deit_tiny_patch16_224 --weights my.safetensors --target tflite --json
     """
-    import platformdirs
-
     from edgevit.cli.console import progress
     from edgevit.cli.placement import print_record
     from edgevit.conversion.inspection import inspect
+    from edgevit.files import user_cache
     from edgevit.request.job import make_job
     from edgevit.run.store import open_run
 
     job = make_job(model, targets, precisions, None, None, images=False, **options)
-    folder = Path(platformdirs.user_cache_dir("edgevit")) / "inspect" / job.name
+    folder = user_cache("inspect") / job.name
     with open_run(folder) as run, progress() as bars:
         records = inspect(job, run, bars, before_after=before_after)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,40 @@ from typing import Any
 import click
 
 Command = Callable[..., Any]
-FILE = click.Path(path_type=Path)
+
+
+class NonEmpty(click.ParamType):  # type: ignore[type-arg]
+    """Text that is there: an unset variable in a script must not mean the current folder or a default."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and not value.strip():
+            self.fail("it is empty; leave the option out, or give a value", param, ctx)
+        return value
+
+
+class FilePath(NonEmpty):
+    """A path, whether or not it exists yet."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(super().convert(value, param, ctx))
+
+
+class Finite(click.FloatRange):
+    """A number in a range, neither infinite nor "not a number": comparisons with nan are always false."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+TEXT, FILE = NonEmpty(), FilePath()
+SEED = click.IntRange(0, 2**32 - 1)
 
 
 def model_options(command: Command) -> Command:
@@ -38,7 +72,12 @@ OPTIONS = (
         "--weights", type=FILE, help="Trained weights: .safetensors, or .pth loaded without running code."
     ),
     click.option(
-        "--target", "targets", multiple=True, metavar="NAME", help="A board or its TOML; repeatable."
+        "--target",
+        "targets",
+        type=TEXT,
+        multiple=True,
+        metavar="NAME",
+        help="A board or its TOML; repeatable.",
     ),
     click.option(
         "--precision",
@@ -50,6 +89,10 @@ OPTIONS = (
         help="What the artefact computes in; repeatable.",
     ),
     click.option(
-        "--without", multiple=True, metavar="REWRITE", help="Leave an exact rewrite out; repeatable."
+        "--without",
+        type=TEXT,
+        multiple=True,
+        metavar="REWRITE",
+        help="Leave an exact rewrite out; repeatable.",
     ),
 )

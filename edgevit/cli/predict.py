@@ -8,17 +8,21 @@ from pathlib import Path
 
 import click
 
-from edgevit.cli.options import FILE
+from edgevit.cli.options import FILE, TEXT
 
 
 @click.command(name="predict")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=FILE)
 @click.option("--model", required=True, type=FILE, help="A run directory, or an artefact of one.")
-@click.option("--target", metavar="NAME", help="Which of the run's artefacts; torch is the float model.")
+@click.option(
+    "--target", type=TEXT, metavar="NAME", help="Which of the run's artefacts; torch is the float model."
+)
 @click.option("--precision", type=click.Choice(["float", "int8"]), help="Which of the run's artefacts.")
 @click.option("--like", type=FILE, metavar="RUN", help="The run a lone artefact came from.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes to show.")
-@click.option("--labels", metavar="FILE", help="Class names: a text file, one a line, or imagenet-1k.")
+@click.option(
+    "--labels", type=TEXT, metavar="FILE", help="Class names: a text file, one a line, or imagenet-1k."
+)
 @click.option("--attention", type=FILE, help="Draw where the float model looks: a .png, .pdf or .svg file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 def command(
@@ -44,11 +48,19 @@ def command(
       edgevit predict cat.jpg --model deit-tflite-int8.tflite --like runs/deit --top 1 --json
     """
     from edgevit.cli.console import progress
-    from edgevit.cli.predictions import draw_attention, print_predictions, refuse_unread, with_labels
+    from edgevit.cli.predictions import (
+        check_attention,
+        draw_attention,
+        print_predictions,
+        refuse_unread,
+        with_labels,
+    )
     from edgevit.predict import predict
 
     chosen = predict.choose(model, target=target, precision=precision, like=like)
     source = with_labels(chosen, labels)
+    if attention is not None:
+        check_attention(attention, [*images, *chosen.run.kept()])
     with progress() as bars:
         found, pixels = predict.predict(source, images, top=top, progress=bars)
         if attention is not None:

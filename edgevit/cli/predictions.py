@@ -9,6 +9,7 @@ import numpy as np
 
 from edgevit.cli.console import print_table
 from edgevit.errors import InputError
+from edgevit.files import refuse_to_overwrite
 from edgevit.images.labels import fitting, read_labels
 from edgevit.predict.predict import Pixels, Prediction, Source, float_model, read_images
 from edgevit.progress import Progress
@@ -22,13 +23,20 @@ def with_labels(source: Source, labels: str | None) -> Source:
     return replace(source, names=fitting(read_labels(labels), classes))
 
 
+def check_attention(out: Path, kept: list[Path]) -> None:
+    """Raise InputError for a drawing's name that has no known format, or that would replace one of `kept`."""
+    from edgevit.predict.rollout import check_format
+
+    check_format(out)
+    refuse_to_overwrite(out, kept)
+
+
 def draw_attention(
     source: Source, found: list[Prediction], pixels: list[Pixels | str], out: Path, progress: Progress
 ) -> None:
     """Draw the float model's attention on the pictures that could be read."""
-    from edgevit.predict.rollout import check_format, draw, rollout
+    from edgevit.predict.rollout import draw, rollout
 
-    check_format(out)
     loaded = float_model(source.run, progress)
     read = [Path(each.image) for each in found if each.error is None]
     seen = pixels if loaded.preprocessing == source.preprocessing else read_images(read, loaded.preprocessing)

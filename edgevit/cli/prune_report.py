@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgevit.cli.options import FILE
+from edgevit.cli.options import FILE, SEED
 
 
 @click.command(name="prune-report")
@@ -18,7 +18,9 @@ from edgevit.cli.options import FILE
 @click.option("--calibration", type=FILE, help="Typical images, no labels needed: a folder, or a CSV.")
 @click.option("--calibration-images", type=click.IntRange(4), help="Use this many; 512 at most by default.")
 @click.option("--plot", type=FILE, help="Where the picture goes (.png or .svg); MODEL-heads.png by default.")
-@click.option("--seed", default=0, show_default=True, help="Decides which images a limit picks and hold out.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Decides which images a limit picks and hold out."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the prices as JSON, and draw nothing unasked.")
 def command(
     model: str,
@@ -39,11 +41,10 @@ def command(
       edgevit prune-report
       edgevit prune-report deit_tiny_patch16_224 --weights my.safetensors --calibration calib/ --plot heads.svg
     """
-    import platformdirs
-
     from edgevit.cli.console import progress
     from edgevit.compression.head_importance import check_picture, plot_importance
     from edgevit.conversion.importance import importance
+    from edgevit.files import refuse_to_overwrite, user_cache
     from edgevit.request.job import make_job
     from edgevit.run.store import open_run
 
@@ -57,7 +58,8 @@ def command(
     out = None if as_json and plot is None else plot or Path(f"{job.name}-heads.png")
     if out is not None:
         check_picture(out)
-    folder = Path(platformdirs.user_cache_dir("edgevit")) / "prune-report" / job.name
+        refuse_to_overwrite(out, [path for path in (weights, calibration) if path is not None])
+    folder = user_cache("prune-report") / job.name
     with open_run(folder) as run, progress() as bars:
         found = importance(job, run, bars)
     if out is not None:

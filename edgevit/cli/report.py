@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgevit.cli.options import FILE
+from edgevit.cli.options import FILE, TEXT
 
 
 @click.command(name="report")
@@ -16,7 +16,9 @@ from edgevit.cli.options import FILE
 @click.option(
     "--format", "formats", multiple=True, type=click.Choice(["html", "md", "json"]), help="Repeatable."
 )
-@click.option("--labels", metavar="FILE", help="Class names: a text file, one a line, or imagenet-1k.")
+@click.option(
+    "--labels", type=TEXT, metavar="FILE", help="Class names: a text file, one a line, or imagenet-1k."
+)
 @click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 def command(
     runs: tuple[Path, ...], out: Path | None, formats: tuple[str, ...], labels: str | None, show: bool
@@ -33,6 +35,7 @@ def command(
       edgevit report runs/a runs/b --out compare.html
       edgevit report runs/deit --format html --format md --format json
     """
+    from edgevit.files import refuse_to_overwrite
     from edgevit.images.labels import read_labels
     from edgevit.report.build import build, fitting_one
     from edgevit.report.html import word
@@ -41,6 +44,8 @@ def command(
 
     files = destinations(out, formats, [run.parent if run.is_file() else run for run in runs])
     read = [read_run(run, "cannot report on") for run in dict.fromkeys(runs)]
+    for path in files.values():
+        refuse_to_overwrite(path, [kept for run in read for kept in run.kept()])
     names = None if labels is None else fitting_one(read_labels(labels), read)
     report = build(read, names)
     write(report, files)

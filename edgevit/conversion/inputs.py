@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.conversion import sources
+from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
 from edgevit.request.job import Job
@@ -176,6 +177,12 @@ class Inputs:
         calibration, validation = sets["calibration"], sets["validation"]
         if calibration is not None and validation is not None:
             refuse_overlap(calibration, validation)
+        if self.job.max_drop is not None and validation is not None and validation.labels is None:
+            raise InputError(
+                f"cannot check --max-drop on {validation.source}",
+                "its images have no labels",
+                "Give class folders or a CSV path,label, or leave --max-drop out",
+            )
         return sets
 
     @cached_property

@@ -233,6 +233,7 @@ class Conversion(Inputs):
 def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Outcome]]:
     """Run every stage of a job that isn't cached yet; return its artefacts in the order asked for."""
     conversion = Conversion(job, run, progress)
+    _ = conversion.image_sets  # what is wrong with the images is said before any work
     for step in conversion.reductions:
         conversion.reduction_logits(step)
     reference = conversion.reference

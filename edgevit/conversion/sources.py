@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.files import replace_folder, sha256_file
+from edgevit.files import replace_folder, sha256_file, user_cache
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
 from edgevit.request.job import DEMO, Job
@@ -68,15 +68,12 @@ def folder_of(job: Job, role: str) -> Path | None:
 @cache
 def demo_images() -> Path:
     """The bundled handwritten digits as ImageFolders `calibration` and `validation`, written once a user."""
-    import platformdirs
-
     from edgevit import demo
 
     source = hashlib.sha256(Path(demo.__file__).read_bytes()).hexdigest()[:12]
-    final = Path(platformdirs.user_cache_dir("edgevit")) / f"demo-images-{source}"
+    final = user_cache("demo-images") / source
     if not (final / "validation").is_dir():
-        final.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=".demo-images-"))
+        staging = Path(tempfile.mkdtemp(dir=final.parent, prefix="."))
         demo.write_demo_images(staging)
         replace_folder(staging, final)
     return final

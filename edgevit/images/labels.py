@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgevit.errors import InputError
+from edgevit.files import read_input
 
 IMAGENET = "imagenet-1k"
 
@@ -16,10 +17,10 @@ def read_labels(name: str) -> tuple[str, ...]:
     path = Path(name)
     what = f"cannot read class names from {name}"
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = (error.strerror or "").lower() if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(what, why, f"Give a text file with one name a line, or {IMAGENET}") from None
+        lines = read_input(path, what).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        fix = f"Give a text file with one name a line, or {IMAGENET}"
+        raise InputError(what, "it is not UTF-8 text", fix) from None
     names = tuple(line.strip() for line in lines)
     while names and not names[-1]:
         names = names[:-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import random
 import re
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevit.errors import InputError
-from edgevit.files import sha256_file
+from edgevit.files import read_input, sha256_file
 from edgevit.images.labels import imagenet_names
 from edgevit.progress import Progress
 
@@ -55,11 +56,11 @@ def read_image_set(
             "it holds no file with an image's extension",
             "Give a folder of images or a CSV",
         )
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not is_file(path)]
     if missing:
         raise InputError(
             f"cannot read images from {source}",
-            f"{len(missing)} of {len(paths)} files do not exist, the first is {missing[0]}",
+            f"{len(missing)} of {len(paths)} files do not exist, the first is {str(missing[0])[:200]}",
             "Paths are relative to the CSV; a header names the columns path,label",
         )
     if limit is not None and limit < len(paths):
@@ -73,6 +74,14 @@ def read_image_set(
             f"{duplicates} of {len(images.digests)} images in {source} repeat another one's content"
         )
     return images
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a regular file; a name that no file can have leads nowhere."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def hashed(
@@ -154,10 +163,11 @@ def wordnet_ids() -> dict[str, int]:
 
 def from_csv(source: Path, num_classes: int, labelled: bool) -> tuple[list[Path], list[int] | None]:
     """Rows of path[,label], or columns so named by a header; paths are relative to the CSV."""
+    content = read_input(source, f"cannot read {source}")
     try:
-        with source.open(newline="", encoding="utf-8-sig") as handle:
-            rows = [row for row in csv.reader(handle) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = io.StringIO(content.decode("utf-8-sig"), newline="")
+        rows = [row for row in csv.reader(text) if any(cell.strip() for cell in row)]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"cannot read {source}",
             f"it is not a CSV ({error})",
@@ -166,6 +176,12 @@ def from_csv(source: Path, num_classes: int, labelled: bool) -> tuple[list[Path]
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     path_at, label_at = 0, 1
     if "path" in header:
+        if labelled and "label" not in header and len(header) > 1:
+            raise InputError(
+                f"cannot read the labels of {source}",
+                f"its header has no column label but {', '.join(header)}"[:200],
+                "Name the columns path,label, or leave the other columns out",
+            )
         path_at, label_at = header.index("path"), header.index("label") if "label" in header else len(header)
         rows = rows[1:]
     paths = [source.parent / row[path_at] if path_at < len(row) else source.parent for row in rows]
@@ -177,10 +193,10 @@ def from_csv(source: Path, num_classes: int, labelled: bool) -> tuple[list[Path]
 
 def label_of(source: Path, number: int, cell: str, num_classes: int) -> int:
     """The label of one row."""
-    if not re.fullmatch(r"\d{1,9}", cell):
+    if not re.fullmatch(r"[0-9]{1,9}", cell):
         raise InputError(
             f"cannot read {source}",
-            f"image {number} has the label {cell!r}",
+            f"image {number} has the label {cell[:40]!r}",
             "Labels are class numbers from 0",
         )
     if int(cell) >= num_classes:

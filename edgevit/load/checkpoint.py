@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from edgevit.errors import InputError
+from edgevit.files import refuse_irregular
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", *PICKLES)
@@ -27,6 +28,8 @@ WRAPPERS = (
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 # Training scripts keep their options and best scores beside the weights; these types only hold data.
 REBUILD: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
+MAX_WRAPPERS = 8  # dicts around the state dict
+MAX_EXPANSION = 64  # memory a tensor may claim, in sizes of its file: compression, never a stride of 0
 HARMLESS: list[Any] = [
     argparse.Namespace,
     np.dtype,
@@ -57,17 +60,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InputError(
             what, "it is a directory", "Give the weights file, or name the directory itself as the model"
         )
-    if not path.is_file():
-        raise InputError(what, "no such file", "Check the path")
+    refuse_irregular(path, what)
     if path.suffix not in SUFFIXES:
         raise InputError(what, f"unknown kind of file {path.suffix!r}", f"Give one of {', '.join(SUFFIXES)}")
     refuse_text(path, what)
     content = read_safetensors(path, what) if path.suffix == ".safetensors" else read_pickle(path, what)
     weights, notes = unwrap(content)
-    mapped = path.suffix != ".safetensors"
-    tensors = {
-        key: plain(value, copy=mapped) for key, value in weights.items() if isinstance(value, torch.Tensor)
-    }
+    found = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
+    refuse_unusual(found, path, what)
+    tensors = {key: plain(value) for key, value in found.items()}
     if not tensors:
         raise InputError(
             what, "it holds no weights", "Save the model's state dict: torch.save(model.state_dict(), path)"
@@ -118,7 +119,7 @@ def read_pickle(path: Path, what: str) -> Any:
             ) from error
         why = f"it needs code to open ({found[1]}), and code stored in a weights file is not run"
         raise InputError(what, why, "Save the weights alone: torch.save(model.state_dict(), path)") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, RecursionError, MemoryError) as error:
         if "TorchScript" in str(error):
             why = "it is a TorchScript archive, not a state dict"
             raise InputError(
@@ -130,7 +131,9 @@ def read_pickle(path: Path, what: str) -> Any:
 def unwrap(content: Any) -> tuple[Mapping[str, Any], list[str]]:
     """The state dict inside a training script's checkpoint, and what was done to find it."""
     notes: list[str] = []
-    while isinstance(content, Mapping):
+    for _ in range(MAX_WRAPPERS):
+        if not isinstance(content, Mapping):
+            break
         inner = [key for key in WRAPPERS if holds_tensors(content.get(key))]
         if not inner:
             break
@@ -151,10 +154,10 @@ def unwrap(content: Any) -> tuple[Mapping[str, Any], list[str]]:
     return weights, notes
 
 
-def holds_tensors(value: Any) -> bool:
-    """Whether a value is a state dict, or a dict that holds one."""
+def holds_tensors(value: Any, depth: int = 1) -> bool:
+    """Whether a value is a state dict, or a dict that holds one, at most `depth` dicts deep."""
     return isinstance(value, Mapping) and any(
-        isinstance(item, torch.Tensor) or (isinstance(item, Mapping) and holds_tensors(item))
+        isinstance(item, torch.Tensor) or (depth > 0 and holds_tensors(item, depth - 1))
         for item in value.values()
     )
 
@@ -164,10 +167,31 @@ def shared_prefix(weights: Mapping[str, Any]) -> str:
     return next((p for p in PREFIXES if weights and all(key.startswith(p) for key in weights)), "")
 
 
-def plain(tensor: torch.Tensor, *, copy: bool) -> torch.Tensor:
-    """Contiguous, floats of any precision as float32; copied where it lies in a mapped file."""
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous copy, floats of any precision as float32.
+
+    Always a copy: a file's tensors lie in it at any address, and kernels round differently where one is unaligned.
+    """
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().to(dtype, copy=copy).contiguous()
+    return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def refuse_unusual(tensors: Mapping[str, torch.Tensor], path: Path, what: str) -> None:
+    """Raise InputError for tensors that are no dense float weights, or claim more memory than the file holds."""
+    room = MAX_EXPANSION * path.stat().st_size
+    for key, tensor in tensors.items():
+        if tensor.is_meta:
+            why, fix = "has no values (it is on the meta device)", "Save the weights after they are loaded"
+        elif tensor.layout is not torch.strided:
+            why, fix = "is sparse", "Save dense weights: tensor.to_dense()"
+        elif tensor.is_quantized:
+            why, fix = "is quantized", "Give the float weights: edgevit quantizes itself"
+        elif tensor.numel() * tensor.element_size() > room:
+            size = tensor.numel() * tensor.element_size() / 2**30
+            why, fix = f"claims {size:.1f} GiB, more than the file holds", "Save a contiguous tensor"
+        else:
+            continue
+        raise InputError(what, f"{key[:80]} {why}", fix)
 
 
 def refuse_not_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:

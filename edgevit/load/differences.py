@@ -16,8 +16,15 @@ Weights = Mapping[str, torch.Tensor]
 
 
 def differ(expected: Weights, given: Weights) -> bool:
-    """Whether any key or shape differs."""
-    return expected.keys() != given.keys() or any(expected[k].shape != given[k].shape for k in expected)
+    """Whether any key, shape or kind of number (float or not) differs."""
+    return expected.keys() != given.keys() or any(
+        expected[k].shape != given[k].shape or other_kind(expected[k], given[k]) for k in expected
+    )
+
+
+def other_kind(expected: torch.Tensor, given: torch.Tensor) -> bool:
+    """Whether one holds floats and the other doesn't."""
+    return expected.is_floating_point() != given.is_floating_point()
 
 
 def refuse(name: str, path: Path, expected: Weights, given: Weights, *, fix: str | None = None) -> None:
@@ -34,8 +41,16 @@ def refuse(name: str, path: Path, expected: Weights, given: Weights, *, fix: str
         for key in expected
         if key in given and given[key].shape != expected[key].shape
     ]
+    kinds = [
+        f"{key} is {str(given[key].dtype).removeprefix('torch.')}"
+        for key in expected
+        if key in given and other_kind(expected[key], given[key])
+    ]
+    if kinds and not shapes and not missing and not extra:
+        fix = "Give the trained float weights: edgevit quantizes itself"
     parts = [
         listed("of another shape", shapes),
+        listed("of another kind of number", kinds),
         listed("missing", missing),
         listed("unexpected", extra),
     ]

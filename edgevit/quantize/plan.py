@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from edgevit.boards.profiles import Strict, read_toml
 
@@ -63,6 +63,16 @@ class PrecisionPlan:
         return "\n".join(lines) + "\n"
 
 
+def ascending(values: tuple[float, float]) -> tuple[float, float]:
+    """A range that a number can lie in. Raises ValueError."""
+    if not values[0] < values[1]:
+        raise ValueError("minimum is not below maximum")
+    return values
+
+
+Range = Annotated[tuple[float, float], AfterValidator(ascending)]
+
+
 class PlanFile(Strict):
     """A plan as people write it."""
 
@@ -72,7 +82,7 @@ class PlanFile(Strict):
     litert_recipe: str = "dynamic_wi8_afp32"
     onnx_recipe: str = "dynamic"
     sixteen_bit: tuple[str, ...] = ()
-    ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    ranges: dict[str, Range] = Field(default_factory=dict)
     seen: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
 

@@ -116,6 +116,16 @@ def make_job(
         compression=parse_compression(options),
         **options,
     )
+    refuse_unknown_rewrites(job)
+    if job.plan is not None and job.plan.precision not in job.precisions:
+        asked = " and ".join(job.precisions)
+        raise InputError(
+            f"cannot use --plan {plan}",
+            f"it says {job.plan.precision} and {asked} is asked for",
+            f"Correct its precision, or use --precision {job.plan.precision}",
+        )
+    if job.plan is not None and not job.plan.quantized:
+        raise InputError(f"cannot use --plan {plan}", "a float artefact needs no plan", "Leave --plan out")
     if images:
         check(job)
     return replace(job, out=out or Path("runs") / job.name)
@@ -124,6 +134,15 @@ def make_job(
 def resolve_targets(names: tuple[str, ...], precisions: tuple[str, ...]) -> tuple[Board, ...]:
     """Load the board profiles. Raises InputError for an unknown name or a precision a board can't run."""
     boards = tuple(load_board(name) for name in dict.fromkeys(names))
+    twice = [
+        board.id for number, board in enumerate(boards) if board.id in {each.id for each in boards[:number]}
+    ]
+    if twice:
+        raise InputError(
+            f"two targets are called {twice[0]}",
+            "their files would overwrite each other",
+            f"Rename one board file, for example to {twice[0]}-mine.toml",
+        )
     for board in boards:
         for precision in precisions:
             if precision not in board.precisions:
@@ -140,6 +159,17 @@ def delegates_of(board: Board) -> tuple[str, ...]:
     from edgevit.backends.registry import CANDIDATES
 
     return CANDIDATES[board.backend].delegates if board.backend in CANDIDATES else ("cpu",)
+
+
+def refuse_unknown_rewrites(job: Job) -> None:
+    """Raises InputError for a rewrite to leave out that no target knows."""
+    known = sorted({name for board in shipped("boards") for name in load_board(board).rewrites})
+    known += [name for board in job.targets for name in board.rewrites if name not in known]
+    unknown = [name for name in job.without if name not in known]
+    if unknown:
+        raise InputError(
+            f"unknown rewrite {unknown[0]!r}", "no target has it", f"Choose from {', '.join(known)}"
+        )
 
 
 def check(job: Job) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.errors import InputError
+from edgevit.files import read_input
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+REPORTS = {".html", ".md", ".png", ".svg", ".pdf", ".json"}  # of a run's folder, what may be written again
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,12 @@ class RunFiles:
     manifest: dict[str, Any]
     benches: tuple[dict[str, Any], ...] = ()
     unreadable: tuple[str, ...] = ()
+
+    def kept(self) -> list[Path]:
+        """The files that nothing may overwrite: the manifest, artefacts and plans, stages, measurements."""
+        made = [path for path in self.folder.iterdir() if path.suffix not in REPORTS]
+        deeper = [path for name in ("stages", "bench") for path in (self.folder / name).rglob("*")]
+        return [path for path in [*made, *deeper, self.folder / MANIFEST] if path.is_file()]
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """The manifest's record of a stage, None if there is none."""
@@ -82,11 +90,9 @@ def read_manifest(path: Path, what: str) -> dict[str, Any]:
     """A manifest that is usable at least in its outline. Raises InputError."""
     again = "Run edgevit convert again with this --out"
     try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(what, f"it has no {MANIFEST}", "Give the folder of a finished run") from None
-    except OSError as error:
-        raise InputError(what, f"{MANIFEST}: {(error.strerror or '').lower()}", again) from None
+        if not path.exists():
+            raise InputError(what, f"it has no {MANIFEST}", "Give the folder of a finished run")
+        manifest = json.loads(read_input(path, f"{what}: {MANIFEST}"))
     except (ValueError, RecursionError):
         raise InputError(what, f"{MANIFEST} is not JSON", again) from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
@@ -112,8 +118,8 @@ def read_benches(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     found, unreadable = [], []
     for path in sorted(folder.glob("*.json")):
         try:
-            values = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            values = json.loads(read_input(path, f"bench/{path.name}"))
+        except (InputError, ValueError, RecursionError):
             unreadable.append(f"bench/{path.name} is not JSON")
             continue
         if isinstance(values, dict) and isinstance(values.get("latency", {}), dict):

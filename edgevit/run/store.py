@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from edgevit.errors import EdgevitError, InputError
-from edgevit.files import replace_folder, sha256_file, write_atomically
+from edgevit.files import reason, replace_folder, sha256_file, write_atomically
 from edgevit.run.memory import peak_memory
 
 # Pixel arrays run to gigabytes: hashing them at every reuse would take longer than the work saved.
@@ -162,11 +162,6 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
 
 
 FULL_DISK = {28, 27, 122}  # ENOSPC, EFBIG (a file size limit), EDQUOT
-
-
-def reason(error: OSError) -> str:
-    """The operating system's words, lower case, without the path that the message already names."""
-    return (error.strerror or str(error)).lower()
 
 
 def step_key(stage: str, inputs: Mapping[str, Any]) -> str:

@@ -75,3 +75,35 @@ def test_missing_board_file_is_one_line() -> None:
     with pytest.raises(InputError) as caught:
         load_board("nowhere/mine.toml")
     assert str(caught.value) == "cannot read target nowhere/mine.toml: no such file. Check the path."
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("precisions = []", "precisions"),
+        ("x = " + "[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ("x = " + "9" * 5000, "integer string conversion"),
+        ('[npu]\ntarget = "x"\ntoken_alignment = 0', "npu.token_alignment"),
+        ('[npu]\ntarget = "x"\ncores = -1', "npu.cores"),
+    ],
+)
+def test_extreme_values_are_one_line(tmp_path: Path, line: str, why: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(BOARD + line, encoding="utf-8")
+    with pytest.raises(InputError, match=why):
+        load_board(str(path))
+
+
+def test_a_name_too_long_for_files_made_from_it_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 200 + ".toml")
+    path.write_text(BOARD, encoding="utf-8")
+    with pytest.raises(InputError, match="more than 100 bytes"):
+        load_board(str(path))
+
+
+@pytest.mark.parametrize("line", ["seed = -1", f"seed = {2**70}", 'conditioning = "yes"'])
+def test_a_recipe_takes_no_value_that_fails_later(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(f'name = "X"\nsource = "me"\ncalibration_images = 8\n{line}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="not a valid recipe"):
+        load_recipe(str(path))

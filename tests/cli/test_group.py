@@ -27,7 +27,7 @@ from edgevit.errors import InputError, QualityGateMissed
         (
             OSError(28, "No space left on device", "/x/y"),
             1,
-            "error: cannot write /x/y: no space left on device\n",
+            "error: cannot open or write /x/y: no space left on device\n",
         ),
         (
             KeyboardInterrupt(),

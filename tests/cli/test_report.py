@@ -50,8 +50,7 @@ def test_the_suffix_decides_the_format(tmp_path: Path) -> None:
         ),
         (
             ["--labels", "names.txt"],
-            "error: cannot read class names from names.txt: no such file or directory. "
-            "Give a text file with one name a line, or imagenet-1k.\n",
+            "error: cannot read class names from names.txt: no such file. Check the path.\n",
         ),
         (
             ["--labels", "imagenet-1k"],

@@ -232,3 +232,25 @@ def test_a_thousand_photographs_are_hashed_in_a_moment(tmp_path: Path) -> None:
     images = read(tmp_path, labelled=False)
     assert time.process_time() - started < 2.0  # processor time: other work on the machine doesn't count
     assert len(set(images.digests)) == 1000
+
+
+def test_a_label_column_of_another_name_is_refused_not_ignored(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "v.csv").write_text("path,class\na.png,1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="no column label but path, class"):
+        read(tmp_path / "v.csv")
+    assert read(tmp_path / "v.csv", labelled=False).labels is None
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".png", "a" * 5000 + "/b.png", "nul\0.png"])
+def test_a_name_that_no_file_can_have_is_a_missing_image(tmp_path: Path, name: str) -> None:
+    (tmp_path / "v.csv").write_text(f"path,label\n{name},1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="1 of 1 files do not exist"):
+        read(tmp_path / "v.csv")
+
+
+def test_only_ascii_digits_are_labels(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "v.csv").write_text("path,label\na.png,٢\n", encoding="utf-8")
+    with pytest.raises(InputError, match="Labels are class numbers"):
+        read(tmp_path / "v.csv")

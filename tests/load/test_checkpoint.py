@@ -185,3 +185,37 @@ def test_nan_names_the_first_tensor_and_counts(tmp_path: Path) -> None:
         f"cannot use weights {path}: b holds 2 NaN or infinite values (2 of 3 tensors hold any). "
         "Give a checkpoint from before training diverged."
     )
+
+
+@pytest.mark.parametrize(
+    ("tensor", "why"),
+    [
+        (torch.zeros(1).expand(2**34), "claims 64.0 GiB, more than the file holds"),
+        (torch.eye(3).to_sparse(), "is sparse"),
+        (torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "is quantized"),
+        (torch.empty(3, device="meta"), "has no values"),
+    ],
+    ids=["expanded", "sparse", "quantized", "meta"],
+)
+def test_tensors_that_are_no_plain_weights_are_refused(
+    tmp_path: Path, tensor: torch.Tensor, why: str
+) -> None:
+    torch.save({**WEIGHTS, "head.weight": tensor}, tmp_path / "w.pth")
+    assert f"head.weight {why}" in error_of(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("tensors", [{}, WEIGHTS], ids=["alone", "with tensors"])
+def test_a_pickle_that_holds_itself_ends(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    content: dict[str, Any] = dict(tensors)
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    try:
+        assert read_checkpoint(tmp_path / "w.pth").weights.keys() == WEIGHTS.keys()
+    except InputError as error:
+        assert not tensors, error
+
+
+def test_tensors_are_copied_out_of_the_file_aligned(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(3, dtype=torch.float16), "b": torch.ones(5)}, tmp_path / "w.safetensors")
+    for tensor in read_checkpoint(tmp_path / "w.safetensors").weights.values():
+        assert tensor.data_ptr() % 64 == 0

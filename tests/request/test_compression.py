@@ -1,4 +1,4 @@
-"""What may be asked for, and every request that can't be granted."""
+"""What may be asked for, and every wish that can't be granted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgevit.request.compression import CompressionRequest, parse_compression
 
 
 @pytest.mark.parametrize(
-    ("options", "request"),
+    ("options", "wanted"),
     [
         ({}, CompressionRequest()),
         ({"resolution": "192"}, CompressionRequest(resolution=(192, 192))),
@@ -26,8 +26,8 @@ from edgevit.request.compression import CompressionRequest, parse_compression
         ),
     ],
 )
-def test_wishes(options: dict[str, Any], request: CompressionRequest) -> None:
-    assert parse_compression({**options}) == request
+def test_wishes(options: dict[str, Any], wanted: CompressionRequest) -> None:
+    assert parse_compression({**options}) == wanted
 
 
 def test_other_options_are_left_alone() -> None:

@@ -35,7 +35,7 @@ def run_benchmark_model(
     Returns the keys of a measurement that benchmark_model knows: latency (ms by number of threads, best),
     first_ms, load_ms, peak_rss_mb, warnings, delegate. Raises TransportError with the tool's own last words.
     """
-    work = folder or f"/data/local/tmp/edgevit-{secrets.token_hex(6)}"
+    work = f"{folder or usual_folder(transport)}/edgevit-{secrets.token_hex(6)}"
     expect(transport, ["mkdir", "-p", work])
     try:
         progress.stage(f"copy {binary.name} and {artefact.name} to {transport.name}")
@@ -60,6 +60,7 @@ def measured(
     artefact: Path,
     threads: Sequence[int] | None = None,
     *,
+    folder: str | None = None,
     target: str | None = None,
     precision: str | None = None,
     runs: int = 50,
@@ -74,7 +75,15 @@ def measured(
     facts = probe(transport)
     counts = threads or thread_counts(facts.cores or 1)
     found = run_benchmark_model(
-        transport, binary, artefact, counts, runs=runs, seconds=seconds, use_gpu=use_gpu, progress=progress
+        transport,
+        binary,
+        artefact,
+        counts,
+        folder=folder,
+        runs=runs,
+        seconds=seconds,
+        use_gpu=use_gpu,
+        progress=progress,
     )
     floating = {"pinned": False, "before": {}, "after": {}, "throttled": None}
     return {
@@ -109,6 +118,12 @@ def flags(graph: str, threads: int, runs: int, seconds: float, use_gpu: bool) ->
         "--report_peak_memory_footprint=true",
         *(["--use_gpu=true"] if use_gpu else []),
     ]
+
+
+def usual_folder(transport: Transport) -> str:
+    """Where a device's shell user may run files: Android's own folder where there is one, else /tmp."""
+    android = "/data/local/tmp"
+    return android if transport.run(["test", "-w", android], timeout_s=30).code == 0 else "/tmp"
 
 
 def time_once(transport: Transport, command: list[str], seconds: float) -> Timing:

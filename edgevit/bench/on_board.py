@@ -13,6 +13,7 @@ Preparing the pixels is not in it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -248,6 +249,11 @@ class Rknn(Model):
             raise Refused(f"the NPU's runtime does not start (code {code})" + mismatch(self.request))
         self.lite = lite
 
+    def shape(self) -> tuple[int, ...]:
+        raise Refused(
+            "a .rknn does not tell the size of its input: measure its run, or the file in its run's folder"
+        )
+
     def prepare(self, pixels: Any) -> Any:
         return pixels[None]
 
@@ -344,7 +350,7 @@ def summary(samples: list[float], side_by_side_s: float = 0.0) -> Values:
     ordered, n = sorted(samples), len(samples)
 
     def rank(share: float) -> float:
-        return ordered[min(n - 1, int(share * n))]
+        return ordered[max(0, math.ceil(share * n) - 1)]
 
     mean = sum(samples) / n
     step = -(-n // MAX_SAMPLES)

@@ -11,8 +11,9 @@ import click
 from edgevit.cli.options import FILE, TEXT, Finite
 
 if TYPE_CHECKING:
+    from edgevit.bench.choose import Artefact
     from edgevit.bench.connect import Place
-    from edgevit.bench.measure import Artefact, Settings
+    from edgevit.bench.prepare import Settings
     from edgevit.bench.transport import Transport
     from edgevit.progress import Progress
 
@@ -71,8 +72,9 @@ def command(
       edgevit bench runs/demo --board ssh://user@10.0.0.7 --target rk3588 --pin-clocks
       edgevit bench runs/demo --board adb --target tflite --benchmark-model ./benchmark_model
     """
+    from edgevit.bench.choose import choose
     from edgevit.bench.connect import locate, reach
-    from edgevit.bench.measure import Settings, choose
+    from edgevit.bench.prepare import Settings
     from edgevit.cli.console import progress
     from edgevit.cli.measurements import print_measurements
 

@@ -90,7 +90,7 @@ def test_a_run_measures_each_number_of_threads_and_leaves_nothing(tmp_path: Path
     one = found["latency"]["threads"]["1"]
     assert (one["p50"], one["p90"], one["p99"]) == (2.781, None, None)
     assert one["throughput"] == pytest.approx(1000 / 2.94227)
-    work = transport.asked[0][-1]
+    work = transport.asked[1][-1]
     assert work.startswith("/data/local/tmp/edgevit-")
     assert transport.pushed == [
         f"benchmark_model -> {work}/benchmark_model",
@@ -101,6 +101,16 @@ def test_a_run_measures_each_number_of_threads_and_leaves_nothing(tmp_path: Path
         "--num_threads=4",
     ]
     assert transport.asked[-1] == ["rm", "-rf", work]
+
+
+def test_it_works_in_the_folder_asked_for_else_where_the_device_lets_it(tmp_path: Path) -> None:
+    answers = {"benchmark_model": Completed(0, "", recorded.TFLITE_2024)}
+    asked = Script(answers)
+    benchmark_model.run_benchmark_model(asked, *files(tmp_path), [1], folder="/home/pi/work")
+    assert asked.asked[0][-1].startswith("/home/pi/work/edgevit-")
+    linux = Script({**answers, "test": Completed(1, "", "")})
+    benchmark_model.run_benchmark_model(linux, *files(tmp_path), [1])
+    assert linux.asked[1][-1].startswith("/tmp/edgevit-")
 
 
 def test_a_build_for_another_processor_is_named(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from edgevit.bench.choose import choose
 from edgevit.bench.connect import Place, reach
-from edgevit.bench.measure import Settings, choose, measure
+from edgevit.bench.measure import measure
+from edgevit.bench.prepare import Settings
 from edgevit.bench.transport import TransportError
 from edgevit.progress import QUIET
 from tests.bench.adb_device import MODERN, Device

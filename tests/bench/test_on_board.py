@@ -63,8 +63,13 @@ def run(folder: Path, stand_in: Path, asked: dict[str, Any]) -> tuple[dict[str, 
 
 def test_percentiles_are_samples() -> None:
     found = on_board.summary([float(value) for value in range(100, 0, -1)])
-    assert (found["min"], found["p50"], found["p90"], found["p99"]) == (1.0, 51.0, 91.0, 100.0)
+    assert (found["min"], found["p50"], found["p90"], found["p99"]) == (1.0, 50.0, 90.0, 99.0)
     assert (found["n"], found["mean"], found["throughput"]) == (100, 50.5, pytest.approx(1000 / 50.5))
+
+
+@pytest.mark.parametrize(("n", "median"), [(1, 1.0), (2, 1.0), (3, 2.0), (50, 25.0)])
+def test_the_median_of_few_samples_is_the_lower_middle_one(n: int, median: float) -> None:
+    assert on_board.summary([float(value) for value in range(1, n + 1)])["p50"] == median
 
 
 def test_many_samples_are_thinned_and_counted() -> None:
@@ -118,6 +123,12 @@ def test_side_by_side_counts_all_cores(tmp_path: Path) -> None:
     together = masks["one model each, 3 side by side"]
     assert together["n"] == 90
     assert together["throughput"] > 1.5 * masks["0"]["throughput"]
+
+
+def test_a_file_of_an_unknown_size_is_refused_in_words(tmp_path: Path) -> None:
+    stand_in = write_stand_in(tmp_path / "stand_in", ms=1)
+    said, _ = run(tmp_path / "work", stand_in, request(shape=None))
+    assert said["error"]["why"].startswith("a .rknn does not tell the size of its input")
 
 
 def test_tensors_of_an_npu_are_said_to_be_out_of_reach(tmp_path: Path) -> None:

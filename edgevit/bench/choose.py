@@ -1,0 +1,98 @@
+"""Which artefacts are measured: of a run, or one file by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgevit.bench.connect import Place
+from edgevit.errors import InputError
+from edgevit.run.reading import MANIFEST, RunFiles, read_run, step_of
+
+WHAT = "cannot measure"
+SUFFIXES = (".rknn", ".tflite", ".onnx")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A file to measure; `run` and `result` are None for one that no run directory knows."""
+
+    path: Path
+    run: RunFiles | None = None
+    result: dict[str, Any] | None = None
+
+    @property
+    def step(self) -> dict[str, Any]:
+        """The compile stage that made it."""
+        return step_of(self.run, self.result) if self.run and self.result else {}
+
+    @property
+    def toolkit(self) -> str | None:
+        """The version of rknn-toolkit2 that made it, where known."""
+        version = ((self.step.get("metrics") or {}).get("tools") or {}).get("rknn-toolkit2")
+        return str(version) if version else None
+
+
+def choose(
+    what: Path, place: Place, target: str | None = None, precision: str | None = None
+) -> list[Artefact]:
+    """The artefacts to measure: of a run, all of one target that can run at that place; else the file given.
+
+    Raises InputError where nothing fits, or targets differ and it isn't said which.
+    """
+    if what.is_dir() or what.name == MANIFEST:
+        return of_run(read_run(what, WHAT), place, target, precision)
+    if what.suffix not in SUFFIXES:
+        fix = f"Give a run directory, or a file ending in {', '.join(SUFFIXES)}"
+        raise InputError(f"{WHAT} {what}", "it is neither a run nor an artefact", fix)
+    if not what.is_file():
+        raise InputError(f"{WHAT} {what}", "no such file", "Check the path")
+    refuse_npu_here([what], place)
+    run = read_run(what.parent, WHAT) if (what.parent / MANIFEST).is_file() else None
+    results = run.manifest["results"] if run else []
+    return [Artefact(what, run, next((each for each in results if each.get("artefact") == what.name), None))]
+
+
+def of_run(run: RunFiles, place: Place, target: str | None, precision: str | None) -> list[Artefact]:
+    """A run's artefacts of one target."""
+    results = run.manifest["results"]
+    wanted = target or (place.profile if any(r["target"] == place.profile for r in results) else None)
+    found = [
+        each
+        for each in results
+        if wanted in (None, each["target"])
+        and precision in (None, each["precision"])
+        and each.get("artefact")
+    ]
+    made = ", ".join(f"{each['target']} {each['precision']}" for each in results) or "nothing"
+    if not found:
+        raise InputError(f"{WHAT} {run.folder}", "it made no such artefact", f"Choose from {made}")
+    if place.address == "host":
+        refuse_npu_here([Path(each["artefact"]) for each in found], place)
+        found = [each for each in found if not each["artefact"].endswith(".rknn")]
+    targets = list(dict.fromkeys(each["target"] for each in found))
+    if len(targets) > 1 and place.address != "host":
+        raise InputError(
+            f"cannot choose what to measure of {run.folder}",
+            f"it has artefacts for {', '.join(targets)}",
+            f"Say which: --target {targets[0]}, or profile in boards.toml",
+        )
+    paths = [run.folder / Path(each["artefact"]).name for each in found]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(
+                f"{WHAT} {path}", "the file is gone", "Run edgevit convert again with this --out"
+            )
+    return [Artefact(path, run, each) for path, each in zip(paths, found, strict=True)]
+
+
+def refuse_npu_here(paths: Sequence[Path], place: Place) -> None:
+    """Raise InputError if all that is left to measure on this machine is for an NPU."""
+    if place.address == "host" and all(path.suffix == ".rknn" for path in paths):
+        raise InputError(
+            f"{WHAT} {paths[0].name} on this machine",
+            "a .rknn runs on its Rockchip NPU only",
+            "Give the board with --board ssh://user@address",
+        )

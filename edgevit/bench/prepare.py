@@ -1,0 +1,98 @@
+"""What goes to the board: the artefact, images as it takes them, and the runner's request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit.bench.choose import Artefact
+from edgevit.boards.profiles import Board
+from edgevit.errors import InputError
+from edgevit.run.reading import preprocessing_of
+
+WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and on what to measure; `threads` None: 1, 2, 4 and so on up to the board's cores."""
+
+    images: int | None = None
+    threads: tuple[int, ...] | None = None
+    runs: int = 50
+    seconds: float = 10.0
+    pin_clocks: bool = False
+    dump_tensors: bool = False
+
+
+def prepare(
+    artefact: Artefact, board: Board | None, settings: Settings, folder: Path
+) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Files for the board by their names there, and the runner's request."""
+    name = f"model{artefact.path.suffix}"
+    files = {name: artefact.path}
+    preprocessing = preprocessing_of(artefact.run, artefact.step) if artefact.run else {}
+    n = write_images(artefact, settings, folder / "pixels.npy")
+    if n:
+        files["pixels.npy"] = folder / "pixels.npy"
+    if settings.dump_tensors and artefact.path.suffix == ".onnx":
+        files["all.onnx"] = expose_all(artefact.path, folder / "all.onnx")
+    clocks = {} if board is None else {key: each.model_dump() for key, each in board.clocks.items()}
+    request = {
+        "title": artefact.path.name,
+        "artefact": name,
+        "pixels": "pixels.npy" if n else None,
+        "images": n,
+        "shape": [*preprocessing["size"], len(preprocessing["channels"])] if preprocessing else None,
+        "mean": [255 * value for value in preprocessing.get("mean", (0.5, 0.5, 0.5))],
+        "std": [255 * value for value in preprocessing.get("std", (0.5, 0.5, 0.5))],
+        "threads": settings.threads,
+        "runs": settings.runs,
+        "seconds": settings.seconds,
+        "warm_up": WARM_UP,
+        "npu_cores": board.npu.cores if board and board.npu else 1,
+        "clocks": clocks,
+        "temperature": list(board.temperature) if board else [],
+        "pin": settings.pin_clocks,
+        "dump": "all.onnx" if settings.dump_tensors else None,
+        "toolkit": artefact.toolkit,
+    }
+    return files, request
+
+
+def write_images(artefact: Artefact, settings: Settings, out: Path) -> int:
+    """The first validation images as the artefact takes them, uint8; how many. 0: latency only."""
+    if artefact.run is None or settings.images == 0:
+        return 0
+    step = artefact.run.stage_by_key((artefact.step.get("inputs") or {}).get("validation"))
+    try:
+        pixels = artefact.run.array(step, "pixels.npy")
+    except LookupError:
+        if settings.images:
+            raise InputError(
+                f"cannot measure accuracy of {artefact.path.name}",
+                "its run has no validation images any more",
+                "Run edgevit convert again with --validation, or give --images 0",
+            ) from None
+        return 0
+    chosen = pixels[: settings.images]
+    np.save(out, chosen)
+    return len(chosen)
+
+
+def expose_all(model: Path, out: Path) -> Path:
+    """A copy of an ONNX model whose every tensor is an output."""
+    import onnx
+
+    graph = onnx.load(str(model))
+    known = {each.name for each in graph.graph.output}
+    for node in graph.graph.node:
+        for name in node.output:
+            if name and name not in known:
+                graph.graph.output.append(onnx.ValueInfoProto(name=name))
+                known.add(name)
+    onnx.save(graph, str(out))
+    return out

@@ -1,0 +1,96 @@
+"""What came back from the board, as it is saved in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevit.bench.choose import Artefact
+from edgevit.bench.transport import Transport
+from edgevit.files import write_atomically
+from edgevit.metrics.classification import compare
+
+FORMAT = 1
+Floats = npt.NDArray[np.float32]
+
+
+def record_of(
+    artefact: Artefact, transport: Transport, found: dict[str, Any], folder: Path, request: dict[str, Any]
+) -> dict[str, Any]:
+    """The measurement as it is saved."""
+    result = artefact.result or {}
+    here = transport.name == "host"
+    record = {
+        "format": FORMAT,
+        "where": transport.name,
+        "artefact": artefact.path.name,
+        "target": result.get("target"),
+        "precision": result.get("precision"),
+        "how": "host CPU" if here else f"measured on {found['machine']['model']}",
+        **{key: value for key, value in found.items() if key not in ("images", "tensors")},
+        "accuracy": None,
+        "same_as_local": None,
+        "settings": {key: request[key] for key in ("runs", "seconds", "warm_up", "threads", "images")},
+        "tensors": None,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    if found.get("images"):
+        logits = np.load(folder / "logits.npy", allow_pickle=False)
+        record["accuracy"] = accuracy(artefact, logits)
+        record["same_as_local"] = same_as_local(artefact, logits)
+    if found.get("tensors"):
+        record["tensors"] = f"{file_name(record)}-tensors.npz"
+    return record
+
+
+def accuracy(artefact: Artefact, logits: Floats) -> dict[str, Any] | None:
+    """Against the float reference on the same images, where the run still has it."""
+    assert artefact.run is not None
+    validation = artefact.run.stage_by_key((artefact.step.get("inputs") or {}).get("validation"))
+    try:
+        reference = artefact.run.array(artefact.run.stage("float"), "logits.npy")[: len(logits)]
+        labelled = bool((validation or {}).get("metrics", {}).get("labelled"))
+        labels = artefact.run.array(validation, "labels.npy")[: len(logits)] if labelled else None
+    except LookupError:
+        return None
+    return compare(logits, np.asarray(reference), None if labels is None else np.asarray(labels)).to_json()
+
+
+def same_as_local(artefact: Artefact, logits: Floats) -> dict[str, Any] | None:
+    """Against what the run's own evaluation of this artefact (simulator, host) said for the same images."""
+    assert artefact.run is not None
+    try:
+        local = artefact.run.array(artefact.step, "logits.npy")[: len(logits)]
+    except LookupError:
+        return None
+    return {
+        "n": len(logits),
+        "agree": int((local.argmax(1) == logits.argmax(1)).sum()),
+        "max_logit_difference": float(np.abs(local - logits).max()),
+    }
+
+
+def file_name(record: dict[str, Any]) -> str:
+    """A name for a measurement: where and what; the same again replaces the last one."""
+    words = f"{record['where']}-{Path(record['artefact']).stem}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", words).strip("._-")
+
+
+def save(run: Path, record: dict[str, Any], folder: Path) -> Path:
+    """Write the measurement, and its tensors, into the run directory."""
+    bench = run / "bench"
+    bench.mkdir(exist_ok=True)
+    if record["tensors"]:
+        staging = bench / f".{record['tensors']}.tmp"
+        shutil.copyfile(folder / "tensors.npz", staging)
+        staging.replace(bench / record["tensors"])
+    path = bench / f"{file_name(record)}.json"
+    write_atomically(path, json.dumps(record, indent=1))
+    return path

@@ -29,6 +29,7 @@ def user_folders_in_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     home = tmp_path_factory.mktemp("home")
     for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(variable, str(home / variable.lower()))
+    monkeypatch.setenv("EDGEVIT_CACHE", str(home / "steps"))
 
 
 @pytest.fixture(autouse=True, scope="session")

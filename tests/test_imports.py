@@ -12,8 +12,9 @@ PACKAGE = Path(edgevit.__file__).parent
 ORDER = [
     {"errors", "progress"},
     {"files", "torch_setup"},
-    {"boards", "images", "metrics", "run"},
+    {"boards", "images", "metrics"},
     {"load", "placement"},
+    {"run"},
     {"demo", "export", "rewrites", "toolchains"},
     {"compression", "quantize"},
     {"backends", "training"},

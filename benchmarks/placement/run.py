@@ -37,7 +37,7 @@ from edgevit.files import write_atomically
 from edgevit.placement.layers import Placement
 from edgevit.progress import QUIET
 from edgevit.request.job import make_job
-from edgevit.run.store import open_run
+from edgevit.run.folder import open_run
 from edgevit.toolchains.call import run_job
 
 HERE = Path(__file__).parent

@@ -31,8 +31,8 @@ from edgevit.files import write_atomically
 from edgevit.metrics.classification import compare
 from edgevit.progress import QUIET
 from edgevit.request.job import make_job
+from edgevit.run.folder import open_run
 from edgevit.run.memory import peak_memory
-from edgevit.run.store import open_run
 from edgevit.toolchains.call import run_job
 
 HERE = Path(__file__).parent

@@ -38,7 +38,7 @@ from edgevit.files import write_atomically
 from edgevit.metrics.classification import compare
 from edgevit.progress import QUIET
 from edgevit.request.job import Job, make_job
-from edgevit.run.store import open_run
+from edgevit.run.folder import open_run
 
 HERE = Path(__file__).parent
 RESULTS, RUN = HERE / "results.json", Path("runs/benchmark-pruning")

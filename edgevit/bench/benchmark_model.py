@@ -16,6 +16,7 @@ from edgevit.bench.probe import probe
 from edgevit.bench.transport import Completed, Transport, TransportError
 from edgevit.files import sha256_file
 from edgevit.progress import QUIET, Progress
+from edgevit.run.measurement import FORMAT
 
 
 def run_benchmark_model(
@@ -87,7 +88,7 @@ def measured(
     )
     floating = {"pinned": False, "before": {}, "after": {}, "throttled": None}
     return {
-        "format": 1,
+        "format": FORMAT,
         "where": transport.name,
         "artefact": artefact.name,
         "target": target,

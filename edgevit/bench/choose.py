@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgevit.bench.connect import Place
 from edgevit.errors import InputError
-from edgevit.run.reading import MANIFEST, RunFiles, read_run, step_of
+from edgevit.run.manifest import MANIFEST, Result, StepRecord
+from edgevit.run.reading import RunFiles, read_run
 
 WHAT = "cannot measure"
 SUFFIXES = (".rknn", ".tflite", ".onnx")
@@ -21,18 +21,17 @@ class Artefact:
 
     path: Path
     run: RunFiles | None = None
-    result: dict[str, Any] | None = None
+    result: Result | None = None
 
     @property
-    def step(self) -> dict[str, Any]:
-        """The compile stage that made it."""
-        return step_of(self.run, self.result) if self.run and self.result else {}
+    def step(self) -> StepRecord | None:
+        """The step that compiled it."""
+        return self.run.manifest.step(self.result.step) if self.run and self.result else None
 
     @property
     def toolkit(self) -> str | None:
         """The version of rknn-toolkit2 that made it, where known."""
-        version = ((self.step.get("metrics") or {}).get("tools") or {}).get("rknn-toolkit2")
-        return str(version) if version else None
+        return self.result.tools.get("rknn-toolkit2") if self.result else None
 
 
 def choose(
@@ -51,35 +50,31 @@ def choose(
         raise InputError(f"{WHAT} {what}", "no such file", "Check the path")
     refuse_npu_here([what], place)
     run = read_run(what.parent, WHAT) if (what.parent / MANIFEST).is_file() else None
-    results = run.manifest["results"] if run else []
-    return [Artefact(what, run, next((each for each in results if each.get("artefact") == what.name), None))]
+    results = run.manifest.results if run else ()
+    return [Artefact(what, run, next((each for each in results if each.artefact == what.name), None))]
 
 
 def of_run(run: RunFiles, place: Place, target: str | None, precision: str | None) -> list[Artefact]:
     """A run's artefacts of one target."""
-    results = run.manifest["results"]
-    wanted = target or (place.profile if any(r["target"] == place.profile for r in results) else None)
+    results = run.manifest.results
+    wanted = target or (place.profile if any(each.target == place.profile for each in results) else None)
     found = [
-        each
-        for each in results
-        if wanted in (None, each["target"])
-        and precision in (None, each["precision"])
-        and each.get("artefact")
+        each for each in results if wanted in (None, each.target) and precision in (None, each.precision)
     ]
-    made = ", ".join(f"{each['target']} {each['precision']}" for each in results) or "nothing"
+    made = ", ".join(each.title for each in results) or "nothing"
     if not found:
         raise InputError(f"{WHAT} {run.folder}", "it made no such artefact", f"Choose from {made}")
     if place.address == "host":
-        refuse_npu_here([Path(each["artefact"]) for each in found], place)
-        found = [each for each in found if not each["artefact"].endswith(".rknn")]
-    targets = list(dict.fromkeys(each["target"] for each in found))
+        refuse_npu_here([Path(each.artefact) for each in found], place)
+        found = [each for each in found if not each.artefact.endswith(".rknn")]
+    targets = list(dict.fromkeys(each.target for each in found))
     if len(targets) > 1 and place.address != "host":
         raise InputError(
             f"cannot choose what to measure of {run.folder}",
             f"it has artefacts for {', '.join(targets)}",
             f"Say which: --target {targets[0]}, or profile in boards.toml",
         )
-    paths = [run.folder / Path(each["artefact"]).name for each in found]
+    paths = [run.folder / each.artefact for each in found]
     for path in paths:
         if not path.is_file():
             raise InputError(

@@ -63,8 +63,7 @@ def profile(artefact: Artefact, place: Place) -> Board | None:
         return load_board(place.profile)
     if artefact.run is None or artefact.result is None:
         return None
-    values = (artefact.run.manifest.get("boards") or {}).get(artefact.result["target"])
-    return Board.model_validate(values) if values else None
+    return artefact.run.manifest.boards.get(artefact.result.target)
 
 
 def python_for(artefact: Artefact, place: Place) -> str:
@@ -102,15 +101,15 @@ def by_benchmark_model(
         raise InputError(f"cannot use {binary}", "no such file", "Give the benchmark_model binary")
     if settings.pin_clocks:
         raise InputError("cannot pin clocks", "benchmark_model can't", "Leave --pin-clocks out")
-    result = artefact.result or {}
+    result = artefact.result
     record = benchmark_model.measured(
         transport,
         binary,
         artefact.path,
         settings.threads,
         folder=place.work_folder,
-        target=result.get("target"),
-        precision=result.get("precision"),
+        target=result.target if result else None,
+        precision=result.precision if result else None,
         runs=settings.runs,
         seconds=settings.seconds,
         progress=progress,

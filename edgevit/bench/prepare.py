@@ -11,9 +11,10 @@ import numpy as np
 from edgevit.bench.choose import Artefact
 from edgevit.boards.profiles import Board
 from edgevit.errors import InputError
-from edgevit.run.reading import preprocessing_of
+from edgevit.images.preprocessing import Preprocessing
 
 WARM_UP = 5
+HALVES = (0.5, 0.5, 0.5)  # for the latency of a file that no run knows
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def prepare(
     """Files for the board by their names there, and the runner's request."""
     name = f"model{artefact.path.suffix}"
     files = {name: artefact.path}
-    preprocessing = preprocessing_of(artefact.run, artefact.step) if artefact.run else {}
+    preprocessing = preprocessing_of(artefact)
     n = write_images(artefact, settings, folder / "pixels.npy")
     if n:
         files["pixels.npy"] = folder / "pixels.npy"
@@ -46,9 +47,9 @@ def prepare(
         "artefact": name,
         "pixels": "pixels.npy" if n else None,
         "images": n,
-        "shape": [*preprocessing["size"], len(preprocessing["channels"])] if preprocessing else None,
-        "mean": [255 * value for value in preprocessing.get("mean", (0.5, 0.5, 0.5))],
-        "std": [255 * value for value in preprocessing.get("std", (0.5, 0.5, 0.5))],
+        "shape": [*preprocessing.size, len(preprocessing.channels)] if preprocessing else None,
+        "mean": [255 * value for value in (preprocessing.mean if preprocessing else HALVES)],
+        "std": [255 * value for value in (preprocessing.std if preprocessing else HALVES)],
         "threads": settings.threads,
         "runs": settings.runs,
         "seconds": settings.seconds,
@@ -63,11 +64,18 @@ def prepare(
     return files, request
 
 
+def preprocessing_of(artefact: Artefact) -> Preprocessing | None:
+    """How the artefact's images are prepared: its own record, else that of the model beside it."""
+    if artefact.result is not None:
+        return artefact.result.preprocessing
+    return artefact.run.manifest.model.preprocessing if artefact.run else None
+
+
 def write_images(artefact: Artefact, settings: Settings, out: Path) -> int:
     """The first validation images as the artefact takes them, uint8; how many. 0: latency only."""
     if artefact.run is None or settings.images == 0:
         return 0
-    step = artefact.run.stage_by_key((artefact.step.get("inputs") or {}).get("validation"))
+    step = artefact.run.validation_of(artefact.step)
     try:
         pixels = artefact.run.array(step, "pixels.npy")
     except LookupError:

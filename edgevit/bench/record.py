@@ -16,8 +16,8 @@ from edgevit.bench.choose import Artefact
 from edgevit.bench.transport import Transport
 from edgevit.files import write_atomically
 from edgevit.metrics.classification import compare
+from edgevit.run.measurement import FORMAT
 
-FORMAT = 1
 Floats = npt.NDArray[np.float32]
 
 
@@ -25,14 +25,14 @@ def record_of(
     artefact: Artefact, transport: Transport, found: dict[str, Any], folder: Path, request: dict[str, Any]
 ) -> dict[str, Any]:
     """The measurement as it is saved."""
-    result = artefact.result or {}
+    result = artefact.result
     here = transport.name == "host"
     record = {
         "format": FORMAT,
         "where": transport.name,
         "artefact": artefact.path.name,
-        "target": result.get("target"),
-        "precision": result.get("precision"),
+        "target": result.target if result else None,
+        "precision": result.precision if result else None,
         "how": "host CPU" if here else f"measured on {found['machine']['model']}",
         **{key: value for key, value in found.items() if key not in ("images", "tensors")},
         "accuracy": None,
@@ -53,11 +53,11 @@ def record_of(
 def accuracy(artefact: Artefact, logits: Floats) -> dict[str, Any] | None:
     """Against the float reference on the same images, where the run still has it."""
     assert artefact.run is not None
-    validation = artefact.run.stage_by_key((artefact.step.get("inputs") or {}).get("validation"))
+    run, validation = artefact.run, artefact.run.validation_of(artefact.step)
     try:
-        reference = artefact.run.array(artefact.run.stage("float"), "logits.npy")[: len(logits)]
-        labelled = bool((validation or {}).get("metrics", {}).get("labelled"))
-        labels = artefact.run.array(validation, "labels.npy")[: len(logits)] if labelled else None
+        reference = run.array(run.manifest.stage("float"), "logits.npy")[: len(logits)]
+        labelled = bool(validation and validation.metrics.get("labelled"))
+        labels = run.array(validation, "labels.npy")[: len(logits)] if labelled else None
     except LookupError:
         return None
     return compare(logits, np.asarray(reference), None if labels is None else np.asarray(labels)).to_json()

@@ -74,7 +74,7 @@ def command(
     from edgevit.cli.console import progress
     from edgevit.cli.summary import print_plan, print_summary
     from edgevit.request.job import make_job
-    from edgevit.run.store import open_run
+    from edgevit.run.folder import open_run
 
     job = make_job(model, targets, precisions, recipe, out, **options)
     with open_run(job.out, dry=dry_run) as run, progress() as bars:
@@ -83,12 +83,14 @@ def command(
 
             print_plan(job, list(planned(job, run, bars)), as_json)
             return
-        from edgevit.conversion.manifest import finish, refuse_missed_gate
+        from edgevit.conversion.manifest import finish, refuse_incomplete, refuse_missed_gate
         from edgevit.conversion.pipeline import convert
 
-        manifest = finish(run, *convert(job, run, bars), warnings=bars.warnings, command=sys.argv[1:])
+        conversion, outcomes = convert(job, run, bars)
+        manifest = finish(run, conversion, outcomes, warnings=bars.warnings, command=sys.argv[1:])
     if as_json:
-        click.echo(json.dumps(manifest, indent=1))
+        click.echo(json.dumps(manifest.to_json(), indent=1))
     else:
         print_summary(manifest, job.out)
+    refuse_incomplete(manifest, outcomes)
     refuse_missed_gate(manifest)

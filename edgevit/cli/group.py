@@ -21,6 +21,7 @@ from edgevit.errors import EdgevitError
 COMMANDS = {
     "bench": "edgevit.cli.bench",
     "boards": "edgevit.cli.boards",
+    "cache": "edgevit.cli.cache",
     "convert": "edgevit.cli.convert",
     "doctor": "edgevit.cli.doctor",
     "inspect": "edgevit.cli.inspect",

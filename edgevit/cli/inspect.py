@@ -39,13 +39,11 @@ def command(
     from edgevit.cli.console import progress
     from edgevit.cli.placement import print_record
     from edgevit.conversion.inspection import inspect
-    from edgevit.files import user_cache
     from edgevit.request.job import make_job
-    from edgevit.run.store import open_run
+    from edgevit.run.folder import open_run
 
     job = make_job(model, targets, precisions, None, None, images=False, **options)
-    folder = user_cache("inspect") / job.name
-    with open_run(folder) as run, progress() as bars:
+    with open_run(None) as run, progress() as bars:
         records = inspect(job, run, bars, before_after=before_after)
     if as_json:
         click.echo(json.dumps(records, indent=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgevit.cli.console import print_table
+from edgevit.placement.estimate import Estimate
 
 LAYER_COLUMNS = ("layer", "op", "type", "on", "output", "cycles", "share", "DDR/NPU cycles", "KB moved")
 
@@ -39,7 +40,7 @@ def print_npu(title: str, record: dict[str, Any], top: int) -> None:
     notes = [
         f"{record['cycles']:,} cycles an image ({record['how']}), {record['traffic_kb'] / 1024:.1f} MB moved; "
         f"memory: weights {megabytes(record['weight_bytes'])}, internal {megabytes(record['internal_bytes'])}",
-        *latency_lines(record["latency"]),
+        *latency_lines(Estimate(**record["latency"]) if record["latency"] else None),
         *cpu_lines(record["cpu_ops"]),
         *rewrite_lines(record),
     ]
@@ -55,13 +56,13 @@ def megabytes(size: int) -> str:
     return f"{size / 2**20:.1f} MB"
 
 
-def latency_lines(latency: dict[str, Any] | None) -> list[str]:
+def latency_lines(latency: Estimate | None) -> list[str]:
     """The estimated latency with its interval, and what it is made of."""
     if latency is None:
         return []
-    parts = ", ".join(f"{name} {ms:.1f}" for name, ms in latency["parts"].items() if ms >= 0.05)
-    interval = f"{latency['low_ms']:.1f} to {latency['high_ms']:.1f} ms"
-    return [f"{interval} an image on one core ({latency['label']}; parts in ms: {parts})"]
+    parts = ", ".join(f"{name} {ms:.1f}" for name, ms in latency.parts.items() if ms >= 0.05)
+    interval = f"{latency.low_ms:.1f} to {latency.high_ms:.1f} ms"
+    return [f"{interval} an image on one core ({latency.label}; parts in ms: {parts})"]
 
 
 def cpu_lines(cpu_ops: list[dict[str, Any]]) -> list[str]:

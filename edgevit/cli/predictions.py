@@ -19,7 +19,7 @@ def with_labels(source: Source, labels: str | None) -> Source:
     """The source with the user's class names, if any were given. Raises InputError where they don't fit."""
     if labels is None:
         return source
-    classes = source.run.manifest["model"].get("num_classes")
+    classes = source.run.manifest.model.num_classes
     return replace(source, names=fitting(read_labels(labels), classes))
 
 

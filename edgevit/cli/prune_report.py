@@ -44,9 +44,9 @@ def command(
     from edgevit.cli.console import progress
     from edgevit.compression.head_importance import check_picture, plot_importance
     from edgevit.conversion.importance import importance
-    from edgevit.files import refuse_to_overwrite, user_cache
+    from edgevit.files import refuse_to_overwrite
     from edgevit.request.job import make_job
-    from edgevit.run.store import open_run
+    from edgevit.run.folder import open_run
 
     job = make_job(
         *(model, ("onnx",), ("float",), None, None),
@@ -59,8 +59,7 @@ def command(
     if out is not None:
         check_picture(out)
         refuse_to_overwrite(out, [path for path in (weights, calibration) if path is not None])
-    folder = user_cache("prune-report") / job.name
-    with open_run(folder) as run, progress() as bars:
+    with open_run(None) as run, progress() as bars:
         found = importance(job, run, bars)
     if out is not None:
         plot_importance(found, out)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
 from edgevit.cli.console import print_table
 from edgevit.cli.placement import latency_lines
+from edgevit.metrics.classification import Accuracy
 from edgevit.request.job import Job
+from edgevit.run.manifest import Manifest, Reduction, Result
 
 COLUMNS = ("target", "type", "top-1", "top-5", "agrees", "KL", "cosine", "lost [95 %]", "MB", "how")
 LEGEND = (
@@ -31,12 +32,12 @@ def print_plan(job: Job, stages: list[tuple[str, str]], as_json: bool) -> None:
     print_table(f"{job.model}: what would be done", ("stage", "state"), stages, [f"run: {job.out}"])
 
 
-def print_summary(manifest: dict[str, Any], folder: Path) -> None:
+def print_summary(manifest: Manifest, folder: Path) -> None:
     """Print every artefact against the float model, then where the run is."""
-    results = manifest["results"]
-    accuracy = next((result["accuracy"] for result in results if result["accuracy"]), None)
+    results = manifest.results
+    accuracy = next((result.accuracy for result in results if result.accuracy), None)
     rows = [[*reference_row(accuracy)]] if accuracy else []
-    rows += [[*reduction_row(reduction)] for reduction in manifest["reductions"]]
+    rows += [[*reduction_row(reduction)] for reduction in manifest.reductions]
     rows += [[*result_row(result)] for result in results]
     notes = [
         LEGEND,
@@ -45,122 +46,122 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
         *search_notes(manifest),
         *latency_notes(manifest),
         *parity_notes(manifest),
-        *manifest["model"]["notes"],
+        *manifest.model.notes,
+        *(f"{each.title}: {note}" for each in manifest.results for note in each.notes),
+        *(f"{each.title} failed: {each.what}: {each.why}" for each in manifest.failures),
         f"run: {folder}; a report to hand on: edgevit report {folder}",
     ]
     if accuracy is None:
         notes.insert(0, "accuracy was not measured: pass --validation with images it can be measured on")
-    elif accuracy["n"] < 200:
-        notes.insert(0, f"n = {accuracy['n']}: too few images to tell small losses apart; read the interval")
-    notes = [*(result["broken"] for result in results if result["broken"]), *notes]
-    images = f", {accuracy['n']} validation images" if accuracy else ""
-    print_table(f"{manifest['model']['name']}{images}", COLUMNS, rows, notes)
+    elif accuracy.n < 200:
+        notes.insert(0, f"n = {accuracy.n}: too few images to tell small losses apart; read the interval")
+    notes = [*(result.broken for result in results if result.broken), *notes]
+    images = f", {accuracy.n} validation images" if accuracy else ""
+    print_table(f"{manifest.model.name}{images}", COLUMNS, rows, notes)
 
 
-def search_notes(manifest: dict[str, Any]) -> list[str]:
+def search_notes(manifest: Manifest) -> list[str]:
     """How each artefact's precision was chosen; in capitals where it made the model slower."""
     return [
-        f"{result['target']} {result['precision']}: {result['search']['sentence']}"
-        for result in manifest["results"]
-        if result["search"]
+        f"{result.target} {result.precision}: {result.search.sentence}"
+        for result in manifest.results
+        if result.search
     ]
 
 
-def latency_notes(manifest: dict[str, Any]) -> list[str]:
+def latency_notes(manifest: Manifest) -> list[str]:
     """What the artefacts may take on their targets, where that can be estimated."""
     return [
-        f"{result['target']} {result['precision']}: {line}"
-        for result in manifest["results"]
-        for line in latency_lines(result["latency"])
+        f"{result.target} {result.precision}: {line}"
+        for result in manifest.results
+        for line in latency_lines(result.latency)
     ]
 
 
-def reduction_notes(manifest: dict[str, Any]) -> list[str]:
+def reduction_notes(manifest: Manifest) -> list[str]:
     """How each lossy step came about, and what the user should know of it."""
     return [
-        f"{reduction['stage']}: {sentence}"
-        for reduction in manifest["reductions"]
-        for sentence in dict.fromkeys([reduction["details"]["what"], *reduction["details"]["notes"]])
+        f"{reduction.stage}: {sentence}"
+        for reduction in manifest.reductions
+        for sentence in dict.fromkeys([reduction.details.what, *reduction.details.notes])
     ]
 
 
-def cost_notes(manifest: dict[str, Any]) -> list[str]:
+def cost_notes(manifest: Manifest) -> list[str]:
     """Each NPU's cycles from lossy step to lossy step."""
     notes = []
-    for each in manifest["costs"]:
-        by_step = [("whole", each["cycles"])] + [
-            (reduction["stage"], cost["cycles"])
-            for reduction in manifest["reductions"]
-            for cost in reduction["costs"]
-            if cost["target"] == each["target"]
+    for each in manifest.costs:
+        by_step = [("whole", each.cycles)] + [
+            (reduction.stage, cost.cycles)
+            for reduction in manifest.reductions
+            for cost in reduction.costs
+            if cost.target == each.target
         ]
         cycles = ", ".join(f"{stage} {count:,}" for stage, count in by_step)
-        notes.append(f"{each['target']} {each['precision']} cycles an image ({each['how']}): {cycles}")
+        notes.append(f"{each.target} {each.precision} cycles an image ({each.how}): {cycles}")
     return notes
 
 
-def parity_notes(manifest: dict[str, Any]) -> list[str]:
+def parity_notes(manifest: Manifest) -> list[str]:
     """How far exact steps moved a logit: the mapping of foreign weights, the export."""
     notes = []
-    if manifest["model"]["parity"] is not None:
+    if manifest.model.parity is not None:
         notes.append(
-            f"weights mapped to the canonical ViT: largest logit difference {manifest['model']['parity']:.1e}"
+            f"weights mapped to the canonical ViT: largest logit difference {manifest.model.parity:.1e}"
         )
-    differences = [
-        stage["metrics"]["max_logit_difference"] for stage in manifest["stages"] if stage["stage"] == "export"
-    ]
+    differences = [each.parity for each in manifest.results if each.parity is not None]
     if differences:
         notes.append(f"exported graph against torch: largest logit difference {max(differences):.1e}")
     return notes
 
 
-def reference_row(accuracy: dict[str, Any]) -> tuple[str, ...]:
+def reference_row(accuracy: Accuracy) -> tuple[str, ...]:
     """The float model's own row."""
-    top1, top5 = accuracy["reference_top1"], accuracy["reference_top5"]
+    top1, top5 = accuracy.reference_top1, accuracy.reference_top5
     return ("torch", "float", percent(top1), percent(top5), "", "", "", "", "", "host CPU")
 
 
-def reduction_row(reduction: dict[str, Any]) -> tuple[str, ...]:
+def reduction_row(reduction: Reduction) -> tuple[str, ...]:
     """The float model after one lossy step."""
-    size, accuracy = f"{reduction['bytes'] / 1e6:.1f}", reduction["accuracy"]
+    size, accuracy = f"{reduction.bytes / 1e6:.1f}", reduction.accuracy
     if accuracy is None:
-        return (reduction["stage"], "float", *[""] * 6, size, reduction["how"])
-    return (reduction["stage"], "float", *measures(accuracy), lost(accuracy), size, reduction["how"])
+        return (reduction.stage, "float", *[""] * 6, size, reduction.how)
+    return (reduction.stage, "float", *measures(accuracy), lost(accuracy), size, reduction.how)
 
 
-def measures(accuracy: dict[str, Any]) -> tuple[str, ...]:
+def measures(accuracy: Accuracy) -> tuple[str, ...]:
     """The columns top-1 to cosine."""
     return (
-        percent(accuracy["top1"]),
-        percent(accuracy["top5"]),
-        percent(accuracy["agreement"]),
-        f"{accuracy['kl']:.4f}",
-        f"{accuracy['cosine']:.4f}",
+        percent(accuracy.top1),
+        percent(accuracy.top5),
+        percent(accuracy.agreement),
+        f"{accuracy.kl:.4f}",
+        f"{accuracy.cosine:.4f}",
     )
 
 
-def result_row(result: dict[str, Any]) -> tuple[str, ...]:
+def result_row(result: Result) -> tuple[str, ...]:
     """One artefact's row."""
-    size = f"{result['bytes'] / 1e6:.1f}"
-    accuracy = result["accuracy"]
+    size = f"{result.bytes / 1e6:.1f}"
+    accuracy = result.accuracy
     if accuracy is None:
-        return (result["target"], result["precision"], *[""] * 6, size, result["how"])
-    mark = " MISSED" if result["gate"] == "missed" else ""
+        return (result.target, result.precision, *[""] * 6, size, result.how)
+    mark = " MISSED" if result.gate == "missed" else ""
     return (
-        result["target"],
-        result["precision"],
+        result.target,
+        result.precision,
         *measures(accuracy),
         lost(accuracy) + mark,
         size,
-        result["how"],
+        result.how,
     )
 
 
-def lost(accuracy: dict[str, Any]) -> str:
+def lost(accuracy: Accuracy) -> str:
     """Points lost with their interval; empty without labels."""
-    if accuracy["drop_points"] is None:
+    if accuracy.drop_points is None:
         return ""
-    return f"{accuracy['drop_points']:.2f} [{accuracy['drop_low']:.1f}, {accuracy['drop_high']:.1f}]"
+    return f"{accuracy.drop_points:.2f} [{accuracy.drop_low:.1f}, {accuracy.drop_high:.1f}]"
 
 
 def percent(share: float | None) -> str:

@@ -20,7 +20,8 @@ from edgevit.progress import Progress
 from edgevit.request.compression import AUTO, Amount
 from edgevit.request.job import Job
 from edgevit.rewrites.canonical import why_not_canonical
-from edgevit.run.store import Run, Step, step_key
+from edgevit.run.folder import Run
+from edgevit.run.step import Step, step_key
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def recovered(source: Source, before: Step) -> Step:
         "minutes": job.compression.recover_minutes,
         "seed": job.seed,
     }
-    unfinished = source.run.folder / "unfinished" / f"recovery-{step_key('recovery', inputs)[:12]}.pt"
+    unfinished = source.run.unfinished / f"recovery-{step_key('recovery', inputs)[:12]}.pt"
     make = partial(
         recovery.recover_step,
         minutes=job.compression.recover_minutes,

@@ -25,7 +25,7 @@ from edgevit.load import LoadedModel
 from edgevit.progress import Progress
 from edgevit.request.compression import AUTO, Amount
 from edgevit.request.job import Job
-from edgevit.run.store import Step
+from edgevit.run.step import Step
 
 NO_IMAGES = "no calibration images: what goes was chosen by weight and nothing refitted; for its cost only"
 # Shares of the neurons that `--prune-mlp auto` tries.

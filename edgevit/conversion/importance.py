@@ -12,7 +12,7 @@ from edgevit.conversion.pipeline import Conversion
 from edgevit.errors import InputError
 from edgevit.progress import Progress
 from edgevit.request.job import Job
-from edgevit.run.store import Run
+from edgevit.run.folder import Run
 
 if TYPE_CHECKING:
     from edgevit.compression.head_importance import Importance

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgevit.conversion import sources
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.metrics.classification import compare
 from edgevit.progress import Progress
 from edgevit.request.job import Job
-from edgevit.run.store import Run, Step, step_key
+from edgevit.run.folder import Run, WouldRun
+from edgevit.run.step import Step
 
 if TYPE_CHECKING:
     from edgevit.conversion.compression import Source
@@ -25,25 +28,20 @@ class Inputs:
 
     def __init__(self, job: Job, run: Run, progress: Progress) -> None:
         self.job, self.run, self.progress = job, run, progress
-        self.known: dict[str, Step] = {}
-
-    def step(self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Step:
-        """A step as it was when first asked for: its files are checked once, and it is `cached` or it is not."""
-        key = step_key(stage, inputs)
-        if key not in self.known:
-            self.known[key] = self.run.step(stage, inputs, make)
-        return self.known[key]
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        """The model in memory: only loaded when a step that isn't cached needs it."""
+        """The model in memory. A dry run doesn't download one."""
+        if self.run.dry and sources.is_downloaded(self.job):
+            raise WouldRun("model")
         self.progress.stage("load model")
         return sources.load(self.job)
 
     @cached_property
     def model(self) -> Step:
-        """What the model is: class count, preprocessing, where it came from."""
-        return self.step("model", sources.identity(self.job), lambda _: describe(self.loaded))
+        """What the model is: class count, preprocessing, where it came from. What it holds identifies it."""
+        loaded = self.loaded
+        return self.run.step("model", sources.identity(self.job, loaded), lambda _: describe(loaded))
 
     @property
     def own_preprocessing(self) -> Preprocessing:
@@ -158,7 +156,7 @@ class Inputs:
                 model, validation.path("pixels.npy"), folder / "logits.npy", self.progress, "measure the loss"
             )
 
-        return self.step(f"{step.stage}-logits", {"model": step.key, "images": validation.key}, make)
+        return self.run.step(f"{step.stage}-logits", {"model": step.key, "images": validation.key}, make)
 
     @cached_property
     def image_sets(self) -> dict[str, ImageSet | None]:
@@ -203,7 +201,7 @@ class Inputs:
             return step
         preprocessing = self.preprocessing
         inputs = {"preprocessing": preprocessing.to_json()}
-        return self.step("noise", inputs, lambda folder: sources.write_noise(preprocessing, folder))
+        return self.run.step("noise", inputs, lambda folder: sources.write_noise(preprocessing, folder))
 
     def _pixels(self, role: str, preprocessing: Preprocessing) -> Step | None:
         return self._write_pixels(role, self.image_sets[role], preprocessing)
@@ -216,7 +214,7 @@ class Inputs:
         def make(folder: Path) -> dict[str, Any]:
             return sources.write_images(images, preprocessing, folder, role, self.progress)
 
-        return self.step(role, inputs, make)
+        return self.run.step(role, inputs, make)
 
     @cached_property
     def reference(self) -> Step | None:
@@ -233,7 +231,21 @@ class Inputs:
                 self.loaded, validation.path("pixels.npy"), folder / "logits.npy", self.progress
             )
 
-        return self.step("float", inputs, make)
+        return self.run.step("float", inputs, make)
+
+    def evaluated(self, answered: Step | None) -> Step | None:
+        """Accuracy of a step's logits against the float reference; None without validation images."""
+        reference, validation = self.reference, self.validation
+        if reference is None or validation is None or answered is None:
+            return None
+        inputs = {"answers": answered.key, "reference": reference.key, "images": validation.key}
+
+        def make(_: Path) -> dict[str, Any]:
+            labels = np.load(validation.path("labels.npy")) if validation.metrics["labelled"] else None
+            logits = np.load(answered.path("logits.npy"))
+            return compare(logits, np.load(reference.path("logits.npy")), labels).to_json()
+
+        return self.run.step(f"evaluate-{answered.stage}", inputs, make)
 
 
 def describe(loaded: LoadedModel) -> dict[str, Any]:

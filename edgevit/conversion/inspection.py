@@ -12,7 +12,7 @@ from edgevit.placement.estimate import estimate
 from edgevit.placement.layers import Placement
 from edgevit.progress import Progress
 from edgevit.request.job import Job
-from edgevit.run.store import Run
+from edgevit.run.folder import Run
 
 PLAIN, EDGEVIT = "plain export", "edgevit"
 COST_ONLY = "vendor-default"  # conditioning takes minutes and changes no cycles
@@ -58,6 +58,10 @@ class Priced(Conversion):
 
     calibration = validation = None
 
+    def name_of(self, board: Board, precision: str) -> str:
+        """Another name than the artefact's own step: this one answers on no images."""
+        return f"cost-{board.id}-{precision}"
+
     def __init__(self, whole: Conversion, steps: int) -> None:
         plain = replace(whole.job, recipe=load_recipe(COST_ONLY), plan=None)
         super().__init__(plain, whole.run, whole.progress)
@@ -79,6 +83,11 @@ def costs(conversion: Conversion, steps: int) -> list[dict[str, Any]]:
         kept = ("target", "precision", "how", "cycles", "bytes", "latency")
         found.append({name: each[name] for name in kept})
     return found
+
+
+def all_costs(conversion: Conversion) -> list[list[dict[str, Any]]]:
+    """The whole model's costs, and those after each lossy step."""
+    return [costs(conversion, steps) for steps in range(len(conversion.reductions) + 1)]
 
 
 def latency(details: dict[str, Any], board: Board) -> dict[str, Any] | None:

@@ -1,29 +1,26 @@
-"""What a run did, as data: the run directory's manifest.json, and the only input of summaries and reports."""
+"""What a run did, as data: from its steps to the typed manifest. Nothing is computed here."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgevit import __version__
-from edgevit.conversion.inspection import costs, latency
+from edgevit.conversion.inspection import all_costs, latency
 from edgevit.conversion.pipeline import Conversion, Outcome
-from edgevit.errors import QualityGateMissed
+from edgevit.conversion.sources import fingerprint
+from edgevit.errors import EdgevitError, QualityGateMissed
 from edgevit.files import publish, write_atomically
-from edgevit.metrics.classification import compare
-from edgevit.run.reading import FORMAT
-from edgevit.run.store import Run, Step
+from edgevit.run.folder import Run
+from edgevit.run.manifest import Manifest, manifest_of, write_manifest
+from edgevit.run.step import Step, tool_versions
 
 MIN_AGREEMENT = {"float": 0.9, "int8": 0.5}  # below, something is broken, not merely coarse
-LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow")
+NO_NPU: list[list[dict[str, Any]]] = []
 
 
 def finish(
@@ -32,38 +29,64 @@ def finish(
     outcomes: Sequence[Outcome],
     warnings: list[str],
     command: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Publish the artefacts under friendly names, compare each with the float model, write manifest.json.
+) -> Manifest:
+    """Publish the artefacts under friendly names and write manifest.json.
 
     `command` is what the user typed after `edgevit`, for whoever wants to do it again.
     """
+    assert run.folder is not None
     job = conversion.job
-    results = [result(run, conversion, outcome) for outcome in outcomes]
-    manifest = {
-        "format": FORMAT,
-        "edgevit": __version__,
-        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": list(command),
-        "configuration": job.to_json(),
-        "model": dict(conversion.model.metrics),
-        "images": {
-            role: None if step is None else {**step.metrics, "key": step.key}
-            for role, step in (("calibration", conversion.calibration), ("validation", conversion.validation))
-        },
-        "boards": {board.id: board.model_dump(mode="json") for board in job.targets},
-        "recipe": job.recipe.model_dump(mode="json"),
-        "host": host(),
-        "versions": {name: version(name) for name in LIBRARIES},
-        "stages": [step.to_json() for step in all_steps(conversion, outcomes)],
-        "peak_memory_mb": max(step.peak_memory_mb for step in all_steps(conversion, outcomes)),
-        "seconds": round(sum(step.seconds for step in all_steps(conversion, outcomes)), 1),
-        "costs": costs(conversion, 0) if conversion.reductions else [],
-        "reductions": [reduction(conversion, step) for step in conversion.reductions],
-        "results": results,
-        "warnings": [*warnings, *(each["broken"] for each in results if each["broken"])],
-    }
-    write_atomically(run.folder / "manifest.json", json.dumps(manifest, indent=1))
+    results = [result(run.folder, conversion, each, each.step) for each in outcomes if each.step]
+    costs = all_costs(conversion) if conversion.reductions else NO_NPU
+    manifest = manifest_of(
+        {
+            "edgevit": __version__,
+            "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": list(command),
+            "configuration": job.to_json(),
+            "model": {
+                **conversion.model.metrics,
+                "key": conversion.model.key,
+                "files": conversion.model.inputs["files"],
+            },
+            "images": {role: images(conversion, role) for role in ("calibration", "validation")},
+            "boards": {board.id: board.model_dump(mode="json") for board in job.targets},
+            "recipe": job.recipe.model_dump(mode="json"),
+            "host": host(),
+            "versions": tool_versions(),
+            "stages": [step.to_json() for step in run.steps],
+            "peak_memory_mb": max(step.peak_memory_mb for step in run.steps),
+            "seconds": round(sum(step.seconds for step in run.steps), 1),
+            "costs": costs[0] if costs else [],
+            "reductions": [
+                reduction(conversion, step, costs[number])
+                for number, step in enumerate(conversion.reductions, start=1)
+            ],
+            "results": results,
+            "failures": [failure(each, each.error) for each in outcomes if each.error],
+            "warnings": [*warnings, *(each["broken"] for each in results if each["broken"])],
+        }
+    )
+    write_manifest(run.folder, manifest)
+    run.forget_others()
     return manifest
+
+
+def images(conversion: Conversion, role: str) -> dict[str, Any] | None:
+    """The record of the images of a role; None where there were none."""
+    step: Step | None = getattr(conversion, role)
+    found = conversion.image_sets[role]
+    return (
+        None
+        if step is None or found is None
+        else {**step.metrics, "key": step.key, "sha256": fingerprint(found)}
+    )
+
+
+def failure(outcome: Outcome, error: EdgevitError) -> dict[str, Any]:
+    """The record of a target that could not be made."""
+    kind = {"target": outcome.board.id, "precision": outcome.precision}
+    return {**kind, "what": error.what, "why": error.why, "fix": error.fix}
 
 
 def broken(target: str, precision: str, accuracy: dict[str, Any] | None) -> str | None:
@@ -77,18 +100,15 @@ def broken(target: str, precision: str, accuracy: dict[str, Any] | None) -> str 
     )
 
 
-def reduction(conversion: Conversion, step: Step) -> dict[str, Any]:
-    """One lossy step's record: what it left, what it did, and what was lost by then, against the original,
-    and what it costs each NPU."""
-    logits = conversion.reduction_logits(step)
-    steps = conversion.reductions.index(step) + 1
+def reduction(conversion: Conversion, step: Step, costs: list[dict[str, Any]]) -> dict[str, Any]:
+    """One lossy step's record: what it left, what it did, what was lost by then, and what it costs each NPU."""
     return {
         "stage": step.metrics["label"],
-        "accuracy": None if logits is None else measured(conversion, logits),
+        "accuracy": accuracy_of(conversion, conversion.reduction_logits(step)),
         "parameters": step.metrics["parameters"],
         "multiplications": step.metrics["multiplications"],
         "bytes": step.metrics["bytes"],
-        "costs": costs(conversion, steps),
+        "costs": costs,
         "how": "host CPU",
         "seconds": step.seconds,
         "cached": step.cached,
@@ -96,88 +116,93 @@ def reduction(conversion: Conversion, step: Step) -> dict[str, Any]:
     }
 
 
-def result(run: Run, conversion: Conversion, outcome: Outcome) -> dict[str, Any]:
+def accuracy_of(conversion: Conversion, step: Step | None) -> dict[str, Any] | None:
+    """What was measured on a step's answers; None without validation images."""
+    found = conversion.evaluated(step)
+    return None if found is None else dict(found.metrics)
+
+
+def result(folder: Path, conversion: Conversion, outcome: Outcome, step: Step) -> dict[str, Any]:
     """One artefact's record: file, size, how it was measured, accuracy against float, gate."""
-    source = outcome.step.path(outcome.step.metrics["artefact"])
-    artefact = run.folder / f"{conversion.job.name}-{outcome.board.id}-{outcome.precision}{source.suffix}"
+    board, precision = outcome.board, outcome.precision
+    source = step.path(step.metrics["artefact"])
+    artefact = folder / f"{conversion.job.name}-{board.id}-{precision}{source.suffix}"
     publish(source, artefact)
-    accuracy = measured(conversion, outcome.step)
-    plan = conversion.plan(outcome.board, outcome.precision)
+    accuracy, exported = accuracy_of(conversion, step), conversion.exported(board, precision)
+    plan = conversion.plan(board, precision)
     if plan.ranges:
         write_atomically(artefact.with_suffix(".plan.toml"), plan.to_toml())
-    searched = conversion.planned(outcome.board, outcome.precision)
+    searched = conversion.planned(board, precision)
     search = None if searched is None else dict(searched.metrics)
+    kept = {name: value for name, value in plan.to_json().items() if name != "seen"}
     return {
-        "target": outcome.board.id,
-        "precision": outcome.precision,
+        "target": board.id,
+        "precision": precision,
         "artefact": artefact.name,
-        "sha256": outcome.step.outputs[source.name]["sha256"],
+        "sha256": step.outputs[source.name]["sha256"],
         "bytes": source.stat().st_size,
-        "how": outcome.step.metrics["how"],
-        "seconds": outcome.step.seconds,
-        "peak_memory_mb": outcome.step.peak_memory_mb,
-        "cached": outcome.step.cached,
+        "how": step.metrics["how"],
+        "step": step.key,
+        "export": exported.key,
+        "preprocessing": conversion.preprocessing.to_json(),
+        "seconds": step.seconds,
+        "peak_memory_mb": step.peak_memory_mb,
+        "cached": step.cached,
         "accuracy": accuracy,
         "gate": gate(accuracy, search, conversion.job.max_drop),
         # Lossy steps before the export may well change predictions.
-        "broken": None if conversion.reductions else broken(outcome.board.id, outcome.precision, accuracy),
-        "plan": {name: value for name, value in plan.to_json().items() if name not in ("ranges", "seen")},
+        "broken": None if conversion.reductions else broken(board.id, precision, accuracy),
+        "notes": conversion.notes(board, precision),
+        "plan": {**kept, "ranges": len(plan.ranges)},
         "search": search,
-        "diagnosis": conversion.exported(outcome.board, outcome.precision).metrics.get("int8"),
-        "latency": latency(outcome.step.metrics["details"], outcome.board),
-        "details": outcome.step.metrics["details"],
+        "diagnosis": exported.metrics.get("int8"),
+        "latency": latency(step.metrics["details"], board),
+        "rewrites": exported.metrics["rewrites"],
+        "parity": exported.metrics["max_logit_difference"],
+        "tools": step.metrics["tools"],
+        "details": step.metrics["details"],
     }
-
-
-def measured(conversion: Conversion, step: Step) -> dict[str, Any] | None:
-    """Accuracy of a step's logits against the float reference; None where there were no validation images."""
-    reference, validation = conversion.reference, conversion.validation
-    if reference is None or validation is None:
-        return None
-    labels = np.load(validation.path("labels.npy")) if validation.metrics["labelled"] else None
-    logits = np.load(step.path("logits.npy"))
-    return compare(logits, np.load(reference.path("logits.npy")), labels).to_json()
 
 
 def gate(
     accuracy: dict[str, Any] | None, search: dict[str, Any] | None, max_drop: float | None
 ) -> str | None:
     """ "met" or "missed" where the user set a limit: on the validation images, and by the search, if any."""
-    if max_drop is None or accuracy is None:
+    if max_drop is None or accuracy is None or accuracy["drop_points"] is None:
         return None
     unproved = search is not None and not search.get("met", True)
     return "missed" if unproved or accuracy["drop_points"] > max_drop else "met"
 
 
-def refuse_missed_gate(manifest: dict[str, Any]) -> None:
-    """Raise QualityGateMissed if any artefact lost more than the user allowed."""
-    missed = [result for result in manifest["results"] if result["gate"] == "missed"]
-    if missed:
-        limit = manifest["configuration"]["max_drop"]
-        lost = ", ".join(
-            f"{r['target']} {r['precision']} lost {r['accuracy']['drop_points']:.2f} points" for r in missed
+def refuse_incomplete(manifest: Manifest, outcomes: Sequence[Outcome]) -> None:
+    """Raise the first failed target's error, and say what was made all the same."""
+    failed = [each for each in outcomes if each.error]
+    if failed:
+        first = failed[0].error
+        assert first is not None
+        made = ", ".join(each.title for each in manifest.results)
+        lost = f"{len(failed)} of {len(outcomes)} artefacts failed, {made} made"
+        raise type(first)(
+            f"{failed[0].board.id} {failed[0].precision}: {first.what}", f"{first.why} ({lost})", first.fix
         )
-        reasons = [
-            r["search"]["sentence"] for r in missed if r["search"] and not r["search"].get("met", True)
-        ]
+
+
+def refuse_missed_gate(manifest: Manifest) -> None:
+    """Raise QualityGateMissed if any artefact lost more than the user allowed."""
+    missed = [each for each in manifest.results if each.gate == "missed"]
+    if missed:
+        lost = ", ".join(
+            f"{each.title} lost {each.accuracy.drop_points:.2f} points"
+            for each in missed
+            if each.accuracy is not None and each.accuracy.drop_points is not None
+        )
+        reasons = [each.search.sentence for each in missed if each.search and not each.search.met]
         raise QualityGateMissed(
-            f"--max-drop {limit:g} was not met",
+            f"--max-drop {manifest.configuration.max_drop:g} was not met",
             "; ".join([lost, *reasons]),
             "The artefacts are kept and marked in manifest.json; use --precision float where the target "
             "has it, or accept a larger drop",
         )
-
-
-def all_steps(conversion: Conversion, outcomes: Sequence[Outcome]) -> list[Step]:
-    """Every step of the run in order, each once."""
-    steps = [conversion.model, conversion.probe, conversion.validation, conversion.reference]
-    steps += [each for step in conversion.reductions for each in (step, conversion.reduction_logits(step))]
-    steps += [conversion.exported(outcome.board, outcome.precision) for outcome in outcomes]
-    steps += [conversion.lowered(outcome.board, outcome.precision) for outcome in outcomes]
-    steps += [conversion.planned(outcome.board, outcome.precision) for outcome in outcomes]
-    steps += [outcome.step for outcome in outcomes]
-    unique = {step.key: step for step in steps if step is not None}
-    return list(unique.values())
 
 
 def host() -> dict[str, Any]:

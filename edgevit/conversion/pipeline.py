@@ -1,4 +1,4 @@
-"""THE order of stages: load, images, make smaller, float reference, export, compile, compare."""
+"""The stages of a conversion and their order: `before_targets`, `of_target`, `after_targets`."""
 
 from __future__ import annotations
 
@@ -18,27 +18,32 @@ from edgevit.backends.registry import BACKENDS, CANDIDATES, LOWERINGS
 from edgevit.boards.profiles import Board
 from edgevit.conversion import sources
 from edgevit.conversion.inputs import Inputs
+from edgevit.errors import EdgevitError
 from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.request.job import Job
-from edgevit.run.store import Run, Step, WouldRun
+from edgevit.run.folder import Run, WouldRun
+from edgevit.run.step import Step
 
 WORKER_BYTES, WORKER_CORES = 4 * 2**30, 2
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One artefact: where it is for, how it was made, the step that made it."""
+    """What one target came to: the step that made its artefact, or why there is none."""
 
     board: Board
     precision: str
-    step: Step
-    reference: Step | None
+    error: EdgevitError | None
+    step: Step | None
 
 
 # In int8 their squares need rows whose large values a rotation has spread; where only cost is asked for, no images
 # are given and nothing is lost.
 NEED_ROTATION = ("norms-by-exponentials",)
+
+# Conditioning scales q and k, which only the folded attention scale leaves room for; not every compiler takes it.
+NEEDED_TO_CONDITION = "fold-attention-scale"
 
 # Of an [npu] section: what the exported graph doesn't depend on.
 NOT_IN_GRAPH = {"cpu_ops", "target", "sixteen_bit", "never_sixteen_bit"}
@@ -59,10 +64,7 @@ class Conversion(Inputs):
         """
         backend, recipe = BACKENDS[board.backend], self.job.recipe
         rewrites = self.rewrites(board)
-        # Conditioning folds the attention scale, which not every compiler survives.
-        conditionable = self.model.metrics["conditionable"]
-        fits = conditionable and backend.TAKES_RANGES and "fold-attention-scale" in rewrites
-        conditioned = recipe.conditioning and precision == "int8" and fits
+        conditioned = self.could_condition(board, precision) and NEEDED_TO_CONDITION in rewrites
         if precision == "int8" and not conditioned and self.calibration is not None:
             rewrites = [each for each in rewrites if each not in NEED_ROTATION]
         limits = board.npu.model_dump(mode="json", exclude=NOT_IN_GRAPH) if board.npu else None
@@ -89,7 +91,7 @@ class Conversion(Inputs):
             few = np.asarray(pixels[: reference.PARITY_IMAGES])
             return reference.export(self.exporting, few, folder, backend.HANDOVER, rewrites, board.npu)
 
-        return self.step("export", inputs, make)
+        return self.run.step("export", inputs, make)
 
     def lowered(self, board: Board, precision: str) -> Step | None:
         """The vendor's own float file of an exported program; None for a backend that takes ONNX."""
@@ -103,10 +105,51 @@ class Conversion(Inputs):
             self.progress.stage(f"{board.id}: convert in float")
             return {"file": lower(exported.path("model.pt2"), folder, self.progress).name}
 
-        return self.step(f"{board.backend}-float", inputs, make)
+        return self.run.step(f"{board.backend}-float", inputs, make)
+
+    def could_condition(self, board: Board, precision: str) -> bool:
+        """Whether recipe, model and backend agree to condition for int8."""
+        able = self.model.metrics["conditionable"] and BACKENDS[board.backend].TAKES_RANGES
+        return bool(self.job.recipe.conditioning and precision == "int8" and able)
+
+    def notes(self, board: Board, precision: str) -> list[str]:
+        """Where a target does not follow the recipe, and why."""
+        if not self.could_condition(board, precision):
+            return []
+        if NEEDED_TO_CONDITION not in self.rewrites(board):
+            left_out = NEEDED_TO_CONDITION in self.job.without
+            why = "--without leaves it out" if left_out else f"{board.id}'s compiler does not take it"
+            return [
+                f"int8 without conditioning and without a search: they need {NEEDED_TO_CONDITION}, and {why}"
+            ]
+        if self.job.recipe.observer == "vendor":
+            return ["the recipe leaves ranges to the vendor; a conditioned model takes measured ones instead"]
+        return []
+
+    def name_of(self, board: Board, precision: str) -> str:
+        """The name of the step that makes an artefact."""
+        return f"{board.id}-{precision}"
+
+    def measure_reductions(self) -> list[Step | None]:
+        """Accuracy after each lossy step; None where there are no validation images."""
+        return [self.evaluated(self.reduction_logits(step)) for step in self.reductions]
+
+    def searches(self, board: Board, precision: str) -> bool:
+        """Whether anything is searched for an artefact, as far as can be told before its export."""
+        if precision == "float" or sources.folder_of(self.job, "calibration") is None:
+            return False
+        from edgevit.conversion import mixed_precision
+
+        wanted = (
+            self.job.plan is None
+            and self.job.search_minutes > 0
+            and NEEDED_TO_CONDITION in self.rewrites(board)
+        )
+        fits = wanted and self.could_condition(board, precision)
+        return board.backend in CANDIDATES or (fits and mixed_precision.searchable(board))
 
     def planned(self, board: Board, precision: str) -> Step | None:
-        """The search for the plan an artefact is made with; None where there is nothing to search."""
+        """The search for the plan an artefact is made with, which may take minutes; None where there is none."""
         exported = self.exported(board, precision)
         if precision != "float" and self.calibration is not None and board.backend in CANDIDATES:
             return self.chosen(board, exported)
@@ -142,11 +185,11 @@ class Conversion(Inputs):
                 board=board,
                 max_drop=max_drop,
                 minutes=minutes,
-                state=self.run.folder / "unfinished" / f"search-{board.id}.json",
+                state=self.run.unfinished / f"search-{board.id}-{exported.key[:12]}.json",
             )
             return mixed_precision.search_plan(search, folder, self.progress)
 
-        return self.step(f"search-{board.id}", inputs, make)
+        return self.run.step(f"search-{board.id}", inputs, make)
 
     def chosen(self, board: Board, exported: Step) -> Step:
         """Which of a backend's ways to quantize is taken, by accuracy and latency on calibration images."""
@@ -175,10 +218,10 @@ class Conversion(Inputs):
         }
 
         def make(folder: Path) -> dict[str, Any]:
-            self.progress.stage(f"{board.id} int8: try ways to quantize")
+            self.progress.stage(f"{board.backend} int8: try ways to quantize")
             return recipe_choice.choose_plan(choice, folder, self.progress)
 
-        return self.step(f"choice-{board.id}", inputs, make)
+        return self.run.step(f"choice-{board.backend}-{choice.delegate}", inputs, make)
 
     def plan(self, board: Board, precision: str) -> PrecisionPlan:
         """The precision plan of an artefact: the user's, the search's, or the recipe's."""
@@ -227,26 +270,90 @@ class Conversion(Inputs):
                 "details": result.details,
             }
 
-        return self.step(f"{board.id}-{precision}", inputs, make)
+        return self.run.step(self.name_of(board, precision), inputs, make)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a conversion as a dry run lists it; `make` returns at once where it is done already."""
+
+    name: str
+    make: Callable[[], Any]
+
+
+Pair = tuple[Board, str]
+
+
+def before_targets(conversion: Conversion) -> list[Stage]:
+    """What every target needs, in order."""
+    job = conversion.job
+    stages = [Stage("model", lambda: conversion.model)]
+    for role in ("calibration", "validation"):
+        if sources.folder_of(job, role) is not None:
+            stages.append(Stage(role, partial(getattr, conversion, role)))
+    if job.compression.any:
+        stages.append(Stage("make smaller", lambda: conversion.reductions))
+    if sources.folder_of(job, "validation") is not None:
+        stages.append(Stage("float", lambda: conversion.reference))
+        if job.compression.any:
+            stages.append(Stage("evaluate the smaller model", conversion.measure_reductions))
+    return stages
+
+
+def of_target(conversion: Conversion, pair: Pair) -> list[Stage]:
+    """What one target needs, in order; the first needs torch, the others the vendor's tools."""
+    name = "-".join((pair[0].id, pair[1]))
+    stages = [Stage(f"export for {name}", partial(conversion.exported, *pair))]
+    if conversion.searches(*pair):
+        stages.append(Stage(f"search for {name}", partial(conversion.planned, *pair)))
+    stages.append(Stage(name, partial(conversion.compiled, *pair)))
+    if sources.folder_of(conversion.job, "validation") is not None:
+        stages.append(Stage(f"evaluate {name}", lambda: conversion.evaluated(conversion.compiled(*pair))))
+    return stages
+
+
+def after_targets(conversion: Conversion) -> list[Stage]:
+    """What is only told: the cost of each lossy step by the vendor's compiler."""
+    from edgevit.conversion import inspection
+
+    if not conversion.job.compression.any or all(board.npu is None for board in conversion.job.targets):
+        return []
+    return [Stage("cost of each lossy step", lambda: inspection.all_costs(conversion))]
 
 
 def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Outcome]]:
-    """Run every stage of a job that isn't cached yet; return its artefacts in the order asked for."""
+    """Run every stage of a job that isn't cached yet; return what each target came to, in the order asked for.
+
+    A target that fails leaves the others alone. Raises the first target's error where all of them failed.
+    """
     conversion = Conversion(job, run, progress)
     _ = conversion.image_sets  # what is wrong with the images is said before any work
-    for step in conversion.reductions:
-        conversion.reduction_logits(step)
-    reference = conversion.reference
-    wanted = [(board, precision) for board in job.targets for precision in job.precisions]
-    for pair in wanted:
-        conversion.exported(*pair)
-        conversion.lowered(*pair)
+    for stage in before_targets(conversion):
+        stage.make()
+    pairs = [(board, precision) for board in job.targets for precision in job.precisions]
+    failed: dict[int, EdgevitError] = {}
 
-    def build(pair: tuple[Board, str]) -> Outcome:
-        return Outcome(*pair, step=conversion.compiled(*pair), reference=reference)
+    def attempt(number: int, stages: list[Stage]) -> None:
+        try:
+            for stage in stages:
+                if number not in failed:
+                    stage.make()
+        except EdgevitError as error:
+            failed[number] = error
 
-    with ThreadPoolExecutor(job.side_by_side or affordable(len(wanted))) as pool:
-        return conversion, list(pool.map(build, wanted))
+    stages = [of_target(conversion, pair) for pair in pairs]
+    for number, own in enumerate(stages):
+        attempt(number, own[:1])
+    with ThreadPoolExecutor(job.side_by_side or affordable(len(pairs))) as pool:
+        list(pool.map(attempt, range(len(pairs)), [own[1:] for own in stages]))
+    if len(failed) == len(pairs):
+        raise failed[0]
+    for stage in after_targets(conversion):
+        stage.make()
+    return conversion, [
+        Outcome(*pair, failed.get(number), None if number in failed else conversion.compiled(*pair))
+        for number, pair in enumerate(pairs)
+    ]
 
 
 def affordable(wanted: int) -> int:
@@ -259,25 +366,22 @@ def affordable(wanted: int) -> int:
 def planned(job: Job, run: Run, progress: Progress) -> Iterator[tuple[str, str]]:
     """For a dry run: (stage, "cached" | "to do") in order, doing none of the work."""
     conversion = Conversion(job, run, progress)
-    stages: dict[str, Callable[[], Any]] = {"model": lambda: conversion.model}
-    for role in ("calibration", "validation"):
-        if sources.folder_of(job, role) is not None:
-            stages[role] = partial(getattr, conversion, role)
-    if job.compression.any:
-        stages["make smaller"] = lambda: conversion.reductions
-    if "validation" in stages:
-        stages["float"] = lambda: conversion.reference
-    for board in job.targets:
-        for precision in job.precisions:
-            stages[f"export for {board.id}-{precision}"] = partial(conversion.exported, board, precision)
-            stages[f"search for {board.id}-{precision}"] = partial(conversion.planned, board, precision)
-            stages[f"{board.id}-{precision}"] = partial(conversion.compiled, board, precision)
-    for name, make in stages.items():
+    pairs = [(board, precision) for board in job.targets for precision in job.precisions]
+
+    def state(stage: Stage) -> tuple[str, str]:
         try:
-            make()
-            yield name, "cached"
+            stage.make()
+            return stage.name, "cached"
         except WouldRun:
-            yield name, "to do"
+            return stage.name, "to do"
+
+    yield from map(state, before_targets(conversion))
+    for pair in pairs:
+        try:
+            yield from map(state, of_target(conversion, pair))
+        except WouldRun:  # what is to be done depends on a model that isn't here yet
+            yield "-".join((pair[0].id, pair[1])), "to do"
+    yield from map(state, after_targets(conversion))
 
 
 def board_key(board: Board) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from edgevit.conversion.compression_stages import Made, Work
 from edgevit.errors import InputError
 from edgevit.images import ImageSet, write_pixels
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.run.store import Step
+from edgevit.run.step import Step
 from edgevit.training.distill import recover
 
 

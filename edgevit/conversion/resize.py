@@ -30,7 +30,7 @@ from edgevit.images import ImageSet, write_pixels
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import QUIET
 from edgevit.request.compression import Auto, Size
-from edgevit.run.store import Step
+from edgevit.run.step import Step
 
 # `--resolution auto` goes no lower than this share of the model's own size.
 SMALLEST_SHARE = 0.5

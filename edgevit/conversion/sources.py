@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from edgevit.progress import Progress
 from edgevit.request.job import DEMO, Job
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgevit.images import ImageSet
     from edgevit.load import LoadedModel
 
@@ -38,21 +40,67 @@ def load(job: Job) -> LoadedModel:
     return load_model(job.model, job.weights)
 
 
-def identity(job: Job) -> dict[str, Any]:
-    """What decides the loaded model: its name, the content of its files, the libraries that define it."""
-    files = [job.weights] if job.weights else []
-    named = Path(job.model.partition(".py:")[0] + ".py" if ".py:" in job.model else job.model)
-    if named.suffix == ".py" and named.is_file():
-        files += sorted(named.parent.glob("*.py"))  # it may import its neighbours
-    elif named.is_file():
-        files.append(named)
-    elif named.is_dir():
-        files += sorted(path for path in named.iterdir() if path.suffix in MODEL_FILES)
+def is_downloaded(job: Job) -> bool:
+    """Whether loading the model may fetch its weights from the network."""
+    named = Path(python_file(job) or job.model)
+    return job.model != DEMO and job.weights is None and not named.exists()
+
+
+def identity(job: Job, loaded: LoadedModel) -> dict[str, Any]:
+    """What decides a loaded model: every tensor that it holds, its structure, the user's files that define it.
+
+    Weights that a file's function loads by itself, or that a hub changed, are in its tensors.
+    """
     return {
         "model": job.model,
-        "files": {path.name: sha256_file(path) for path in files if path.is_file()},
-        "versions": {name: version(name) for name in ("torch", "timm")},
+        "state": state_digest(loaded.module),
+        "structure": hashlib.sha256(repr(loaded.module).encode()).hexdigest(),
+        "preprocessing": loaded.preprocessing.to_json(),
+        "labels": loaded.labels,
+        "files": files_of(job),
     }
+
+
+def state_digest(module: nn.Module) -> str:
+    """Hex sha256 of a module's parameters and buffers: names, types, shapes, values."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=uint8()).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def uint8() -> Any:
+    """torch's byte type, imported when needed."""
+    import torch
+
+    return torch.uint8
+
+
+def python_file(job: Job) -> str | None:
+    """The file of a model named `file.py:function`."""
+    return job.model.partition(".py:")[0] + ".py" if ".py:" in job.model else None
+
+
+def files_of(job: Job) -> dict[str, str]:
+    """Names and sha256 of the user's files that a model was loaded from."""
+    files = [job.weights] if job.weights else []
+    named = Path(python_file(job) or job.model)
+    if job.model == DEMO:
+        return {}
+    if named.suffix == ".py" and named.is_file():
+        files += imported_from(named.resolve().parent)
+    elif named.is_dir():
+        files += sorted(path for path in named.iterdir() if path.suffix in MODEL_FILES)
+    return {path.name: sha256_file(path) for path in files if path.is_file()}
+
+
+def imported_from(folder: Path) -> list[Path]:
+    """The Python files below a folder that this process has imported."""
+    found = {
+        Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))
+    }
+    return sorted(path for path in found if path.suffix == ".py" and path.is_relative_to(folder))
 
 
 def folder_of(job: Job, role: str) -> Path | None:

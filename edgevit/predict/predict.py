@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ from scipy.special import softmax
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import QUIET, Progress
-from edgevit.run.reading import MANIFEST, RunFiles, names_of_classes, preprocessing_of, read_run, step_of
+from edgevit.run.manifest import MANIFEST, Result
+from edgevit.run.reading import RunFiles, read_run
 
 if TYPE_CHECKING:
     from edgevit.load import LoadedModel
@@ -79,47 +80,38 @@ def choose(
             "Give the run that made it with --like RUN, or the run itself as --model",
         )
     run = read_run(home, WHAT)
-    results = run.manifest["results"]
-    result = next((each for each in results if each.get("artefact") == model.name), None)
-    return source(run, model.name, model, step_of(run, result) if result else {})
+    result = next((each for each in run.manifest.results if each.artefact == model.name), None)
+    return source(run, model.name, model, result)
 
 
 def from_run(run: RunFiles, target: str | None, precision: str | None) -> Source:
     """The artefact of a run that was asked for, or the first that runs here."""
     if target == TORCH:
-        return source(run, "float model in torch", None, {})
+        return source(run, "float model in torch", None, None)
     matching = [
         each
-        for each in run.manifest["results"]
-        if target in (None, each["target"]) and precision in (None, each["precision"])
+        for each in run.manifest.results
+        if target in (None, each.target) and precision in (None, each.precision)
     ]
-    made = ", ".join(f"{each['target']} {each['precision']}" for each in run.manifest["results"]) or "nothing"
+    made = ", ".join(each.title for each in run.manifest.results) or "nothing"
     if not matching:
         raise InputError(
             f"{WHAT} {run.folder}", "it made no such artefact", f"Choose from {made}, or --target {TORCH}"
         )
-    here = [each for each in matching if Path(str(each.get("artefact"))).suffix in RUNNERS]
+    here = [each for each in matching if Path(each.artefact).suffix in RUNNERS]
     if not here:
-        refuse_foreign(Path(str(matching[0].get("artefact"))))
+        refuse_foreign(Path(matching[0].artefact))
     chosen = here[0]
-    path = run.folder / Path(str(chosen["artefact"])).name
+    path = run.folder / chosen.artefact
     if not path.is_file():
         raise InputError(f"{WHAT} {path}", "the file is gone", "Run edgevit convert again with this --out")
-    return source(run, f"{chosen['target']} {chosen['precision']}", path, step_of(run, chosen))
+    return source(run, chosen.title, path, chosen)
 
 
-def source(run: RunFiles, title: str, artefact: Path | None, step: dict[str, Any]) -> Source:
-    """A source with what its run knows. Raises InputError where that isn't how images are prepared."""
-    values = preprocessing_of(run, step)
-    try:
-        preprocessing = Preprocessing.from_json(values)
-    except (KeyError, TypeError):
-        raise InputError(
-            f"{WHAT} {run.folder}",
-            "its manifest doesn't say how images are prepared",
-            "Run edgevit convert again with this --out",
-        ) from None
-    return Source(title, artefact, preprocessing, names_of_classes(run), run)
+def source(run: RunFiles, title: str, artefact: Path | None, result: Result | None) -> Source:
+    """A source with the preprocessing of its own artefact, the original model's where it is none of the run's."""
+    preprocessing = result.preprocessing if result else run.manifest.model.preprocessing
+    return Source(title, artefact, preprocessing, run.manifest.class_names, run)
 
 
 def refuse_foreign(artefact: Path) -> None:
@@ -239,29 +231,27 @@ RUNNERS: dict[str, Callable[[Path, Pixels, Preprocessing, Progress], Logits]] = 
 
 
 def float_model(run: RunFiles, progress: Progress) -> LoadedModel:
-    """The run's original model in torch. Raises InputError where its files are gone or have changed since."""
+    """The run's original model in torch. Raises InputError where it is gone or has changed since."""
     from edgevit.boards.profiles import load_recipe
     from edgevit.conversion import sources
     from edgevit.request.job import DEFAULT_RECIPE, Job
 
-    configuration = run.manifest.get("configuration") or {}
-    name, weights = configuration.get("model"), configuration.get("weights")
-    if not isinstance(name, str):
-        raise InputError(f"{WHAT} {run.folder}", "its manifest names no model", "Convert it again")
+    asked, what = run.manifest.configuration, f"cannot load the float model of {run.folder}"
     recipe = load_recipe(DEFAULT_RECIPE)  # nothing is quantized here
-    job = Job(name, run.folder, (), recipe, weights=Path(weights) if weights else None)
+    job = Job(asked.model, run.folder, (), recipe, weights=Path(asked.weights) if asked.weights else None)
     if job.weights is not None and not job.weights.is_file():
         raise InputError(
-            f"cannot load the float model of {run.folder}",
-            f"its weights {weights} are gone",
+            what,
+            f"its weights {asked.weights} are gone",
             "Work in the folder where edgevit convert ran, or choose an artefact with --target",
         )
-    recorded = ((run.stage("model") or {}).get("inputs") or {}).get("files")
-    if recorded is not None and recorded != sources.identity(job)["files"]:
+    progress.stage("load model")
+    loaded = sources.load(job)
+    recorded = run.manifest.step(run.manifest.model.key)
+    if recorded is not None and recorded.inputs.get("state") != sources.state_digest(loaded.module):
         raise InputError(
-            f"cannot load the float model of {run.folder}",
-            "its files are not those the run was made from",
+            what,
+            "its weights are not those the run was made from",
             "Restore them, or run edgevit convert again",
         )
-    progress.stage("load model")
-    return sources.load(job)
+    return loaded

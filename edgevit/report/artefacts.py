@@ -9,114 +9,95 @@ from edgevit.report import changes, tensors
 from edgevit.report.boards import bench, loss
 from edgevit.report.content import Artefact
 from edgevit.report.sections import Bench, Gain, Latency, Loss, Placement
-from edgevit.report.text import clean, count, lines, megabytes, milliseconds, number, pairs, two_digits, whole
+from edgevit.report.text import clean, count, lines, megabytes, milliseconds, pairs, two_digits
 from edgevit.report.verdict import verdict
-from edgevit.run.reading import RunFiles, as_dict, export_of, step_of
+from edgevit.run.manifest import Result
+from edgevit.run.reading import RunFiles
 
 Found = TypeVar("Found")
 Attempt = Callable[[str, Callable[[], Any], Any], Any]
 FLOAT_BYTES = 4
-# What a damaged or older record makes code raise that reads it.
-DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 class Omissions(list[str]):
-    """Sections left out, a line each."""
+    """Sections left out, a line each: the files that they are made from are gone or damaged."""
 
     def attempt(self, section: str, make: Callable[[], Found], otherwise: Found) -> Found:
         """`make()`, or `otherwise` and a line that says why not."""
         try:
             return make()
-        except DAMAGE as error:
-            why = error.args[0] if isinstance(error, LookupError) and error.args else error
-            reason = (
-                f"{why}"
-                if isinstance(why, str) and " " in why
-                else "its record is damaged or of an older edgevit"
-            )
-            self.append(clean(f"{section}: {reason}", 300))
+        except LookupError as error:
+            self.append(clean(f"{section}: {error.args[0] if error.args else error}", 300))
             return otherwise
 
 
 def artefact(
-    run: RunFiles, result: dict[str, Any], names: tuple[str, ...] | None, anchor: str, omissions: Omissions
+    run: RunFiles, result: Result, names: tuple[str, ...] | None, anchor: str, omissions: Omissions
 ) -> Artefact:
     """Everything known about one result."""
-    title = clean(f"{result['target']} {result['precision']}", 80)
+    title = clean(result.title, 80)
 
     def attempt(section: str, make: Callable[[], Found], otherwise: Found) -> Found:
         return omissions.attempt(f"{title}, {section}", make, otherwise)
 
-    step, board = step_of(run, result), as_dict(as_dict(run.manifest.get("boards")).get(result["target"]))
-    how = clean(result.get("how"), 120) or "unlabelled"
-    found = attempt("accuracy", lambda: loss(result.get("accuracy"), how), None)
-    benches = benches_of(run, result, title, omissions)
-    details = as_dict(result.get("details"))
-    placement = attempt("placement", lambda: tensors.placement(details, board), None)
-    latency = attempt("estimated latency", lambda: tensors.latency(result.get("latency")), None)
-    max_drop = number(as_dict(run.manifest.get("configuration")).get("max_drop"))
-    gate = result.get("gate") if result.get("gate") in ("met", "missed") else None
+    board = run.manifest.boards.get(result.target)
+    how = clean(result.how, 120) or "unlabelled"
+    found = loss(result.accuracy, how)
+    benches = [bench(each) for each in run.benches if each.artefact == result.artefact]
+    placement = tensors.placement(result.details, board)
+    latency = tensors.latency(result.latency)
     return Artefact(
         anchor=anchor,
-        board=clean(board.get("name"), 80) or clean(result["target"], 60),
+        target=clean(result.target, 60),
+        precision=clean(result.precision, 40),
+        file=clean(result.artefact),
+        bytes=result.bytes,
+        sha256=clean(result.sha256, 80),
+        seconds=result.seconds,
+        peak_memory_mb=result.peak_memory_mb,
+        board=clean(board.name if board else result.target, 80),
         how=how,
-        verdict=verdict(decisive(found, benches), max_drop, gate),
+        verdict=verdict(decisive(found, benches), run.manifest.configuration.max_drop, result.gate),
         loss=found,
         board_losses=tuple(each.loss for each in benches if each.loss is not None and on_board(each)),
-        gate=gate,
-        gains=gains(run, result, placement, latency, benches),
+        gate=result.gate,
+        gains=gains(result, run.manifest.model.parameters, placement, latency, benches),
         placement=placement,
-        delegate=attempt("partitions", lambda: tensors.delegate(details), None),
+        delegate=tensors.delegate(result.details),
         latency=latency,
         benches=tuple(benches),
-        warnings=lines(details.get("warnings")),
-        **file_of(result),
-        **changed(run, step, found, names, attempt),
-        **explained(result, step, export_of(run, step), attempt),
+        heat=tensors.heat(result.diagnosis),
+        massive=clean(result.diagnosis.words, 600) or None if result.diagnosis else None,
+        precision_plan=tensors.precision(result),
+        rewrites=tuple(
+            (clean(each.name, 60), clean(each.what, 300)) for each in result.rewrites if each.changed
+        ),
+        parity=result.parity,
+        tools=pairs(result.tools),
+        warnings=lines([*result.notes, *result.details.warnings]),
+        size=size_note(run, result),
+        **changed(run, result, found, names, attempt),
     )
 
 
-def file_of(result: dict[str, Any]) -> dict[str, Any]:
-    """The artefact itself."""
-    return {
-        "target": clean(result["target"], 60),
-        "precision": clean(result["precision"], 40),
-        "file": clean(result.get("artefact")),
-        "bytes": whole(result.get("bytes")),
-        "sha256": clean(result.get("sha256"), 80),
-        "seconds": number(result.get("seconds")) or 0.0,
-        "peak_memory_mb": whole(result.get("peak_memory_mb")),
-    }
+def size_note(run: RunFiles, result: Result) -> str:
+    """The artefact's own input size where it isn't the original model's."""
+    own, original = result.preprocessing.size, run.manifest.model.preprocessing.size
+    return "" if own == original else f"{own[0]} x {own[1]}"
 
 
 def changed(
-    run: RunFiles, step: dict[str, Any], found: Loss | None, names: tuple[str, ...] | None, attempt: Attempt
+    run: RunFiles, result: Result, found: Loss | None, names: tuple[str, ...] | None, attempt: Attempt
 ) -> dict[str, Any]:
     """Classes and images that changed, where accuracy was measured."""
     answers = None
     if found is not None:
-        answers = attempt("classes and images", lambda: changes.predictions(run, step, names), None)
+        answers = attempt("classes and images", lambda: changes.predictions(run, result, names), None)
     if answers is None:
         return {"classes": None, "changes": None}
     return {
-        "classes": attempt("classes", lambda: changes.classes(answers), None),
-        "changes": attempt("images", lambda: changes.changes(run, step, answers), None),
-    }
-
-
-def explained(
-    result: dict[str, Any], step: dict[str, Any], export: dict[str, Any], attempt: Attempt
-) -> dict[str, Any]:
-    """Why int8 is hard for the model, what was planned against it, what proves the exact steps."""
-    diagnosis, metrics = as_dict(result.get("diagnosis")), as_dict(export.get("metrics"))
-    words = diagnosis.get("words") or as_dict(metrics.get("int8")).get("words")
-    return {
-        "heat": attempt("error by layer", lambda: tensors.heat(diagnosis), None),
-        "massive": clean(words, 600) or None,
-        "precision_plan": attempt("precision plan", lambda: tensors.precision(result, step, export), None),
-        "rewrites": attempt("rewrites", lambda: rewrites(metrics), ()),
-        "parity": number(metrics.get("max_logit_difference")),
-        "tools": pairs(as_dict(step.get("metrics")).get("tools")),
+        "classes": changes.classes(answers),
+        "changes": attempt("images", lambda: changes.changes(run, result, answers), None),
     }
 
 
@@ -132,19 +113,9 @@ def on_board(bench: Bench) -> bool:
     return bench.how.startswith("measured on")
 
 
-def benches_of(run: RunFiles, result: dict[str, Any], title: str, omissions: Omissions) -> list[Bench]:
-    """Measurements of this artefact."""
-    mine = [each for each in run.benches if each.get("artefact") == result.get("artefact")]
-    made = [
-        omissions.attempt(f"{title}, bench/{each.get('file')}", lambda each=each: bench(each), None)  # type: ignore[misc]
-        for each in mine
-    ]
-    return [each for each in made if each is not None]
-
-
 def gains(
-    run: RunFiles,
-    result: dict[str, Any],
+    result: Result,
+    parameters: int,
     placement: Placement | None,
     latency: Latency | None,
     benches: list[Bench],
@@ -156,17 +127,16 @@ def gains(
         if best is not None:
             note = f"{best.word} of {best.n} runs, {best.setting}; {each.clocks}"
             found.append(Gain(milliseconds(best.typical), note, each.how))
-    chosen = as_dict(as_dict(result.get("search")).get("chosen"))
-    ratio = number(chosen.get("latency_ratio"))
-    if ratio is not None:
+    chosen = result.search.chosen if result.search else None
+    ratio = chosen.latency_ratio if chosen else None
+    if chosen and ratio is not None:
         slower = f"{1 / ratio:.2f}x as slow as" if 0 < ratio < 1 else f"{ratio:.2f}x as fast as"
-        found.append(Gain(f"{slower} float", "same machine", clean(chosen.get("how"), 60)))
+        found.append(Gain(f"{slower} float", "same machine", clean(chosen.how, 60)))
     if latency is not None:
         interval = f"{two_digits(latency.low)} to {two_digits(latency.high)} ms an image on one core"
         found.append(Gain(f"\u2248 {two_digits(latency.ms)} ms", interval, latency.label))
-    size, parameters = whole(result.get("bytes")), number(run.manifest["model"].get("parameters"))
+    size, original = result.bytes, FLOAT_BYTES * parameters
     if size:
-        original = FLOAT_BYTES * (parameters or 0)
         smaller = f"{original / size:.1f}x smaller than {megabytes(original)} of float weights"
         found.append(Gain(megabytes(size), smaller if original > size else "file size", "file size"))
     if placement is not None:
@@ -176,9 +146,3 @@ def gains(
             where = f"{left} layers on the CPU"
         found.append(Gain(f"{count(placement.cycles)} cycles", where, placement.how))
     return tuple(found)
-
-
-def rewrites(metrics: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Exact rewrites that changed the graph: name and what they did."""
-    made = [each for each in metrics.get("rewrites") or () if each.get("changed")]
-    return tuple((clean(each.get("name"), 60), clean(each.get("what"), 300)) for each in made)

@@ -15,7 +15,8 @@ from scipy.special import softmax
 
 from edgevit.report.sections import ChangedImage, Changes, ClassChange, Classes
 from edgevit.report.text import clean
-from edgevit.run.reading import RunFiles, as_dict
+from edgevit.run.manifest import Result, StepRecord
+from edgevit.run.reading import RunFiles
 
 SHOWN_IMAGES = 18
 SHOWN_CLASSES = 8
@@ -40,12 +41,12 @@ class Predictions:
         return f"class {index}"
 
 
-def predictions(run: RunFiles, step: dict[str, Any], names: tuple[str, ...] | None) -> Predictions:
+def predictions(run: RunFiles, result: Result, names: tuple[str, ...] | None) -> Predictions:
     """Read both models' logits. Raises LookupError where arrays are missing, damaged or don't belong together."""
-    validation = run.stage_by_key(as_dict(step.get("inputs")).get("validation")) or run.stage("validation")
-    reference, logits = run.array(run.stage("float"), "logits.npy"), run.array(step, "logits.npy")
-    labelled = bool(as_dict(as_dict(validation).get("metrics")).get("labelled"))
-    labels = run.array(validation, "labels.npy") if labelled else None
+    step, manifest = run.manifest.step(result.step), run.manifest
+    reference, logits = run.array(manifest.stage("float"), "logits.npy"), run.array(step, "logits.npy")
+    labelled = manifest.images.validation is not None and manifest.images.validation.labelled
+    labels = run.array(run.validation_of(step), "labels.npy") if labelled else None
     if reference.ndim != 2 or reference.shape != logits.shape or not len(logits):
         raise LookupError("its logits and the float model's have different shapes")
     if labels is not None and labels.shape != logits.shape[:1]:
@@ -72,7 +73,7 @@ def classes(found: Predictions) -> Classes | None:
     return Classes(tuple(worst[:SHOWN_CLASSES]), tuple(best[:SHOWN_CLASSES]), len(rows), same)
 
 
-def changes(run: RunFiles, step: dict[str, Any], found: Predictions) -> Changes:
+def changes(run: RunFiles, result: Result, found: Predictions) -> Changes:
     """Images whose prediction changed; images that were right before come first, the surest of them on top."""
     before, after = found.reference.argmax(1), found.logits.argmax(1)
     changed = np.flatnonzero(before != after)
@@ -82,9 +83,9 @@ def changes(run: RunFiles, step: dict[str, Any], found: Predictions) -> Changes:
         zip(changed.tolist(), surest.tolist(), strict=True),
         key=lambda pair: (order[kind(found, pair[0])], -pair[1], pair[0]),
     )
-    validation = run.stage_by_key(as_dict(step.get("inputs")).get("validation")) or run.stage("validation")
+    validation = run.validation_of(run.manifest.step(result.step))
     names, pixels = file_names(run, validation), pixels_of(run, validation)
-    channels = str(preprocessing(run).get("channels", "RGB"))
+    channels = result.preprocessing.channels
     shown = [changed_image(found, index, names, pixels, channels) for index, _ in ranked[:SHOWN_IMAGES]]
     return Changes(len(changed), len(before), tuple(shown))
 
@@ -118,7 +119,7 @@ def kind(found: Predictions, index: int) -> Literal["lost", "won", "other"]:
     return "won" if found.logits[index].argmax() == label else "other"
 
 
-def file_names(run: RunFiles, validation: dict[str, Any] | None) -> list[str]:
+def file_names(run: RunFiles, validation: StepRecord | None) -> list[str]:
     """The images' file names in order; empty where they weren't kept."""
     try:
         names = json.loads(run.path(validation, "images.json").read_bytes())["names"]
@@ -127,18 +128,13 @@ def file_names(run: RunFiles, validation: dict[str, Any] | None) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def pixels_of(run: RunFiles, validation: dict[str, Any] | None) -> Array | None:
+def pixels_of(run: RunFiles, validation: StepRecord | None) -> Array | None:
     """What the model saw, uint8 [n, height, width, channels]; None where it is gone."""
     try:
         pixels = run.array(validation, "pixels.npy")
     except LookupError:
         return None
     return pixels if pixels.ndim == 4 and pixels.dtype == np.uint8 and pixels.shape[3] in (1, 3) else None
-
-
-def preprocessing(run: RunFiles) -> dict[str, Any]:
-    """The model's preprocessing as written."""
-    return as_dict(run.manifest["model"].get("preprocessing"))
 
 
 def thumbnail(pixels: Array, channels: str) -> str:

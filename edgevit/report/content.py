@@ -19,7 +19,7 @@ from edgevit.report.sections import (
     Verdict,
 )
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Artefact:
     seconds: float
     peak_memory_mb: int
     warnings: tuple[str, ...]
+    size: str = ""
 
     @property
     def title(self) -> str:

@@ -66,9 +66,11 @@ def lost(loss: Loss | None) -> str:
     if loss is None:
         return "not measured"
     same = f"same answer on {100 * loss.agreement:.1f} %, n = {loss.n}, {loss.how}"
-    if loss.drop is None or loss.low is None or loss.high is None:
+    if loss.drop_points is None or loss.drop_low is None or loss.drop_high is None:
         return same
-    return f"{loss.drop:.2f} points of top-1 [{tenths(loss.low)}, {tenths(loss.high)}]; {same}"
+    return (
+        f"{loss.drop_points:.2f} points of top-1 [{tenths(loss.drop_low)}, {tenths(loss.drop_high)}]; {same}"
+    )
 
 
 def waterfall(run: Run) -> list[str]:

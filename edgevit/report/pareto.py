@@ -28,7 +28,7 @@ def entries(runs: tuple[Run, ...]) -> Iterator[Entry]:
     for run in runs:
         prefix = f"{run.name}: " if len(runs) > 1 else ""
         for each in run.artefacts:
-            if each.loss is None or each.loss.drop is None:
+            if each.loss is None or each.loss.drop_points is None:
                 continue
             label = clean(prefix + each.title, 60)
             for bench in each.benches:
@@ -54,12 +54,12 @@ def points(members: list[tuple[str, float, Artefact]]) -> tuple[Point, ...]:
     """Points by rising cost, the ones that no other beats in both marked."""
     made = []
     for label, cost, each in sorted(members, key=lambda member: member[1]):
-        assert each.loss is not None and each.loss.drop is not None
+        assert each.loss is not None and each.loss.drop_points is not None
         made.append((label, cost, each.loss))
-    drops = [(cost, loss.drop or 0.0) for _, cost, loss in made]
+    drops = [(cost, loss.drop_points or 0.0) for _, cost, loss in made]
     return tuple(
-        Point(label, cost, loss.drop or 0.0, loss.low, loss.high, not beaten((cost, loss.drop or 0.0), drops))
-        for label, cost, loss in made
+        Point(label, *at, loss.drop_low, loss.drop_high, not beaten(at, drops))
+        for (label, _, loss), at in zip(made, drops, strict=True)
     )
 
 

@@ -9,31 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgevit.metrics.classification import Accuracy
+
 Answer = Literal["yes", "no", "can't tell"]
 
 
 @dataclass(frozen=True)
-class Loss:
-    """An artefact against the float model on the same `n` images; `how` says where its answers were computed.
+class Loss(Accuracy):
+    """An artefact against the float model; `how` says where its answers were computed."""
 
-    Without labels everything from `top1` on is None.
-    """
-
-    how: str
-    n: int
-    agreement: float
-    agreement_low: float
-    agreement_high: float
-    kl: float
-    cosine: float
-    top1: float | None
-    top5: float | None
-    reference_top1: float | None
-    drop: float | None
-    low: float | None
-    high: float | None
-    lost: int | None
-    won: int | None
+    how: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Any
 
 from edgevit.boards.profiles import Board
 from edgevit.errors import InputError
 from edgevit.placement import estimate as estimates
+from edgevit.placement.estimate import Estimate
 from edgevit.placement.layers import BORDER_OPS
 from edgevit.placement.layers import Placement as Compiled
 from edgevit.report.sections import Delegate, Heat, Latency, LayerBar, Placement, Precision, Trial
-from edgevit.report.text import clean, count, lines, milliseconds, number, required, whole
-from edgevit.run.reading import as_dict
+from edgevit.report.text import clean, count, lines, milliseconds, number
+from edgevit.run import manifest
+from edgevit.run.manifest import Details, Diagnosis, Plan, Result, TransformRecord
 
 BLOCK = re.compile(r"blocks\.(\d+)\.([\w.]+)")
 MAX_BLOCKS = 200
@@ -21,43 +23,33 @@ CYCLES_HOW = "vendor compiler estimate"
 HOW = {"simulate": "vendor simulator", "fake": "edgevit estimate"}
 
 
-def heat(diagnosis: dict[str, Any]) -> Heat | None:
+def heat(diagnosis: Diagnosis | None) -> Heat | None:
     """The error of each tensor as a table of blocks by kinds; None where nothing was estimated."""
-    effects = diagnosis.get("effects")
-    if not isinstance(effects, dict):
+    if diagnosis is None or not diagnosis.effects:
         return None
-    values = {clean(name, 80): number(value) for name, value in effects.items()}
-    known = {name: value for name, value in values.items() if value is not None}
+    known = {clean(name, 80): value for name, value in diagnosis.effects.items() if math.isfinite(value)}
     found = {name: BLOCK.fullmatch(name) for name in known}
     kinds = tuple(dict.fromkeys(match[2] for match in found.values() if match))
     blocks = tuple(
         sorted({int(match[1]) for match in found.values() if match and int(match[1]) < MAX_BLOCKS})
     )
-    if not known:
-        return None
     return Heat(
         kinds=kinds,
         blocks=blocks,
         cells=tuple(tuple(known.get(f"blocks.{block}.{kind}") for kind in kinds) for block in blocks),
         outside=tuple((name, known[name]) for name, match in found.items() if not match),
         worst=tuple(sorted(known.items(), key=lambda item: -item[1])[:WORST]),
-        weights_only=kl_of(diagnosis.get("weights_only_kl")),
-        activations_only=kl_of(diagnosis.get("activations_only_kl")),
+        weights_only=number(diagnosis.weights_only_kl),
+        activations_only=number(diagnosis.activations_only_kl),
     )
 
 
-def kl_of(value: object) -> float | None:
-    """A KL divergence, alone or in a record of several errors."""
-    return number(value.get("kl")) if isinstance(value, dict) else number(value)
-
-
-def placement(details: dict[str, Any], board: dict[str, Any]) -> Placement | None:
-    """The compiler's layers in order; None for backends without. Raises LookupError or the like when damaged."""
-    values = details.get("placement")
-    if not isinstance(values, dict):
+def placement(details: Details, board: Board | None) -> Placement | None:
+    """The compiler's layers in order; None for backends without."""
+    compiled = details.placement
+    if compiled is None:
         return None
-    compiled = Compiled.from_json(values)
-    reasons = (board.get("npu") or {}).get("cpu_ops") or {}
+    reasons = board.npu.cpu_ops if board and board.npu else {}
     return Placement(
         cycles=compiled.cycles,
         how=CYCLES_HOW,
@@ -68,15 +60,15 @@ def placement(details: dict[str, Any], board: dict[str, Any]) -> Placement | Non
         cpu_ops=tuple(
             (clean(op.op), op.count, op.traffic_kb, clean(op.reason)) for op in compiled.cpu_ops(reasons)
         ),
-        disabled_rules=lines(details.get("disabled_rules")),
+        disabled_rules=lines(details.disabled_rules),
     )
 
 
-def bars(compiled: Compiled, board: dict[str, Any]) -> tuple[LayerBar, ...]:
+def bars(compiled: Compiled, board: Board | None) -> tuple[LayerBar, ...]:
     """Each layer's part of the work, with its estimated time where the board's clocks are known."""
     try:
-        chip = estimates.capabilities(Board.model_validate(board))
-    except (InputError, ValueError):  # an older profile, or one without clocks
+        chip = estimates.capabilities(board) if board else None
+    except InputError:  # a profile without clocks
         chip = None
     costs = estimates.fitted().costs
     return tuple(
@@ -94,99 +86,83 @@ def bars(compiled: Compiled, board: dict[str, Any]) -> tuple[LayerBar, ...]:
     )
 
 
-def delegate(details: dict[str, Any]) -> Delegate | None:
+def delegate(details: Details) -> Delegate | None:
     """A CPU delegate's partitions; None for backends without."""
-    partitions, operations = number(details.get("partitions")), details.get("operations")
-    if partitions is None or not isinstance(operations, dict):
+    if details.partitions is None or not details.operations:
         return None
-    outside = details.get("outside") or {}
-    rows = [(clean(name, 60), whole(count), whole(outside.get(name))) for name, count in operations.items()]
-    return Delegate(int(partitions), tuple(sorted(rows, key=lambda row: (-row[2], -row[1]))))
+    rows = [
+        (clean(name, 60), count, details.outside.get(name, 0)) for name, count in details.operations.items()
+    ]
+    return Delegate(details.partitions, tuple(sorted(rows, key=lambda row: (-row[2], -row[1]))))
 
 
-def latency(values: object) -> Latency | None:
-    """The manifest's estimate. Raises LookupError when it lacks its interval."""
-    if not isinstance(values, dict):
+def latency(found: Estimate | None) -> Latency | None:
+    """The manifest's estimate."""
+    if found is None:
         return None
-    parts = values.get("parts") or {}
-    known = ((clean(name, 40), number(ms)) for name, ms in parts.items())
-    return Latency(
-        ms=required(values, "latency_ms"),
-        low=required(values, "low_ms"),
-        high=required(values, "high_ms"),
-        parts=tuple((name, ms) for name, ms in known if ms),
-        label=clean(values.get("label") or "edgevit estimate"),
-    )
+    parts = tuple((clean(name, 40), ms) for name, ms in found.parts.items() if ms)
+    return Latency(found.latency_ms, found.low_ms, found.high_ms, parts, clean(found.label))
 
 
-def precision(result: dict[str, Any], step: dict[str, Any], export: dict[str, Any]) -> Precision:
+def precision(result: Result) -> Precision:
     """Which tensors stay in 16 bits, what made the model fit int8, which plans were tried."""
-    plan = as_dict(as_dict(step.get("inputs")).get("plan")) | as_dict(result.get("plan"))
-    search, diagnosis = as_dict(result.get("search")), as_dict(result.get("diagnosis"))
-    int8 = as_dict(as_dict(export.get("metrics")).get("int8"))
-    conditioning = diagnosis.get("conditioning") or int8.get("conditioning") or []
-    chosen = as_dict(search.get("chosen"))
+    search = result.search
     return Precision(
-        words=in_words(str(result.get("precision")), plan),
-        sixteen_bit=tuple(clean(name, 80) for name in plan.get("sixteen_bit") or ()),
-        conditioning=tuple(conditioned(each) for each in conditioning if isinstance(each, dict)),
-        sentence=clean(search.get("sentence"), 600) or None,
-        trials=tuple(trial(each, chosen) for each in search.get("tried") or () if isinstance(each, dict)),
+        words=in_words(result.plan),
+        sixteen_bit=tuple(clean(name, 80) for name in result.plan.sixteen_bit),
+        conditioning=tuple(map(conditioned, result.diagnosis.conditioning if result.diagnosis else ())),
+        sentence=clean(search.sentence, 600) if search else None,
+        trials=tuple(trial(each, search.chosen) for each in search.tried) if search else (),
     )
 
 
-def in_words(name: str, plan: dict[str, Any]) -> str:
+def in_words(plan: Plan) -> str:
     """The plan in a sentence."""
-    if name == "float":
+    if plan.precision == "float":
         return "float: nothing is quantized"
-    kept = len(plan.get("sixteen_bit") or ())
-    ranges = len(plan.get("ranges") or {})
-    whose = (
-        f"ranges of {ranges} tensors chosen by edgevit" if ranges else "ranges chosen by the vendor's tool"
-    )
+    kept = len(plan.sixteen_bit)
+    whose = "ranges chosen by the vendor's tool"
+    if plan.ranges:
+        whose = f"ranges of {plan.ranges} tensors chosen by edgevit"
+    name = clean(plan.precision, 40)
     return f"{name}, {kept} tensors kept in 16 bits, {whose}" if kept else f"{name} everywhere, {whose}"
 
 
-def conditioned(values: dict[str, Any]) -> tuple[str, str]:
-    """A conditioning step: what it did, and whether it was kept with the KL before and after."""
-    before, after = kl_of(values.get("before")), kl_of(values.get("after"))
-    kept = values.get("kept")
-    moved = "" if before is None or after is None else f"KL {before:.4f} to {after:.4f}"
-    state = "" if kept is None else ("kept" if kept else "not kept")
-    said = [clean(values.get(name), 200) for name in ("step", "name", "what") if values.get(name)]
-    return ": ".join(said), ", ".join(part for part in (state, moved) if part)
+def conditioned(record: TransformRecord) -> tuple[str, str]:
+    """A transform for int8: what it did, and whether it was kept with the KL before and after."""
+    said = [clean(each, 200) for each in (record.name, record.what) if each]
+    moved = f"KL {record.before.kl:.4f} to {record.after.kl:.4f}"
+    return ": ".join(said), f"{'kept' if record.kept else 'not kept'}, {moved}"
 
 
-def trial(values: dict[str, Any], chosen: dict[str, Any]) -> Trial:
+def trial(record: manifest.Trial, chosen: manifest.Trial) -> Trial:
     """One plan or recipe that was measured."""
-    added, points = clean(values.get("added"), 100), number(values.get("drop_points"))
-    upper = number(values.get("drop_upper"))
+    added = clean(record.added, 100)
     return Trial(
-        label=clean(values.get("label"), 120) or (f"up to {added}" if added else "everything int8"),
-        cost=cost_of(values),
-        drop=points if points is not None else number(values.get("points")),
-        upper=upper if upper is not None else number(values.get("upper")),
-        agreement=number(values.get("agreement")),
-        how=HOW.get(str(values.get("how")), clean(values.get("how"), 80)),
-        state=state_of(values, chosen),
+        label=clean(record.label, 120) or (f"up to {added}" if added else "everything int8"),
+        cost=cost_of(record),
+        drop=number(record.points if record.drop_points is None else record.drop_points),
+        upper=number(record.upper if record.drop_upper is None else record.drop_upper),
+        agreement=number(record.agreement),
+        how=HOW.get(record.how or "", clean(record.how, 80)),
+        state=state_of(record, chosen),
     )
 
 
-def cost_of(values: dict[str, Any]) -> str:
+def cost_of(record: manifest.Trial) -> str:
     """What a plan costs: its latency, else its cycles beyond everything int8."""
-    ms, ratio = number(values.get("latency_ms")), number(values.get("latency_ratio"))
-    cycles = number(values.get("cycles"))
+    ms, ratio = record.latency_ms, record.latency_ratio
     if ms is not None:
         return milliseconds(ms) + (f", {ratio:.2f}x as fast as float" if ratio is not None else "")
-    return "" if cycles is None else f"+{count(cycles)} cycles"
+    return "" if record.cycles is None else f"+{count(record.cycles)} cycles"
 
 
-def state_of(values: dict[str, Any], chosen: dict[str, Any]) -> str:
+def state_of(record: manifest.Trial, chosen: manifest.Trial) -> str:
     """What became of a plan. The search for 16-bit tensors names its choice by cycles, recipes by their label."""
-    by_label = values.get("label") is not None and values.get("label") == chosen.get("label")
-    by_cycles = values.get("how") == "simulate" and values.get("cycles") == chosen.get("cycles")
-    if chosen and (by_label or by_cycles):
+    by_label = record.label is not None and record.label == chosen.label
+    by_cycles = record.how == "simulate" and record.cycles == chosen.cycles
+    if by_label or by_cycles:
         return "chosen"
-    if values.get("failure"):
-        return clean(values["failure"], 200)
-    return "good enough" if values.get("accepted") else ""
+    if record.failure:
+        return clean(record.failure, 200)
+    return "good enough" if record.accepted else ""

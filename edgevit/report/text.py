@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 LONGEST = 240
 MAX_LINES = 12
@@ -24,19 +23,6 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
-
-
-def required(values: dict[str, Any], key: str) -> float:
-    """A finite number of a record. Raises LookupError without one."""
-    found = number(values.get(key))
-    if found is None:
-        raise LookupError(f"{key} is missing")
-    return found
-
-
-def whole(value: object) -> int:
-    """An integer, 0 for anything else."""
-    return int(number(value) or 0)
 
 
 def megabytes(size: float) -> str:

@@ -21,15 +21,15 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
     if loss is None:
         why = "accuracy was not measured: there were no validation images"
         return Verdict("can't tell", why, limit, origin)
-    if loss.drop is None or loss.low is None or loss.high is None:
+    if loss.drop_points is None or loss.drop_low is None or loss.drop_high is None:
         return unlabelled(loss, limit, origin)
-    seen = f"between {tenths(loss.low)} and {tenths(loss.high)} points"
+    seen = f"between {tenths(loss.drop_low)} and {tenths(loss.drop_high)} points"
     if gate == "missed":
         return Verdict("no", missed(loss, limit), limit, origin)
-    if loss.high <= limit:
+    if loss.drop_high <= limit:
         why = f"the loss is {seen} (95 %, n = {loss.n}, {loss.how}), within the limit of {limit:g}"
         return Verdict("yes", why, limit, origin)
-    if loss.low > limit:
+    if loss.drop_low > limit:
         why = f"the loss is {seen} (95 %, n = {loss.n}, {loss.how}), above the limit of {limit:g}"
         return Verdict("no", why, limit, origin)
     return undecided(loss, limit, origin, seen, gate)
@@ -37,8 +37,8 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
 
 def missed(loss: Loss, limit: float) -> str:
     """Why a gate was missed: by the loss, or by the search for a precision plan on the calibration images."""
-    lost = f"it lost {tenths(loss.drop or 0.0)} points on {loss.n} images ({loss.how})"
-    if (loss.drop or 0.0) > limit:
+    lost = f"it lost {tenths(loss.drop_points or 0.0)} points on {loss.n} images ({loss.how})"
+    if (loss.drop_points or 0.0) > limit:
         return f"{lost}; --max-drop allows {limit:g}"
     return f"{lost}, but on the calibration images no precision plan was proved within --max-drop {limit:g}"
 
@@ -51,7 +51,7 @@ def undecided(loss: Loss, limit: float, origin: str, seen: str, gate: str | None
     if needed is None:
         more = "More images would not soon tell: the measured loss is at the limit"
     else:
-        answer = "a yes" if (loss.drop or 0.0) <= limit else "a no"
+        answer = "a yes" if (loss.drop_points or 0.0) <= limit else "a no"
         more = f"About {rounded(needed)} images would tell ({answer}, if the loss stays as measured)"
     return Verdict("can't tell", f"{why}. {more}", limit, origin, needed)
 

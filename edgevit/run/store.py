@@ -1,146 +1,109 @@
-"""A run directory: one process at a time, steps cached by content, nothing half-written in its place."""
+"""The content store: finished steps by what went into them, shared by every run of one user.
+
+A step is made once, under a lock of its own, and is whole or absent. Runs hold links to the steps they used.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from edgevit.errors import EdgevitError, InputError
-from edgevit.files import reason, replace_folder, sha256_file, write_atomically
+from edgevit.files import reason, replace_folder, sha256_file, user_cache, write_atomically
 from edgevit.run.memory import peak_memory
+from edgevit.run.step import Step, read_step
 
-# Pixel arrays run to gigabytes: hashing them at every reuse would take longer than the work saved.
-MAX_REHASHED_BYTES = 64 * 2**20
 NEARLY_FULL_BYTES = 32 * 2**20
-READERS = {"bench", "cli", "predict", "report", "run/reading.py", "toolchains/doctor.py"}
+FULL_DISK = {28, 27, 122}  # ENOSPC, EFBIG (a file size limit), EDQUOT
+VARIABLE = "EDGEVIT_CACHE"
+LOCKS = ".locks"
+DAY_S = 86400.0
+
+Make = Callable[[Path], Mapping[str, Any]]
 
 
-class WouldRun(Exception):  # noqa: N818 - not an error: how a dry run learns that a step is not cached
-    """Raised by a dry run at the first step that would do work."""
+def shared_store() -> Path:
+    """The user's store, made if it isn't there: $EDGEVIT_CACHE, else in the user's cache. Raises InputError."""
+    chosen = os.environ.get(VARIABLE)
+    if not chosen:
+        return user_cache("stages")
+    folder = Path(chosen).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot use {VARIABLE} {folder}", reason(error), "Choose another folder") from None
+    return folder
 
 
-@dataclass(frozen=True)
-class Step:
-    """One finished stage: its folder, what went in (hashed into `key`), what came out, what it cost."""
-
-    stage: str
-    key: str
-    folder: Path
-    inputs: Mapping[str, Any]
-    outputs: Mapping[str, Mapping[str, Any]]
-    metrics: Mapping[str, Any]
-    seconds: float
-    peak_memory_mb: int
-    cached: bool
-
-    def path(self, name: str) -> Path:
-        """Path of one of the step's files."""
-        return self.folder / name
-
-    def to_json(self) -> dict[str, Any]:
-        """The manifest's record of this step."""
-        return {**asdict(self), "folder": self.folder.name}
+def place(store: Path, stage: str, key: str) -> Path:
+    """Where a step lies, or will."""
+    return store / f"{stage}-{key[:12]}"
 
 
-@dataclass(frozen=True)
-class Run:
-    """An opened, locked run directory."""
-
-    folder: Path
-    dry: bool = False
-
-    def step(self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Step:
-        """Return the cached result of a stage, or run `make(folder)` and keep the files it writes there.
-
-        `inputs` must be JSON values that decide the result: parameters, hashes of files, keys of earlier
-        steps, versions of tools. `make` returns the metrics to record. A failing `make` leaves nothing.
-        """
-        key = step_key(stage, inputs)
-        final = self.folder / "stages" / f"{stage}-{key[:12]}"
+def find_or_make(
+    store: Path, stage: str, key: str, inputs: Mapping[str, Any], make: Make, logs: Path
+) -> Step:
+    """A step of the store, made by `make(folder)` where it isn't there. A failing `make` leaves only its logs."""
+    final = place(store, stage, key)
+    with FileLock(lock_of(final)):
         if (cached := read_step(final, stage, key)) is not None:
+            os.utime(final)
             return cached
-        if self.dry:
-            raise WouldRun(stage)
-        staging = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
-        staging.mkdir(parents=True)
+        for leftover in store.glob(f".{final.name}.*"):  # a killed run's unfinished work
+            shutil.rmtree(leftover, ignore_errors=True)
+        staging = final.with_name(f".{final.name}.making")
+        staging.mkdir()
         try:
-            return self._run(stage, key, inputs, make, staging, final)
+            return made(stage, key, inputs, make, staging, final)
         except EdgevitError as error:
-            kept = self._keep_logs(staging, stage)
+            kept = keep_logs(staging, logs / stage)
             raise type(error)(
                 *(part.replace(str(staging), str(kept)) for part in (error.what, error.why, error.fix))
             ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def _run(
-        self,
-        stage: str,
-        key: str,
-        inputs: Mapping[str, Any],
-        make: Callable[[Path], Mapping[str, Any]],
-        staging: Path,
-        final: Path,
-    ) -> Step:
-        started = time.monotonic()
-        with peak_memory() as memory, full_disk_explained(self.folder):
-            metrics = make(staging)
-            outputs = {
-                str(path.relative_to(staging)): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-                for path in sorted(staging.rglob("*"))
-                if path.is_file()
-            }
-            seconds = round(time.monotonic() - started, 3)
-            step = Step(stage, key, final, inputs, outputs, metrics, seconds, memory.peak_mb, cached=False)
-            write_atomically(staging / "step.json", json.dumps(step.to_json(), indent=1))
-            replace_folder(staging, final)
-        return step
 
-    def _keep_logs(self, staging: Path, stage: str) -> Path:
-        """Save a failed stage's logs, which are what the user needs, from the folder that goes; return where."""
-        kept = self.folder / "logs" / stage
-        for log in staging.glob("**/log.txt"):
-            copy = kept / log.relative_to(staging)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(log, copy)
-        return kept
+def made(stage: str, key: str, inputs: Mapping[str, Any], make: Make, staging: Path, final: Path) -> Step:
+    """Run a step in `staging`, record it, move it to its place."""
+    started = time.monotonic()
+    with peak_memory() as memory, full_disk_explained(final.parent):
+        metrics = json.loads(json.dumps(make(staging)))  # as a later run will read them
+        outputs = {
+            str(path.relative_to(staging)): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+            for path in sorted(staging.rglob("*"))
+            if path.is_file()
+        }
+        seconds = round(time.monotonic() - started, 3)
+        step = Step(stage, key, final, inputs, outputs, metrics, seconds, memory.peak_mb, cached=False)
+        write_atomically(staging / "step.json", json.dumps(step.to_json(), indent=1))
+        replace_folder(staging, final)
+    return step
 
 
-@contextmanager
-def open_run(folder: Path, *, dry: bool = False) -> Iterator[Run]:
-    """Create and lock a run directory. Raises InputError if it can't be written or is in use."""
-    if dry:
-        yield Run(folder, dry=True)
-        return
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"cannot write to {folder}", "another edgevit is using it", "Wait for it, or choose another --out"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {folder}", reason(error), "Choose another folder with --out"
-        ) from None
-    try:
-        for leftover in (folder / "stages").glob(".*"):  # a killed run's unfinished work
-            shutil.rmtree(leftover, ignore_errors=True)
-        yield Run(folder)
-    finally:
-        lock.release()
+def lock_of(final: Path) -> Path:
+    """The lock of one step: two runs, or two targets of one, never make it at the same time."""
+    folder = final.parent / LOCKS
+    folder.mkdir(exist_ok=True)
+    return folder / f"{final.name}.lock"
+
+
+def keep_logs(staging: Path, kept: Path) -> Path:
+    """Save a failed step's logs, which are what the user needs, from the folder that goes; return where."""
+    for log in staging.glob("**/log.txt"):
+        copy = kept / log.relative_to(staging)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(log, copy)
+    return kept
 
 
 @contextmanager
@@ -156,48 +119,48 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
             raise EdgevitError(
                 f"cannot write to {folder}",
                 f"{why} ({free / 2**20:.0f} MB free)",
-                "Make room or choose another folder with --out; finished stages are kept",
+                f"Make room (edgevit cache clean), or set {VARIABLE} to another folder; finished steps are kept",
             ) from error
         raise
 
 
-FULL_DISK = {28, 27, 122}  # ENOSPC, EFBIG (a file size limit), EDQUOT
+@dataclass(frozen=True)
+class Contents:
+    """What a store holds: finished steps, their bytes, and the days since the oldest was last used."""
+
+    folder: Path
+    steps: int
+    bytes: int
+    oldest_days: float
 
 
-def step_key(stage: str, inputs: Mapping[str, Any]) -> str:
-    """Hex sha256 of a stage, its inputs and edgevit's code: a mended stage never returns an old result."""
-    canonical = json.dumps([stage, inputs, code_fingerprint()], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def contents(store: Path) -> Contents:
+    """Count a store."""
+    now, folders = time.time(), steps_in(store)
+    ages = [(now - each.stat().st_mtime) / DAY_S for each in folders]
+    return Contents(store, len(folders), sum(map(size_of, folders)), max(ages, default=0.0))
 
 
-@cache
-def code_fingerprint() -> str:
-    """Hex sha256 over edgevit's own source, without the parts that only read what steps left."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*")):
-        relative = path.relative_to(package)
-        if path.suffix in {".py", ".txt"} and not READERS & {relative.parts[0], str(relative)}:
-            digest.update(str(relative).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+def clean(store: Path, older_than_days: float) -> Contents:
+    """Remove steps that no run has used for so many days, and what killed runs left; return what went."""
+    now = time.time()
+    leftovers = [each for each in store.glob(".*") if each.is_dir() and each.name != LOCKS]
+    old = [each for each in steps_in(store) if now - each.stat().st_mtime >= older_than_days * DAY_S]
+    gone = Contents(store, len(old), sum(map(size_of, [*old, *leftovers])), older_than_days)
+    for folder in old:
+        with FileLock(lock_of(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in leftovers:
+        with FileLock(lock_of(folder.with_name(folder.name[1:].removesuffix(".making")))):
+            shutil.rmtree(folder, ignore_errors=True)
+    return gone
 
 
-def read_step(folder: Path, stage: str, key: str) -> Step | None:
-    """A cached step if it is whole; None if it is absent or its files are not what was recorded."""
-    record_path = folder / "step.json"
-    try:
-        record = json.loads(record_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if record.get("key") != key or not all(
-        intact(folder / name, expected) for name, expected in record["outputs"].items()
-    ):
-        return None
-    return Step(**{**record, "stage": stage, "folder": folder, "cached": True})
+def steps_in(store: Path) -> list[Path]:
+    """Folders of finished steps."""
+    return [each for each in store.iterdir() if (each / "step.json").is_file()]
 
 
-def intact(path: Path, expected: Mapping[str, Any]) -> bool:
-    """Whether a file still has its recorded size and, unless it is very large, its recorded content."""
-    if not path.is_file() or path.stat().st_size != expected["bytes"]:
-        return False
-    return bool(expected["bytes"] > MAX_REHASHED_BYTES or sha256_file(path) == expected["sha256"])
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -107,17 +107,40 @@ def manifest(preprocessing: Preprocessing, tree: Tree | None, cores: int) -> dic
             "key": "n",
             "folder": "npu-int8",
             **made,
-            "metrics": {"tools": {"rknn-toolkit2": "2.5.0"}},
         },
     ]
+    images = preprocessing.to_json()
+    usual = {
+        "sha256": "",
+        "bytes": 1,
+        "how": "host CPU",
+        "preprocessing": images,
+        "plan": {"precision": "int8"},
+    }
     return {
-        "format": 1,
-        "model": {"name": "m", "num_classes": CLASSES, "preprocessing": preprocessing.to_json()},
+        "format": 2,
+        "edgevit": "0.1.0",
+        "written": "2026-11-21T05:20:22+0000",
+        "configuration": {"model": "m"},
+        "model": {
+            "name": "m",
+            "source": "a test",
+            "num_classes": CLASSES,
+            "parameters": 15,
+            "preprocessing": images,
+        },
         "boards": {"onnx": cpu, "npu": board},
         "stages": stages,
         "results": [
-            {"target": "onnx", "precision": "int8", "artefact": "m-onnx-int8.onnx"},
-            {"target": "npu", "precision": "int8", "artefact": "m-npu-int8.rknn"},
+            {**usual, "target": "onnx", "precision": "int8", "artefact": "m-onnx-int8.onnx", "step": "o"},
+            {
+                **usual,
+                "target": "npu",
+                "precision": "int8",
+                "artefact": "m-npu-int8.rknn",
+                "step": "n",
+                "tools": {"rknn-toolkit2": "2.5.0"},
+            },
         ],
     }
 

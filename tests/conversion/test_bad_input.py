@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from edgevit.run.store import open_run
+from edgevit.run.folder import open_run
 from tests.conversion.conftest import Project
 
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgevit.conversion.manifest import broken, gate, refuse_missed_gate
 from edgevit.errors import QualityGateMissed
+from edgevit.run.manifest import manifest_of
+from tests.report import runs
 
 SENTENCE = "target of 0.01 points not met in the time given: outcome. Allow more --search-minutes; need"
-
-
-def result(gate: str | None, *, met: bool, drop: float) -> dict[str, Any]:
-    return {
-        "target": "rk3588",
-        "precision": "int8",
-        "gate": gate,
-        "accuracy": {"drop_points": drop},
-        "search": {"met": met, "sentence": SENTENCE},
-    }
 
 
 @pytest.mark.parametrize(
@@ -30,24 +23,25 @@ def result(gate: str | None, *, met: bool, drop: float) -> dict[str, Any]:
         (0.4, {"met": True}, 0.5, "met"),
         (-0.1, {"met": False}, 0.01, "missed"),  # a lucky drop on so few images proves nothing
         (9.0, {"met": False}, None, None),
+        (None, None, 0.5, None),  # images without labels
     ],
 )
 def test_a_limit_is_met_on_validation_images_and_by_the_search(
-    drop: float, search: dict[str, Any] | None, max_drop: float | None, expected: str | None
+    drop: float | None, search: dict[str, Any] | None, max_drop: float | None, expected: str | None
 ) -> None:
     assert gate({"drop_points": drop}, search, max_drop) == expected
 
 
-def test_a_missed_limit_ends_with_code_4_and_says_what_it_would_take() -> None:
-    manifest = {
-        "configuration": {"max_drop": 0.01},
-        "results": [result("missed", met=False, drop=0.4), result("met", met=True, drop=0.0)],
-    }
+def test_a_missed_limit_ends_with_code_4_and_says_what_it_would_take(tmp_path: Path) -> None:
+    values = runs.write_run(tmp_path, max_drop=0.01, lost=6, won=2)
+    values["results"][0]["search"] = {"met": False, "sentence": SENTENCE}
+    values["results"][1]["gate"] = "met"
+    manifest = manifest_of(values)
     with pytest.raises(QualityGateMissed) as caught:
         refuse_missed_gate(manifest)
     assert caught.value.exit_code == 4
     assert str(caught.value) == (
-        f"--max-drop 0.01 was not met: rk3588 int8 lost 0.40 points; {SENTENCE}. The artefacts are kept and marked "
+        f"--max-drop 0.01 was not met: rk3588 int8 lost 2.00 points; {SENTENCE}. The artefacts are kept and marked "
         "in manifest.json; use --precision float where the target has it, or accept a larger drop."
     )
 

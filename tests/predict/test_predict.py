@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from edgevit import torch_setup  # noqa: F401
 from edgevit.cli import group
 from edgevit.errors import InputError
 from edgevit.predict import predict
@@ -66,8 +69,9 @@ def test_a_run_answers_with_names(
 
 def test_an_artefact_gives_the_logits_that_were_evaluated(run: Path) -> None:
     chosen = predict.choose(run)
-    step = predict.step_of(chosen.run, chosen.run.manifest["results"][0])
-    pixels = np.asarray(chosen.run.array(chosen.run.stage("validation"), "pixels.npy")[:4])
+    manifest = chosen.run.manifest
+    step = manifest.step(manifest.results[0].step)
+    pixels = np.asarray(chosen.run.array(manifest.stage("validation"), "pixels.npy")[:4])
     logits = predict.logits_of(chosen, pixels, predict.QUIET)
     np.testing.assert_allclose(logits, chosen.run.array(step, "logits.npy")[:4], atol=1e-5)
 
@@ -165,16 +169,22 @@ def test_classes_without_names_have_numbers() -> None:
 
 
 def test_weights_that_changed_since_are_refused(tmp_path: Path) -> None:
-    manifest = runs.write_run(tmp_path / "run", n=20)
-    weights = tmp_path / "weights.safetensors"
-    weights.write_bytes(b"something else")
-    manifest["configuration"] |= {"model": "vit_tiny_patch16_224", "weights": str(weights)}
-    runs.save(tmp_path / "run", manifest)
+    import timm
+
+    def save(seed: int) -> None:
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_vit").state_dict(), tmp_path / "w.safetensors")
+
+    save(0)
+    arguments = ["--weights", str(tmp_path / "w.safetensors"), "--target", "onnx", "--precision", "float"]
+    assert group.run(["convert", "test_vit", *arguments, "--out", str(tmp_path / "run")]) == 0
     chosen = predict.choose(tmp_path / "run", target="torch")
+    assert predict.float_model(chosen.run, predict.QUIET).name == "test_vit"
+    save(1)
     with pytest.raises(InputError) as error:
         predict.float_model(chosen.run, predict.QUIET)
     assert str(error.value) == (
-        f"cannot load the float model of {tmp_path / 'run'}: its files are not those the run was made from. "
+        f"cannot load the float model of {tmp_path / 'run'}: its weights are not those the run was made from. "
         "Restore them, or run edgevit convert again."
     )
 
@@ -228,8 +238,9 @@ def test_a_tflite_gives_the_logits_that_were_evaluated(
     arguments = ["--target", "tflite", "--precision", "float", "--validation-images", "20"]
     assert group.run(["convert", *arguments, "--out", str(out)]) == 0
     chosen = predict.choose(out)
-    step = predict.step_of(chosen.run, chosen.run.manifest["results"][0])
-    pixels = np.asarray(chosen.run.array(chosen.run.stage("validation"), "pixels.npy")[:4])
+    manifest = chosen.run.manifest
+    step = manifest.step(manifest.results[0].step)
+    pixels = np.asarray(chosen.run.array(manifest.stage("validation"), "pixels.npy")[:4])
     logits = predict.logits_of(chosen, pixels, predict.QUIET)
     np.testing.assert_allclose(logits, chosen.run.array(step, "logits.npy")[:4], atol=1e-4)
     found = answers(capsys, *digits, "--model", out, "--top", "1")

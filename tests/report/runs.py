@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgevit.boards.profiles import load_board, load_recipe
 from edgevit.metrics.classification import compare
 
 CLASSES, SIZE = 4, 24
@@ -56,7 +57,7 @@ def write_run(
             {"labels.npy": truth, "pixels.npy": random.integers(0, 256, (n, size, size, 3), np.uint8)},
         ),
         stage(folder, "float", {}, {"n": n}, {"logits.npy": reference}),
-        stage(folder, "export", {"images": "validation-key"}, export_metrics(), {}),
+        stage(folder, "export", {"images": "validation-key"}, {}, {}),
     ]
     (folder / "stages" / "validation-0" / "images.json").write_text(json.dumps({"names": files}))
     accuracy = compare(one_hot(now), reference, truth if labelled else None).to_json()
@@ -67,7 +68,7 @@ def write_run(
         stages.append(stage(folder, f"{target}-int8", inputs, metrics, {"logits.npy": one_hot(now)}))
         results.append(result(target, accuracy, max_drop))
     manifest = {
-        "format": 1,
+        "format": 2,
         "edgevit": "0.1.0",
         "written": "2026-11-21T05:20:22+0000",
         "configuration": {
@@ -77,10 +78,11 @@ def write_run(
         "model": {
             "name": "deit", "source": "timm", "num_classes": CLASSES, "parity": None, "labels": labels,
             "notes": [], "preprocessing": PREPROCESSING, "parameters": 5_700_000,
+            "files": {"weights.safetensors": "ab" * 32}, "key": "model-key",
         },
-        "images": {"validation": {**validation, "key": "validation-key"}},
-        "boards": {"rk3588": {"name": "Rockchip RK3588"}},
-        "recipe": {"id": "vendor-default", "name": "Vendor defaults"},
+        "images": {"validation": {**validation, "key": "validation-key", "sha256": "cd" * 32}},
+        "boards": {target: load_board(target).model_dump(mode="json") for target in targets},
+        "recipe": load_recipe("vendor-default").model_dump(mode="json"),
         "host": {"cpu": "x86", "cores": 2, "memory_mb": 4096, "python": "3.11"},
         "versions": {"torch": "2.13.0"},
         "stages": stages,
@@ -119,7 +121,7 @@ def one_hot(answers: Any) -> Any:
 def export_metrics() -> dict[str, Any]:
     """What an export stage records."""
     rewrite = {"name": "split-patch-embed", "what": "16x16 runs as 4x4 then 4x4", "changed": True}
-    return {"max_logit_difference": 3.1e-6, "rewrites": [rewrite]}
+    return {"parity": 3.1e-6, "rewrites": [rewrite]}
 
 
 def result(target: str, accuracy: dict[str, Any], max_drop: float | None) -> dict[str, Any]:
@@ -136,6 +138,12 @@ def result(target: str, accuracy: dict[str, Any], max_drop: float | None) -> dic
         "how": "vendor simulator" if npu else "host CPU",
         "seconds": 12.0,
         "peak_memory_mb": 900,
+        "step": f"{target}-int8-key",
+        "export": "export-key",
+        "preprocessing": PREPROCESSING,
+        "plan": {"precision": "int8"},
+        "tools": {"toolkit": "2.5.0"},
+        **export_metrics(),
         "accuracy": accuracy,
         "gate": gate,
         "latency": {
@@ -170,7 +178,7 @@ def diagnosed(result: dict[str, Any], *, blocks: int = 3) -> None:
         "effects": {**effects, "embed": 0.0004},
         "weights_only_kl": 0.004,
         "activations_only_kl": 0.05,
-        "conditioning": [{"step": "rotate the stream", "before": 0.06, "after": 0.03, "kept": True}],
+        "conditioning": [{"name": "rotate", "before": {"kl": 0.06}, "after": {"kl": 0.03}, "kept": True}],
     }
     result["plan"] = {"precision": "int8", "sixteen_bit": ["blocks.2.residual2"]}
     trial = {
@@ -204,7 +212,7 @@ def bench(artefact: str, *, how: str = "measured on Radxa ROCK 5B", p50: float =
         "throughput": 1000 / p50, "samples_ms": samples,
     }  # fmt: skip
     return {
-        "format": 1, "where": "ssh://rock@10.0.0.8", "artefact": artefact, "target": "rk3588",
+        "format": 2, "where": "ssh://rock@10.0.0.8", "artefact": artefact, "target": "rk3588",
         "precision": "int8", "how": how, "machine": {"model": "Radxa ROCK 5B", "cores": 8, "memory_mb": 8192},
         "versions": {"librknnrt": "2.5.0"}, "latency": {"threads": {"1": row, "4": row}, "best": "4"},
         "first_ms": 30.0, "load_ms": 12.0, "peak_rss_mb": 88.0, "accuracy": None,

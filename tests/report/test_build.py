@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +35,7 @@ def test_losses_changes_and_classes_are_those_of_the_arrays(tmp_path: Path) -> N
     runs.write_run(tmp_path / "run", lost=6, won=2)
     each = first(report_on(tmp_path / "run"))
     assert each.loss is not None and each.changes is not None and each.classes is not None
-    assert (each.loss.n, each.loss.lost, each.loss.won, each.loss.drop) == (200, 6, 2, 2.0)
+    assert (each.loss.n, each.loss.lost, each.loss.won, each.loss.drop_points) == (200, 6, 2, 2.0)
     assert each.changes.total == 8
     assert [image.kind for image in each.changes.shown] == ["lost"] * 6 + ["won"] * 2
     image = each.changes.shown[0]
@@ -65,7 +64,9 @@ def test_classes_have_numbers_until_someone_names_them(tmp_path: Path) -> None:
 def test_waterfall_goes_through_the_reductions(tmp_path: Path) -> None:
     manifest = runs.write_run(tmp_path / "run")
     accuracy = {**manifest["results"][0]["accuracy"], "top1": 0.9, "drop_points": 9.0}
-    manifest["reductions"] = [{"stage": "192 x 192", "accuracy": accuracy, "parameters": 5_000_000}]
+    manifest["reductions"] = [
+        {"stage": "192 x 192", "accuracy": accuracy, "parameters": 5_000_000, "details": {"what": ""}}
+    ]
     runs.save(tmp_path / "run", manifest)
     rows = report_on(tmp_path / "run").runs[0].waterfall
     assert [(row.kind, row.name) for row in rows] == [
@@ -89,7 +90,7 @@ def test_diagnosis_plan_and_search_are_shown(tmp_path: Path) -> None:
     assert each.heat.cells[2] == (0.003,) * 4
     assert each.heat.outside == (("embed", 0.0004),)
     assert each.precision_plan.words == "int8, 1 tensors kept in 16 bits, ranges chosen by the vendor's tool"
-    assert each.precision_plan.conditioning == (("rotate the stream", "kept, KL 0.0600 to 0.0300"),)
+    assert each.precision_plan.conditioning == (("rotate", "kept, KL 0.0600 to 0.0300"),)
     assert [(trial.cost, trial.state) for trial in each.precision_plan.trials] == [
         ("+1200 cycles", "chosen"),
         ("12.0 ms, 1.30x as fast as float", "good enough"),
@@ -104,7 +105,10 @@ def test_a_speed_measured_against_float_is_a_gain_with_its_label(
     tmp_path: Path, ratio: float, words: str
 ) -> None:
     manifest = runs.write_run(tmp_path / "run")
-    manifest["results"][1]["search"] = {"chosen": {"latency_ratio": ratio, "how": "host CPU"}}
+    manifest["results"][1]["search"] = {
+        "sentence": "static keeps it",
+        "chosen": {"latency_ratio": ratio, "how": "host CPU"},
+    }
     runs.save(tmp_path / "run", manifest)
     gain = report_on(tmp_path / "run").runs[0].artefacts[1].gains[0]
     assert (gain.value, gain.how) == (words, "host CPU")
@@ -257,7 +261,8 @@ def test_arrays_outside_the_run_are_never_read(tmp_path: Path) -> None:
     for record in manifest["stages"]:
         record["folder"] = "../../secret"
     runs.save(tmp_path / "run", manifest)
-    assert first(report_on(tmp_path / "run")).changes is None
+    with pytest.raises(InputError, match="stages.0.folder: is not the plain name of a file"):
+        report_on(tmp_path / "run")
 
 
 def test_a_run_without_validation_images_can_be_reported(tmp_path: Path) -> None:
@@ -271,52 +276,15 @@ def test_a_run_without_validation_images_can_be_reported(tmp_path: Path) -> None
     assert report.runs[0].waterfall == ()
 
 
-JUNK: list[Any] = [None, 7, "x", [], {}, [1], {"a": 1}, True, float("nan")]
-
-
 @pytest.mark.parametrize(
-    "key",
-    ["configuration", "images", "boards", "recipe", "host", "versions", "stages", "warnings", "reductions"],
+    "key", ["latency", "machine", "clocks", "accuracy", "same_as_local", "versions", "how"]
 )
-def test_a_damaged_manifest_never_crashes_a_report(tmp_path: Path, key: str) -> None:
-    manifest = runs.write_run(tmp_path / "run", n=20)
-    for junk in JUNK:
-        runs.save(tmp_path / "run", {**manifest, key: junk})
-        assert first(report_on(tmp_path / "run")).target == "rk3588"
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "accuracy",
-        "latency",
-        "details",
-        "diagnosis",
-        "plan",
-        "search",
-        "gate",
-        "bytes",
-        "artefact",
-        "how",
-        "seconds",
-    ],
-)
-def test_a_damaged_result_never_crashes_a_report(tmp_path: Path, key: str) -> None:
-    manifest = runs.write_run(tmp_path / "run", n=20)
-    for junk in [*JUNK, {"tried": 5, "effects": {"a": "b"}, "placement": {"layers": [5]}, "words": 3}]:
-        results = [{**manifest["results"][0], key: junk}]
-        runs.save(tmp_path / "run", {**manifest, "results": results})
-        assert first(report_on(tmp_path / "run")).target == "rk3588"
-
-
-@pytest.mark.parametrize(
-    "key", ["latency", "machine", "clocks", "accuracy", "same_as_local", "versions", "how", "core_masks"]
-)
-def test_a_damaged_measurement_never_crashes_a_report(tmp_path: Path, key: str) -> None:
+def test_a_damaged_measurement_is_named_and_left_out(tmp_path: Path, key: str) -> None:
     runs.write_run(tmp_path / "run", n=20)
-    for junk in [*JUNK, {"threads": 3}, {"threads": {"1": {}}}, {"threads": {"1": 5}}]:
-        runs.save_bench(tmp_path / "run", "rock", {**runs.bench("deit-rk3588-int8.rknn"), key: junk})
-        assert first(report_on(tmp_path / "run")).target == "rk3588"
+    runs.save_bench(tmp_path / "run", "rock", {**runs.bench("deit-rk3588-int8.rknn"), key: 7})
+    report = report_on(tmp_path / "run")
+    assert report.runs[0].omissions[0].startswith(f"bench/rock.json is not a measurement: {key}")
+    assert first(report).benches == ()
 
 
 def test_a_measurement_that_is_not_json_is_named(tmp_path: Path) -> None:
@@ -332,14 +300,14 @@ def test_a_measurement_that_is_not_json_is_named(tmp_path: Path) -> None:
         (None, "it has no manifest.json. Give the folder of a finished run"),
         ("{", "manifest.json is not JSON. Run edgevit convert again with this --out"),
         ("[]", "manifest.json is not one of edgevit's. Run edgevit convert again with this --out"),
-        ('{"format": 99}', "its manifest has format 99, this edgevit knows 1. Update edgevit"),
+        ('{"format": 99}', "its manifest has format 99, this edgevit knows 2. Update edgevit"),
         (
-            '{"format": 1, "model": {}}',
-            "manifest.json lacks the model or the results. Run edgevit convert again with this --out",
+            '{"format": 1, "model": {}, "results": []}',
+            "its manifest has format 1, of an older edgevit. Run edgevit convert again with this --out",
         ),
         (
-            '{"format": 1, "model": {}, "results": [{"target": 3}]}',
-            "manifest.json lacks the model or the results. Run edgevit convert again with this --out",
+            '{"format": 2, "edgevit": "1", "written": "", "configuration": {"model": "a"}, "model": {"name": 3}}',
+            "manifest.json: model.name: input should be a valid string. Run edgevit convert again with this --out",
         ),
     ],
 )

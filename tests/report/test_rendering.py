@@ -53,7 +53,19 @@ def everywhere(value: Any, text: str) -> Any:
     return value + text if isinstance(value, str) else value
 
 
-KEPT = {"stage", "key", "folder", "inputs", "gate", "artefact", "target", "effects"}
+KEPT = {
+    "stage",
+    "step",
+    "key",
+    "folder",
+    "inputs",
+    "gate",
+    "artefact",
+    "target",
+    "effects",
+    "boards",
+    "recipe",
+}
 
 
 def hostile(folder: Path, text: str) -> Report:
@@ -63,7 +75,13 @@ def hostile(folder: Path, text: str) -> Report:
     runs.diagnosed(manifest["results"][0])
     manifest["results"][0]["diagnosis"]["effects"][f"embed{text}"] = 0.1
     manifest["command"] = ["convert", text]
-    manifest["reductions"] = [{"stage": "smaller", "accuracy": manifest["results"][0]["accuracy"]}]
+    manifest["reductions"] = [
+        {
+            "stage": "smaller",
+            "accuracy": manifest["results"][0]["accuracy"],
+            "details": {"what": "heads gone", "notes": ["and a note"]},
+        }
+    ]
     runs.save(folder, everywhere(manifest, text))
     runs.save_bench(folder, "rock", everywhere(runs.bench("deit-rk3588-int8.rknn"), text))
     return build([read_run(folder)])
@@ -120,8 +138,8 @@ def test_json_holds_the_same_numbers_and_no_pictures(tmp_path: Path) -> None:
     report = build([read_run(tmp_path)])
     values = json.loads(json.dumps(report.to_json()))
     first = values["runs"][0]["artefacts"][0]
-    assert values["format"] == 1
-    assert first["loss"]["drop"] == 2.0
+    assert values["format"] == 2
+    assert first["loss"]["drop_points"] == 2.0
     assert first["verdict"]["answer"] == "can't tell"
     assert "thumbnail" not in first["changes"]["shown"][0]
 

@@ -18,7 +18,7 @@ def measured(lost: int, won: int, n: int, how: str = "vendor simulator") -> Loss
     after[:lost] = 1
     before[lost : lost + won] = 1
     eye = np.eye(2, dtype=np.float32)
-    found = loss(compare(eye[after], eye[before], truth).to_json(), how)
+    found = loss(compare(eye[after], eye[before], truth), how)
     assert found is not None
     return found
 
@@ -90,7 +90,7 @@ def test_without_labels_changed_predictions_bound_the_loss(changed: int, answer:
     now = np.zeros(1000, dtype=int)
     now[:changed] = 1
     eye = np.eye(2, dtype=np.float32)
-    found = loss(compare(eye[now], eye[np.zeros(1000, dtype=int)], None).to_json(), "host CPU")
+    found = loss(compare(eye[now], eye[np.zeros(1000, dtype=int)], None), "host CPU")
     assert verdict(found, None, None).answer == answer
 
 

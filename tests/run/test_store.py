@@ -17,7 +17,15 @@ import pytest
 
 from edgevit.errors import EdgevitError, InputError, ToolchainError
 from edgevit.files import publish
-from edgevit.run.store import WouldRun, open_run
+from edgevit.run.folder import WouldRun, open_run
+from edgevit.run.step import READERS
+from edgevit.run.store import DAY_S, LOCKS, clean, contents, shared_store
+from tests.test_imports import ORDER
+
+
+def steps() -> list[str]:
+    """Names of what lies in the store."""
+    return [path.name for path in shared_store().iterdir() if path.name != LOCKS]
 
 
 class Maker:
@@ -60,7 +68,7 @@ def test_failed_step_is_not_cached_and_leaves_no_folder(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         with pytest.raises(ValueError, match="no"):
             run.step("stage", {}, fail)
-        assert list((tmp_path / "stages").iterdir()) == []
+        assert steps() == []
         run.step("stage", {}, make)
     assert make.calls == 1
 
@@ -90,6 +98,7 @@ def test_damaged_output_is_made_again(tmp_path: Path, damage: str) -> None:
             output.write_text("RESULT 1")
         else:
             output.unlink()
+    with open_run(tmp_path) as run:
         again = run.step("stage", {}, make)
     assert make.calls == 2
     assert again.path("out.txt").read_text() == "result 2"
@@ -99,6 +108,7 @@ def test_corrupt_record_is_made_again(tmp_path: Path) -> None:
     make = Maker()
     with open_run(tmp_path) as run:
         run.step("stage", {}, make).path("step.json").write_text("{half")
+    with open_run(tmp_path) as run:
         run.step("stage", {}, make)
     assert make.calls == 2
 
@@ -106,7 +116,7 @@ def test_corrupt_record_is_made_again(tmp_path: Path) -> None:
 def test_killed_run_leaves_no_step_and_its_remains_are_removed(tmp_path: Path) -> None:
     script = f"""
 import os, signal, pathlib
-from edgevit.run.store import open_run
+from edgevit.run.folder import open_run
 def make(folder):
     (folder / "half").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -115,19 +125,19 @@ with open_run(pathlib.Path({str(tmp_path)!r})) as run:
 """
     process = subprocess.run([sys.executable, "-c", script], check=False)
     assert process.returncode == -signal.SIGKILL
-    assert all(path.name.startswith(".") for path in (tmp_path / "stages").iterdir())
+    assert all(name.startswith(".stage") for name in steps())
     make = Maker()
     with open_run(tmp_path) as run:
         run.step("stage", {}, make)
     assert make.calls == 1
-    assert [path.name[:6] for path in (tmp_path / "stages").iterdir()] == ["stage-"]
+    assert [name[:6] for name in steps()] == ["stage-"]
 
 
 def test_second_process_is_refused_while_the_first_works(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "x"
     script = f"""
 import pathlib
-from edgevit.run.store import open_run
+from edgevit.run.folder import open_run
 try:
     with open_run(pathlib.Path({str(folder)!r})): print("opened")
 except Exception as error: print(error)
@@ -170,7 +180,8 @@ def test_full_disk_is_one_line_and_earlier_steps_stay(tmp_path: Path) -> None:
             EdgevitError, match=r"no space left on device \(\d+ MB free\)\. Make room"
         ) as caught:
             run.step("second", {}, fill)
-        assert str(caught.value).startswith(f"cannot write to {tmp_path}: ")
+        assert str(caught.value).startswith(f"cannot write to {shared_store()}: ")
+    with open_run(tmp_path) as run:
         assert run.step("first", {}, make).cached
 
 
@@ -210,3 +221,75 @@ def test_published_file_is_replaced_whole(tmp_path: Path) -> None:
         publish(source, tmp_path / "out" / "model.bin")
     assert (tmp_path / "out" / "model.bin").read_text() == "two"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.bin"]
+
+
+def test_two_runs_share_their_steps_and_each_holds_them(tmp_path: Path) -> None:
+    make = Maker()
+    with open_run(tmp_path / "a") as run:
+        first = run.step("stage", {}, make)
+    with open_run(tmp_path / "b") as run:
+        second = run.step("stage", {}, make)
+        assert (make.calls, second.cached, run.steps) == (1, True, (second,))
+    for name in ("a", "b"):
+        held = tmp_path / name / "stages" / first.folder.name / "out.txt"
+        assert held.read_text() == "result 1"
+
+
+def test_two_processes_make_a_step_once(tmp_path: Path) -> None:
+    script = f"""
+import pathlib, sys, time
+from edgevit.run.folder import open_run
+def make(folder):
+    time.sleep(1)
+    (pathlib.Path({str(tmp_path)!r}) / ("made by " + sys.argv[1])).touch()
+    return {{}}
+with open_run(pathlib.Path({str(tmp_path)!r}) / sys.argv[1]) as run:
+    run.step("stage", {{}}, make)
+"""
+    both = [subprocess.Popen([sys.executable, "-c", script, name]) for name in ("a", "b")]
+    assert [process.wait() for process in both] == [0, 0]
+    assert len(list(tmp_path.glob("made by *"))) == 1
+
+
+def test_a_step_asked_for_again_is_as_it_was(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        first = run.step("stage", {}, Maker())
+        assert run.step("stage", {}, Maker()) is first
+        assert run.steps == (first,)
+
+
+def test_steps_of_earlier_runs_leave_the_folder_and_stay_in_the_store(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.step("old", {}, Maker())
+    with open_run(tmp_path) as run:
+        kept = run.step("new", {}, Maker())
+        run.forget_others()
+    assert [path.name for path in (tmp_path / "stages").iterdir()] == [kept.folder.name]
+    assert len(steps()) == 2
+
+
+def test_a_store_that_cannot_be_made_leaves_the_run_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "file" / "store"))
+    with open_run(tmp_path / "run") as run:
+        step = run.step("stage", {}, Maker())
+    assert step.folder.parent == tmp_path / "run" / "stages"
+
+
+def test_only_unused_steps_are_cleaned(tmp_path: Path) -> None:
+    with open_run(None) as run:
+        old, new = run.step("old", {}, Maker()), run.step("new", {}, Maker())
+    past = old.folder.stat().st_mtime - 40 * DAY_S
+    os.utime(old.folder, (past, past))
+    (shared_store() / ".killed-0.making").mkdir()
+    assert (contents(shared_store()).steps, clean(shared_store(), 30).steps) == (2, 1)
+    assert steps() == [new.folder.name]
+    clean(shared_store(), 0)
+    assert steps() == []
+
+
+def test_the_rooms_that_only_read_steps_are_the_last_ones() -> None:
+    rooms = {name for name in READERS if "." not in name and "/" not in name}
+    assert rooms == set().union(*ORDER[ORDER.index({"conversion"}) + 1 :])

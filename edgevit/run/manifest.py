@@ -46,6 +46,31 @@ def finite(number: float) -> float:
     return number
 
 
+def whole(accuracy: Accuracy) -> Accuracy:
+    """An accuracy with finite figures, and with all of those that need labels or none. Raises ValueError."""
+    values = accuracy.to_json()
+    if accuracy.n < 1 or not all(math.isfinite(each) for each in values.values() if each is not None):
+        raise ValueError("is not a measurement")
+    if len({values[name] is None for name in NEED_LABELS}) > 1:
+        raise ValueError("has only some of the figures that need labels")
+    lost, won = accuracy.lost or 0, accuracy.won or 0
+    if lost < 0 or won < 0 or lost + won > accuracy.n:
+        raise ValueError("counts more changes than images")
+    return accuracy
+
+
+NEED_LABELS = (
+    "top1",
+    "top5",
+    "reference_top1",
+    "reference_top5",
+    "drop_points",
+    "drop_low",
+    "drop_high",
+    "lost",
+    "won",
+)
+Measured = Annotated[Accuracy, AfterValidator(whole)]
 FileName = Annotated[str, AfterValidator(plain_name)]
 Real = Annotated[float, AfterValidator(finite)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -213,7 +238,7 @@ class Result(Record):
     seconds: Real = 0.0
     peak_memory_mb: Count = 0
     cached: bool = False
-    accuracy: Accuracy | None = None
+    accuracy: Measured | None = None
     gate: Literal["met", "missed"] | None = None
     broken: str | None = None
     notes: tuple[str, ...] = ()
@@ -269,7 +294,7 @@ class Reduction(Record):
     """The model after one lossy step, against the original."""
 
     stage: str
-    accuracy: Accuracy | None = None
+    accuracy: Measured | None = None
     parameters: Count = 0
     multiplications: Count = 0
     bytes: Count = 0

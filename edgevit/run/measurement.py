@@ -9,8 +9,7 @@ from pydantic import Field, ValidationError
 
 from edgevit.errors import InputError
 from edgevit.files import read_input
-from edgevit.metrics.classification import Accuracy
-from edgevit.run.manifest import Count, Real, Record, first_problem
+from edgevit.run.manifest import Count, Measured, Real, Record, first_problem
 
 FORMAT = 2
 
@@ -75,7 +74,7 @@ class Measurement(Record):
     load_ms: Real | None = None
     peak_rss_mb: Real | None = None
     clocks: Clocks | None = None
-    accuracy: Accuracy | None = None
+    accuracy: Measured | None = None
     same_as_local: SameAsLocal | None = None
     warnings: tuple[str, ...] = ()
     written: str = ""

@@ -38,7 +38,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("full")
     manifest = runs.write_run(folder)
     runs.diagnosed(manifest["results"][0])
-    manifest["reductions"] = [{"stage": "192 x 192", "accuracy": manifest["results"][0]["accuracy"]}]
+    accuracy = manifest["results"][0]["accuracy"]
+    manifest["reductions"] = [{"stage": "192 x 192", "accuracy": accuracy, "details": {"what": ""}}]
     runs.save(folder, manifest)
     runs.save_bench(folder, "rock", runs.bench("deit-rk3588-int8.rknn"))
     runs.save_bench(folder, "pi", runs.bench("deit-tflite-int8.tflite", how="measured on Raspberry Pi 5"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from edgevit.boards.profiles import shipped
 from edgevit.cli.group import cli
+from edgevit.targets.profiles import shipped
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgevit.boards.profiles import load_board, load_recipe, shipped
-from edgevit.boards.resources import folder
 from edgevit.errors import EdgevitError
 from edgevit.images import read_image_set
 from edgevit.images.labels import read_labels
 from edgevit.progress import Quiet
 from edgevit.quantize.plan import read_plan
+from edgevit.targets.profiles import load_board, load_recipe, shipped
+from edgevit.targets.resources import folder
 
 PLAN = 'precision = "int8"\nsixteen_bit = ["embed"]\n[ranges]\nembed = [-1.0, 1.0]\n'
 CSV = "path,label\na.png,0\nb.png,1\n"

@@ -12,15 +12,15 @@ PACKAGE = Path(edgevit.__file__).parent
 ORDER = [
     {"errors", "progress"},
     {"files", "torch_setup"},
-    {"boards", "images", "metrics"},
-    {"load", "placement"},
+    {"targets", "images", "metrics"},
+    {"models", "placement"},
     {"run"},
     {"demo", "export", "rewrites", "toolchains"},
     {"compression", "quantize"},
     {"backends", "training"},
     {"request"},
     {"conversion"},
-    {"bench", "predict", "report"},
+    {"bench", "prediction", "reporting"},
     {"cli"},
 ]
 VENDOR = {"rknn", "litert_torch", "ai_edge_litert", "ai_edge_quantizer", "tensorflow"}

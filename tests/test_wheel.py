@@ -42,7 +42,7 @@ def test_installed_wheel_finds_boards_and_runs(wheel: Path, tmp_path: Path) -> N
     subprocess.run(pip, check=True)
     script = (
         f"import sys; sys.path.insert(0, {str(target)!r})\n"
-        "import edgevit; from edgevit.boards.profiles import load_board, load_recipe\n"
+        "import edgevit; from edgevit.targets.profiles import load_board, load_recipe\n"
         "print(edgevit.__file__); print(load_board('rk3588').name, load_recipe('vendor-default').name)"
     )
     done = subprocess.run([sys.executable, "-I", "-c", script], check=True, capture_output=True, text=True)

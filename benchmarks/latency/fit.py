@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.boards.profiles import load_board
 from edgevit.files import write_atomically
 from edgevit.placement.estimate import (
     CPU_FACTOR,
@@ -35,6 +34,7 @@ from edgevit.placement.estimate import (
     work,
 )
 from edgevit.placement.layers import BORDER_OPS, Layer
+from edgevit.targets.profiles import load_board
 
 PUBLISHED = Path(__file__).with_name("published.json.gz")
 # No faster than the compiler's arithmetic, launches of 2 to 100 microseconds.

@@ -29,7 +29,6 @@ from table import write_table
 
 from edgevit.backends.rknn.build import read_log, rules_to_disable
 from edgevit.backends.rknn.log import parse_log
-from edgevit.boards.profiles import Board, load_board
 from edgevit.conversion.inspection import latency
 from edgevit.conversion.pipeline import Conversion
 from edgevit.errors import EdgevitError
@@ -38,6 +37,7 @@ from edgevit.placement.layers import Placement
 from edgevit.progress import QUIET
 from edgevit.request.job import make_job
 from edgevit.run.folder import open_run
+from edgevit.targets.profiles import Board, load_board
 from edgevit.toolchains.call import run_job
 
 HERE = Path(__file__).parent

@@ -8,10 +8,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from edgevit.boards.profiles import Board
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan
+from edgevit.targets.profiles import Board
 
 # A build takes a minute, an image a second or two; only a hang should ever meet these.
 BUILD_SECONDS = 3600.0

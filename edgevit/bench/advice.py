@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from edgevit.bench.probe import Facts
-from edgevit.boards.profiles import Board
+from edgevit.targets.profiles import Board
 from edgevit.toolchains import environment
 
 RUNTIME_SITE = "https://github.com/airockchip/rknn-toolkit2"

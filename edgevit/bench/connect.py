@@ -15,9 +15,9 @@ from edgevit.bench import adb
 from edgevit.bench.host import HostTransport
 from edgevit.bench.ssh import SshTransport, control_path
 from edgevit.bench.transport import Transport
-from edgevit.boards.profiles import Strict
 from edgevit.errors import InputError
 from edgevit.files import read_input
+from edgevit.targets.profiles import Strict
 
 WAYS = "host, ssh://[user@]host[:port], adb, adb:SERIAL"
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|[0-9A-Fa-f:]+(%[A-Za-z0-9._-]+)?")
@@ -73,7 +73,7 @@ def locate(where: str) -> Place:
 
 def known_boards(path: Path) -> dict[str, KnownBoard]:
     """The boards in a file, none if there is no file. Raises InputError naming the entry and the key."""
-    from edgevit.boards.profiles import explain, parse_toml
+    from edgevit.targets.profiles import explain, parse_toml
 
     what = f"{path} is not a valid list of boards"
     if not path.exists():

@@ -13,9 +13,9 @@ from edgevit.bench.connect import Place
 from edgevit.bench.prepare import Settings, prepare
 from edgevit.bench.record import record_of, save
 from edgevit.bench.transport import Transport
-from edgevit.boards.profiles import Board, load_board
 from edgevit.errors import InputError
 from edgevit.progress import Progress
+from edgevit.targets.profiles import Board, load_board
 
 
 def measure(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from edgevit.bench.choose import Artefact
-from edgevit.boards.profiles import Board
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.targets.profiles import Board
 
 WARM_UP = 5
 HALVES = (0.5, 0.5, 0.5)  # for the latency of a file that no run knows

@@ -13,7 +13,7 @@ from edgevit.cli.options import FILE
 if TYPE_CHECKING:
     from edgevit.bench.advice import Missing
     from edgevit.bench.probe import Facts
-    from edgevit.boards.profiles import Board
+    from edgevit.targets.profiles import Board
 
 
 @click.group()
@@ -34,7 +34,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def list_(extra: tuple[Path, ...], as_json: bool) -> None:
     """Show the profiles that --target takes."""
-    from edgevit.boards.profiles import load_board, shipped
+    from edgevit.targets.profiles import load_board, shipped
 
     boards = [load_board(name) for name in (*shipped("boards"), *map(str, extra))]
     if as_json:
@@ -61,7 +61,7 @@ def probe(where: str, python: str, as_json: bool) -> None:
     from edgevit.bench import advice
     from edgevit.bench.connect import connect
     from edgevit.bench.probe import probe as look
-    from edgevit.boards.profiles import load_board, shipped
+    from edgevit.targets.profiles import load_board, shipped
 
     transport = connect(where)
     try:

@@ -55,7 +55,7 @@ def command(
         refuse_unread,
         with_labels,
     )
-    from edgevit.predict import predict
+    from edgevit.prediction import predict
 
     chosen = predict.choose(model, target=target, precision=precision, like=like)
     source = with_labels(chosen, labels)

@@ -11,7 +11,7 @@ from edgevit.cli.console import print_table
 from edgevit.errors import InputError
 from edgevit.files import refuse_to_overwrite
 from edgevit.images.labels import fitting, read_labels
-from edgevit.predict.predict import Pixels, Prediction, Source, float_model, read_images
+from edgevit.prediction.predict import Pixels, Prediction, Source, float_model, read_images
 from edgevit.progress import Progress
 
 
@@ -25,7 +25,7 @@ def with_labels(source: Source, labels: str | None) -> Source:
 
 def check_attention(out: Path, kept: list[Path]) -> None:
     """Raise InputError for a drawing's name that has no known format, or that would replace one of `kept`."""
-    from edgevit.predict.rollout import check_format
+    from edgevit.prediction.rollout import check_format
 
     check_format(out)
     refuse_to_overwrite(out, kept)
@@ -35,7 +35,7 @@ def draw_attention(
     source: Source, found: list[Prediction], pixels: list[Pixels | str], out: Path, progress: Progress
 ) -> None:
     """Draw the float model's attention on the pictures that could be read."""
-    from edgevit.predict.rollout import draw, rollout
+    from edgevit.prediction.rollout import draw, rollout
 
     loaded = float_model(source.run, progress)
     read = [Path(each.image) for each in found if each.error is None]

@@ -37,9 +37,9 @@ def command(
     """
     from edgevit.files import refuse_to_overwrite
     from edgevit.images.labels import read_labels
-    from edgevit.report.build import build, fitting_one
-    from edgevit.report.html import word
-    from edgevit.report.writing import destinations, write
+    from edgevit.reporting.build import build, fitting_one
+    from edgevit.reporting.html import word
+    from edgevit.reporting.writing import destinations, write
     from edgevit.run.reading import read_run
 
     files = destinations(out, formats, [run.parent if run.is_file() else run for run in runs])

@@ -15,7 +15,7 @@ from edgevit.conversion.resize import resize
 from edgevit.errors import InputError
 from edgevit.images import ImageSet
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.load import LoadedModel
+from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.request.compression import AUTO, Amount
 from edgevit.request.job import Job

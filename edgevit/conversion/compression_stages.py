@@ -21,7 +21,7 @@ from edgevit.compression.magnitude import drop_lightest_heads, drop_lightest_neu
 from edgevit.compression.neurons import Thinned, neurons_of, neurons_to_remove, prune_mlp
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.load import LoadedModel
+from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.request.compression import AUTO, Amount
 from edgevit.request.job import Job

@@ -20,7 +20,7 @@ from edgevit.run.step import Step
 if TYPE_CHECKING:
     from edgevit.conversion.compression import Source
     from edgevit.images import ImageSet
-    from edgevit.load import LoadedModel
+    from edgevit.models import LoadedModel
 
 
 class Inputs:

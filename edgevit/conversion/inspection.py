@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from edgevit.boards.profiles import Board, load_recipe
 from edgevit.conversion.pipeline import Conversion
 from edgevit.errors import EdgevitError, InputError
 from edgevit.placement.estimate import estimate
@@ -13,6 +12,7 @@ from edgevit.placement.layers import Placement
 from edgevit.progress import Progress
 from edgevit.request.job import Job
 from edgevit.run.folder import Run
+from edgevit.targets.profiles import Board, load_recipe
 
 PLAIN, EDGEVIT = "plain export", "edgevit"
 COST_ONLY = "vendor-default"  # conditioning takes minutes and changes no cycles

@@ -14,17 +14,17 @@ import torch
 
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import SIMULATIONS
-from edgevit.boards.profiles import Board
 from edgevit.conversion.reference import PARITY_IMAGES
 from edgevit.errors import InputError
 from edgevit.files import write_atomically
-from edgevit.load import LoadedModel
+from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.quantize.activations import kind_of
 from edgevit.quantize.mixed_precision import find_plan
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import restored
 from edgevit.rewrites.equivalence import apply_rewrites
+from edgevit.targets.profiles import Board
 
 JUDGED_IMAGES = 128
 MIN_JUDGED = 16

@@ -15,7 +15,6 @@ import psutil
 
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import BACKENDS, CANDIDATES, LOWERINGS
-from edgevit.boards.profiles import Board
 from edgevit.conversion import sources
 from edgevit.conversion.inputs import Inputs
 from edgevit.errors import EdgevitError
@@ -24,6 +23,7 @@ from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.request.job import Job
 from edgevit.run.folder import Run, WouldRun
 from edgevit.run.step import Step
+from edgevit.targets.profiles import Board
 
 WORKER_BYTES, WORKER_CORES = 4 * 2**30, 2
 

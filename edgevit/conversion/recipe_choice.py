@@ -11,11 +11,11 @@ import numpy as np
 
 from edgevit.backends.registry import CANDIDATES
 from edgevit.backends.trials import Candidate, Choice, TrialRequest, choose, record
-from edgevit.boards.profiles import Board, Recipe
 from edgevit.files import write_atomically
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan
+from edgevit.targets.profiles import Board, Recipe
 
 # Ranges are fitted on the first images, in trials on few of them: the artefact's own are fitted on all.
 FITTED_SHARE, MAX_FITTED = 4, 32

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from edgevit.boards.profiles import Npu, Recipe
 from edgevit.export import export_onnx, export_program, parity
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.load import LoadedModel
+from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.quantize.diagnosis import sensitivity
 from edgevit.quantize.mixed_precision import measured_effects
 from edgevit.quantize.prepare import MEASURED, prepare_int8, save_module
 from edgevit.rewrites.equivalence import apply_rewrites
+from edgevit.targets.profiles import Npu, Recipe
 
 if TYPE_CHECKING:
     from torch import nn

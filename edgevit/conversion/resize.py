@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgevit.boards.profiles import Board
 from edgevit.compression.blocks import closeness
 from edgevit.compression.budget import most_within, predicted_drop
 from edgevit.compression.resolution import (
@@ -31,6 +30,7 @@ from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import QUIET
 from edgevit.request.compression import Auto, Size
 from edgevit.run.step import Step
+from edgevit.targets.profiles import Board
 
 # `--resolution auto` goes no lower than this share of the model's own size.
 SMALLEST_SHARE = 0.5

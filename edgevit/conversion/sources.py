@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgevit.images import ImageSet
-    from edgevit.load import LoadedModel
+    from edgevit.models import LoadedModel
 
 NOISE_IMAGES = 8
 # Passed through every block, and held in memory, several times.
@@ -35,7 +35,7 @@ def load(job: Job) -> LoadedModel:
         from edgevit.demo import load_demo
 
         return load_demo()
-    from edgevit.load import load_model
+    from edgevit.models import load_model
 
     return load_model(job.model, job.weights)
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgevit import torch_setup  # noqa: F401
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.load import LoadedModel
+from edgevit.models import LoadedModel
 
 from safetensors.torch import load_file  # isort: skip
 from timm.models.vision_transformer import VisionTransformer  # isort: skip

@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgevit.boards.profiles import Board
 from edgevit.errors import InputError
 from edgevit.placement.layers import BORDER_OPS, Layer, Placement
+from edgevit.targets.profiles import Board
 
 LABEL = "edgevit estimate"
 FITTED: Path = Path(__file__).with_name("fitted.json")

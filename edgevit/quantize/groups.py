@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from edgevit.boards.profiles import Npu
 from edgevit.quantize.activations import kind_of, sibling, tap_names
 from edgevit.quantize.fake_quantization import FUSED, INSIDE, rounded_when_made, rounded_when_read
+from edgevit.targets.profiles import Npu
 
 PIXEL_BLOCK, CHANNEL_BLOCK = 16, 32
 # Boards that were measured take about twice the compiler's cycles for convolutions (placement/estimate), so a

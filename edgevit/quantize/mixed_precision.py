@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgevit.boards.profiles import Npu
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.activations import divergence, kind_of, logits_of, sibling
 from edgevit.quantize.calibration import predicted_effect
@@ -21,6 +20,7 @@ from edgevit.quantize.groups import Costs, Errors, shape_of, units_of
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import Int8Model
 from edgevit.quantize.search import Logits, SearchResult, candidate_plans, search
+from edgevit.targets.profiles import Npu
 
 FAKE_IMAGES = 96
 # Kinds of tensors measured together, as they err together.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from edgevit.boards.profiles import Strict, read_toml
+from edgevit.targets.profiles import Strict, read_toml
 
 SEEN_IMAGES = (
     8  # the first calibration images: by their extremes a backend finds tensors in the vendor's table

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgevit.boards.profiles import Board, Recipe, load_board, load_recipe, shipped
 from edgevit.errors import InputError
 from edgevit.quantize.plan import DEFAULT_MAX_DROP, PrecisionPlan, read_plan
 from edgevit.request.compression import CompressionRequest, parse_compression
+from edgevit.targets.profiles import Board, Recipe, load_board, load_recipe, shipped
 
 DEMO = "demo"
 DEFAULT_RECIPE = "conditioned"

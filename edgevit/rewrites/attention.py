@@ -6,10 +6,10 @@ import copy
 
 from torch import nn
 
-from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import rebuilt_attention
 from edgevit.rewrites.result import RewriteResult
+from edgevit.targets.profiles import Npu
 
 
 def softmax_without_kernel(model: nn.Module, npu: Npu | None = None) -> RewriteResult:

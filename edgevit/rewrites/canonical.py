@@ -8,7 +8,7 @@ from torch import nn
 
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
-from edgevit.load import canonical
+from edgevit.models import canonical
 
 from timm.layers.attention import Attention  # isort: skip
 from timm.layers.patch_embed import PatchEmbed  # isort: skip

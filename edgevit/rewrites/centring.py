@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import ExponentialNorm, MeanFreeNorm
 from edgevit.rewrites.result import RewriteResult
+from edgevit.targets.profiles import Npu
 
 
 def norms_without_mean(model: nn.Module, npu: Npu | None = None) -> RewriteResult:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgevit.boards.profiles import Npu
 from edgevit.errors import InputError, ParityError
 from edgevit.rewrites.attention import softmax_without_kernel
 from edgevit.rewrites.centring import norms_without_mean
@@ -22,6 +21,7 @@ from edgevit.rewrites.last_block import trim_last_block
 from edgevit.rewrites.pad_tokens import pad_tokens
 from edgevit.rewrites.patch_embed import split_patch_embed
 from edgevit.rewrites.result import RewriteResult
+from edgevit.targets.profiles import Npu
 
 BATCH = 16
 

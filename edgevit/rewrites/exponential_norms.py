@@ -18,11 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.centring import centre, stream_norms, why_mean_matters
 from edgevit.rewrites.modules import CUT_OFF, ExponentialNorm
 from edgevit.rewrites.result import RewriteResult
+from edgevit.targets.profiles import Npu
 
 BATCH = 16
 # Channels of the two convolutions, by how many times the largest variance is the smallest: the NPUs' alignment.

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import HeadTokensBlock
 from edgevit.rewrites.result import RewriteResult
+from edgevit.targets.profiles import Npu
 
 
 def trim_last_block(model: nn.Module, npu: Npu | None = None) -> RewriteResult:

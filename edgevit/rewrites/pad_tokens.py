@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import HeadTokensBlock, PadTokens, rebuilt_attention
 from edgevit.rewrites.result import RewriteResult
+from edgevit.targets.profiles import Npu
 
 
 def pad_tokens(model: nn.Module, npu: Npu | None) -> RewriteResult:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.boards.profiles import Npu
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.rewrites.modules import SplitPatchEmbed
 from edgevit.rewrites.result import RewriteResult
+from edgevit.targets.profiles import Npu
 
 Chain = tuple[tuple[int, int], ...]
 

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from edgevit.boards.profiles import Board, Recipe
 from edgevit.errors import InputError
 from edgevit.files import read_input, write_atomically
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.metrics.classification import Accuracy
 from edgevit.placement.estimate import Estimate
 from edgevit.placement.layers import Placement
+from edgevit.targets.profiles import Board, Recipe
 
 MANIFEST = "manifest.json"
 FORMAT = 2

@@ -20,9 +20,9 @@ import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from edgevit.boards.profiles import Board
 from edgevit.errors import EdgevitError
 from edgevit.progress import QUIET, Progress
+from edgevit.targets.profiles import Board
 from edgevit.toolchains import environment, installation
 
 State = Literal["ok", "note", "fails"]

@@ -13,12 +13,12 @@ from edgevit.backends.litert import backend
 from edgevit.backends.litert.recipes import rules
 from edgevit.backends.protocol import CompileRequest, CompileResult
 from edgevit.backends.trials import Candidate, TrialRequest
-from edgevit.boards.profiles import load_board
 from edgevit.errors import ToolchainError
 from edgevit.files import sha256_file
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import QUIET
 from edgevit.quantize.plan import PrecisionPlan
+from edgevit.targets.profiles import load_board
 from edgevit.toolchains import environment
 from edgevit.toolchains.call import run_job
 
@@ -343,7 +343,7 @@ def test_trained_model_keeps_its_logits_in_float(reference_data: Path, tmp_path:
     from edgevit.export import export_program
     from edgevit.images import read_image_set
     from edgevit.images import write_pixels as write_photographs
-    from edgevit.load import load_model
+    from edgevit.models import load_model
 
     weights = reference_data / "deit-tiny" / "deit_tiny_patch16_224.safetensors"
     loaded = load_model("deit_tiny_patch16_224", weights)

@@ -15,13 +15,13 @@ from edgevit import torch_setup  # noqa: F401
 from edgevit.backends.onnxruntime import backend, recipes
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.trials import TrialRequest
-from edgevit.boards.profiles import Board
 from edgevit.errors import InputError
 from edgevit.export import export_onnx
 from edgevit.files import sha256_file
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Quiet
 from edgevit.quantize.plan import PrecisionPlan
+from edgevit.targets.profiles import Board
 
 from timm.models.vision_transformer import VisionTransformer  # isort: skip
 

@@ -11,12 +11,12 @@ import pytest
 
 from edgevit.backends.protocol import CompileRequest, CompileResult
 from edgevit.backends.rknn import backend, build
-from edgevit.boards.profiles import load_board
 from edgevit.errors import InputError, ToolchainError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.placement.layers import Placement
 from edgevit.progress import Quiet
 from edgevit.quantize.plan import PrecisionPlan
+from edgevit.targets.profiles import load_board
 from edgevit.toolchains import call, environment
 from tests.placement.recordings import recorded
 

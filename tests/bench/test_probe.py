@@ -13,7 +13,7 @@ import pytest
 from edgevit.bench import advice
 from edgevit.bench.probe import Facts, probe
 from edgevit.bench.transport import Completed, TransportError
-from edgevit.boards.profiles import load_board, shipped
+from edgevit.targets.profiles import load_board, shipped
 
 ROOTS = re.compile(r"(?<![\w.])/(?=(?:proc|sys|dev/rknpu|usr/lib|usr/lib64|etc|vendor|oem)\b)")
 SHELLS = [[shell] for shell in ("dash", "bash") if shutil.which(shell)]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgevit.bench.template import template, write_template
-from edgevit.boards.profiles import Board, Clock, Npu, read_toml
 from edgevit.errors import InputError
+from edgevit.targets.profiles import Board, Clock, Npu, read_toml
 
 BACKENDS = ["litert", "onnxruntime", "rknn"]
 

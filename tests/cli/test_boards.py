@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
-from edgevit.boards.profiles import load_board, shipped
 from edgevit.cli.boards import command
+from edgevit.targets.profiles import load_board, shipped
 from tests.bench.test_probe import Tree, rock5b
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgevit.cli import group
-from tests.report import runs
+from tests.reporting import runs
 
 
 def test_one_run_gets_its_page_in_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def test_sizes_the_patch_does_not_divide_are_refused(size: tuple[int, int], line
 
 
 def test_a_rewritten_stem_is_refused() -> None:
-    from edgevit.boards.profiles import Npu
+    from edgevit.targets.profiles import Npu
 
     npu = Npu(target="any", max_conv_stride=7)
     split, _ = apply_rewrites(random_vit(), ["split-patch-embed"], torch.zeros(1, 3, 32, 32), npu=npu)

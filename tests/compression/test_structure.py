@@ -21,7 +21,7 @@ from edgevit.conversion.compression import require_reducible
 from edgevit.errors import InputError
 from edgevit.export import export_onnx, parity
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.load import LoadedModel
+from edgevit.models import LoadedModel
 from tests.vits import images, random_vit, vits
 
 

@@ -10,7 +10,7 @@ import pytest
 from edgevit.conversion.manifest import broken, gate, refuse_missed_gate
 from edgevit.errors import QualityGateMissed
 from edgevit.run.manifest import manifest_of
-from tests.report import runs
+from tests.reporting import runs
 
 SENTENCE = "target of 0.01 points not met in the time given: outcome. Allow more --search-minutes; need"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from edgevit.boards.profiles import load_board
 from edgevit.conversion.mixed_precision import judged_images, merged, searchable
 from edgevit.errors import InputError
 from edgevit.quantize.plan import PrecisionPlan
+from edgevit.targets.profiles import load_board
 
 OWN = PrecisionPlan(
     precision="int8",

@@ -12,12 +12,12 @@ import pytest
 from edgevit.backends import registry
 from edgevit.backends.litert.recipes import DELEGATES
 from edgevit.backends.trials import Candidate, Quantizers, Trial, TrialRequest, Trials
-from edgevit.boards.profiles import Recipe, load_board, load_recipe
 from edgevit.conversion import recipe_choice
 from edgevit.conversion.recipe_choice import Choosing, choose_plan, fixed_recipe, split
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress, Quiet
 from edgevit.quantize.plan import PrecisionPlan, read_plan
+from edgevit.targets.profiles import Recipe, load_board, load_recipe
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from edgevit.boards.profiles import load_recipe
 from edgevit.conversion import sources
 from edgevit.request.job import DEMO, Job
+from edgevit.targets.profiles import load_recipe
 
 ZOO = """
 import torch

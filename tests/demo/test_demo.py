@@ -11,7 +11,7 @@ import torch
 from edgevit import demo
 from edgevit.files import sha256_file
 from edgevit.images import ImageSet, read_image_set, refuse_overlap, write_pixels
-from edgevit.load.canonical import why_not_canonical
+from edgevit.models.canonical import why_not_canonical
 from edgevit.progress import Quiet
 
 

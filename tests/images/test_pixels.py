@@ -226,7 +226,7 @@ def test_order_is_kept_whatever_thread_finishes_first(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_reference_photographs_reach_the_known_float_accuracy(reference_data: Path, tmp_path: Path) -> None:
     from edgevit.conversion.reference import logits_of
-    from edgevit.load import load_model
+    from edgevit.models import load_model
 
     images = read_image_set(
         reference_data / "imagenet-dev" / "validation.csv",

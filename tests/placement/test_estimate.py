@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.latency import fit as published
 from edgevit.backends.rknn.log import parse_log
-from edgevit.boards.profiles import load_board
 from edgevit.errors import InputError
 from edgevit.placement.estimate import LATENCY_TERMS, estimate, fitted
 from edgevit.placement.layers import Layer, Placement
+from edgevit.targets.profiles import load_board
 from tests.placement.recordings import WITH_TABLE, recorded
 
 COSTS = fitted().costs

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from edgevit.backends.rknn.log import parse_log
-from edgevit.boards.profiles import load_board
 from edgevit.placement.layers import NO_REASON, CpuOp, Placement
+from edgevit.targets.profiles import load_board
 from tests.placement.recordings import WITH_TABLE, recorded
 
 

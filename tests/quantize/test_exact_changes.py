@@ -11,7 +11,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edgevit.boards.profiles import load_board, shipped
 from edgevit.errors import InputError
 from edgevit.quantize import equalization
 from edgevit.quantize.activations import forward, prepared, tap_names, why_not_tapped
@@ -26,6 +25,7 @@ from edgevit.quantize.rotation import (
 from edgevit.quantize.statistics import collect
 from edgevit.rewrites.equivalence import apply_rewrites
 from edgevit.rewrites.last_block import trim_last_block
+from edgevit.targets.profiles import load_board, shipped
 from tests.vits import images, random_vit, vits
 
 MOVES = (

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from edgevit.boards.profiles import Npu
 from edgevit.errors import InputError
 from edgevit.quantize.activations import prepared
 from edgevit.quantize.diagnosis import in_words, massive_activations, sensitivity
@@ -17,6 +16,7 @@ from edgevit.quantize.fake_quantization import int8_logits
 from edgevit.quantize.mixed_precision import find_plan, measured_effects
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.quantize.prepare import Int8Model, prepare_int8, restored, save_module
+from edgevit.targets.profiles import Npu
 from tests.vits import images, random_vit
 
 NPU = Npu(target="fake", macs_per_cycle_int8=1024, macs_per_cycle_float=512)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgevit.boards.profiles import Npu
 from edgevit.errors import ToolchainError
 from edgevit.progress import Quiet
 from edgevit.quantize.activations import tap_names
 from edgevit.quantize.fake_quantization import rounded_when_made, rounded_when_read
 from edgevit.quantize.groups import Costs, Errors, Shape, units_of
 from edgevit.quantize.search import CandidatePlan, Drop, candidate_plans, drop_of, search
+from edgevit.targets.profiles import Npu
 
 IMAGES, CLASSES = 200, 5
 NPU = Npu(target="fake", macs_per_cycle_int8=1024, macs_per_cycle_float=512, ddr_bytes_per_cycle=21.3)

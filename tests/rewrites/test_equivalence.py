@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgevit.boards.profiles import Npu
 from edgevit.errors import InputError, ParityError
 from edgevit.rewrites.equivalence import EXACT, apply_rewrites, prove
+from edgevit.targets.profiles import Npu
 from tests.vits import images, random_vit, vits
 
 NPU = Npu(target="any", max_conv_stride=7, transpose_alignment=8)

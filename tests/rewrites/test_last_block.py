@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgevit.boards.profiles import Npu
 from edgevit.rewrites.last_block import trim_last_block
+from edgevit.targets.profiles import Npu
 from tests.vits import VisionTransformerDistilled, images, random_vit
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgevit.boards.profiles import Npu
 from edgevit.rewrites.attention import softmax_without_kernel
 from edgevit.rewrites.pad_tokens import pad_tokens
+from edgevit.targets.profiles import Npu
 from tests.vits import images, random_vit
 
 ALIGNED = Npu(target="any", transpose_alignment=8)

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgevit.boards.profiles import Npu
 from edgevit.rewrites.patch_embed import best_chain, chains, cycles, split_patch_embed
+from edgevit.targets.profiles import Npu
 from tests.vits import images, random_vit
 
 NPU = Npu(target="any", max_conv_stride=7)

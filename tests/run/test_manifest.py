@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from edgevit.bench import choose as bench_choice
 from edgevit.bench.connect import Place
 from edgevit.errors import EdgevitError, InputError
-from edgevit.predict import predict
-from edgevit.report import html
-from edgevit.report.build import build
+from edgevit.prediction import predict
+from edgevit.reporting import html
+from edgevit.reporting.build import build
 from edgevit.run.manifest import manifest_of, read_manifest, write_manifest
 from edgevit.run.reading import read_run
-from tests.report import runs
+from tests.reporting import runs
 
 JUNK: list[Any] = [
     None,

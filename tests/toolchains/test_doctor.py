@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edgevit.boards.profiles import load_board
 from edgevit.cli.doctor import command
+from edgevit.targets.profiles import load_board
 from edgevit.toolchains import doctor, environment, installation
 from edgevit.toolchains.doctor import Check
 

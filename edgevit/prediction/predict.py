@@ -1,0 +1,257 @@
+"""What a model says about pictures: the float original, or any artefact that this machine can run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+
+from edgevit.errors import InputError
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.progress import QUIET, Progress
+from edgevit.run.manifest import MANIFEST, Result
+from edgevit.run.reading import RunFiles, read_run
+
+if TYPE_CHECKING:
+    from edgevit.models import LoadedModel
+
+TORCH = "torch"
+SECONDS, SECONDS_AN_IMAGE = 120.0, 30.0
+WHAT = "cannot predict with"
+Pixels = npt.NDArray[np.uint8]
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What answers: a file, or the run's float model in torch; the preprocessing and names that go with it."""
+
+    title: str
+    artefact: Path | None
+    preprocessing: Preprocessing
+    names: tuple[str, ...] | None
+    run: RunFiles
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class with its softmax probability."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one picture, or why there are none."""
+
+    image: str
+    guesses: tuple[Guess, ...] = ()
+    error: str | None = None
+
+
+def choose(
+    model: Path, *, target: str | None = None, precision: str | None = None, like: Path | None = None
+) -> Source:
+    """Find what to run in a run directory, or a lone artefact with the run that made it.
+
+    Of a run's artefacts the first that runs here is taken, unless `target` or `precision` say more; the target
+    "torch" is the float model. A lone file needs the run it came from for its preprocessing: beside it, or `like`.
+    Raises InputError.
+    """
+    if model.is_dir() or model.name == MANIFEST:
+        return from_run(read_run(model, WHAT), target, precision)
+    if not model.is_file():
+        raise InputError(f"{WHAT} {model}", "no such file or folder", "Give a run directory or an artefact")
+    refuse_foreign(model)
+    beside = model.parent if (model.parent / MANIFEST).is_file() else None
+    home = like or beside
+    if home is None:
+        raise InputError(
+            f"{WHAT} {model}",
+            "a lone artefact doesn't say how its images are prepared, and there is no manifest.json beside it",
+            "Give the run that made it with --like RUN, or the run itself as --model",
+        )
+    run = read_run(home, WHAT)
+    result = next((each for each in run.manifest.results if each.artefact == model.name), None)
+    return source(run, model.name, model, result)
+
+
+def from_run(run: RunFiles, target: str | None, precision: str | None) -> Source:
+    """The artefact of a run that was asked for, or the first that runs here."""
+    if target == TORCH:
+        return source(run, "float model in torch", None, None)
+    matching = [
+        each
+        for each in run.manifest.results
+        if target in (None, each.target) and precision in (None, each.precision)
+    ]
+    made = ", ".join(each.title for each in run.manifest.results) or "nothing"
+    if not matching:
+        raise InputError(
+            f"{WHAT} {run.folder}", "it made no such artefact", f"Choose from {made}, or --target {TORCH}"
+        )
+    here = [each for each in matching if Path(each.artefact).suffix in RUNNERS]
+    if not here:
+        refuse_foreign(Path(matching[0].artefact))
+    chosen = here[0]
+    path = run.folder / chosen.artefact
+    if not path.is_file():
+        raise InputError(f"{WHAT} {path}", "the file is gone", "Run edgevit convert again with this --out")
+    return source(run, chosen.title, path, chosen)
+
+
+def source(run: RunFiles, title: str, artefact: Path | None, result: Result | None) -> Source:
+    """A source with the preprocessing of its own artefact, the original model's where it is none of the run's."""
+    preprocessing = result.preprocessing if result else run.manifest.model.preprocessing
+    return Source(title, artefact, preprocessing, run.manifest.class_names, run)
+
+
+def refuse_foreign(artefact: Path) -> None:
+    """Raise InputError for a file that this machine can't run."""
+    if artefact.suffix == ".rknn":
+        raise InputError(
+            f"{WHAT} {artefact.name}",
+            "a .rknn runs on its Rockchip NPU only",
+            f"Use edgevit bench with --board on the board, or --target {TORCH} or another target of the run here",
+        )
+    if artefact.suffix not in RUNNERS:
+        raise InputError(
+            f"{WHAT} {artefact.name}",
+            "it is neither a run directory nor an artefact that runs here",
+            f"Give a run, or a file ending in {' or '.join(RUNNERS)}",
+        )
+
+
+def read_images(images: Sequence[Path], preprocessing: Preprocessing) -> list[Pixels | str]:
+    """Pixels uint8 [height, width, channels] of each picture, or why there are none."""
+    import warnings
+
+    from edgevit.images.pixels import attempt
+
+    def read(path: Path) -> Pixels | str:
+        if not path.is_file():
+            return "it is a folder" if path.is_dir() else "no such file"
+        return attempt(path, preprocessing)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's remarks on metadata
+        return [read(path) for path in images]
+
+
+def predict(
+    source: Source, images: Sequence[Path], *, top: int = 5, progress: Progress = QUIET
+) -> tuple[list[Prediction], list[Pixels | str]]:
+    """The `top` likeliest classes of each picture, and the pixels that the model saw.
+
+    A picture that can't be read gets its error, the others their answers. Raises InputError or ToolchainError where
+    the model itself can't be run.
+    """
+    read = read_images(images, source.preprocessing)
+    good = [pixels for pixels in read if not isinstance(pixels, str)]
+    logits = iter(logits_of(source, np.stack(good), progress) if good else ())
+    found = [
+        Prediction(str(path), error=pixels)
+        if isinstance(pixels, str)
+        else Prediction(str(path), guesses(next(logits), source.names, top))
+        for path, pixels in zip(images, read, strict=True)
+    ]
+    return found, read
+
+
+def guesses(logits: Logits, names: tuple[str, ...] | None, top: int) -> tuple[Guess, ...]:
+    """The likeliest classes of logits [classes], likeliest first."""
+    shares = softmax(logits.astype(np.float64))
+    order = np.argsort(-shares, kind="stable")[:top]
+    return tuple(Guess(int(index), name_of(int(index), names), float(shares[index])) for index in order)
+
+
+def name_of(index: int, names: tuple[str, ...] | None) -> str:
+    """A class by its name where it is known, else by its number."""
+    return names[index] if names is not None and index < len(names) else f"class {index}"
+
+
+def logits_of(source: Source, pixels: Pixels, progress: Progress) -> Logits:
+    """Logits float32 [n, classes] for pixels uint8 [n, height, width, channels]."""
+    if source.artefact is None:
+        from edgevit.conversion.reference import logits_of as torch_logits
+
+        loaded = float_model(source.run, progress)
+        logits: Logits = torch_logits(loaded.module, pixels, loaded.preprocessing, progress)
+        return logits
+    return RUNNERS[source.artefact.suffix](source.artefact, pixels, source.preprocessing, progress)
+
+
+def run_onnx(artefact: Path, pixels: Pixels, preprocessing: Preprocessing, progress: Progress) -> Logits:
+    """ONNX Runtime on this machine's CPU."""
+    from edgevit.backends.onnxruntime import backend
+
+    try:
+        return backend.run(artefact, pixels, preprocessing, progress)
+    except Exception as error:  # the runtime's own exceptions share no base class
+        raise InputError(
+            f"{WHAT} {artefact.name}",
+            " ".join(str(error).split())[:200],
+            "Check that the file is whole and takes this run's images",
+        ) from error
+
+
+def run_litert(artefact: Path, pixels: Pixels, preprocessing: Preprocessing, progress: Progress) -> Logits:
+    """LiteRT on this machine's CPU, in its own environment."""
+    from edgevit.toolchains.call import run_job
+
+    with tempfile.TemporaryDirectory(prefix="edgevit-predict-") as name:
+        folder = Path(name)
+        np.save(folder / "pixels.npy", pixels)
+        arguments = {
+            "model": str(artefact.resolve()),
+            "pixels": str(folder / "pixels.npy"),
+            "mean": [255 * value for value in preprocessing.mean],
+            "std": [255 * value for value in preprocessing.std],
+            "logits": str(folder / "logits.npy"),
+            "threads": 1,
+        }
+        limit_s = SECONDS + SECONDS_AN_IMAGE * len(pixels)
+        run_job("litert", "run", arguments, folder / "job", progress=progress, timeout_s=limit_s)
+        logits: Logits = np.load(folder / "logits.npy", allow_pickle=False)
+    return logits
+
+
+RUNNERS: dict[str, Callable[[Path, Pixels, Preprocessing, Progress], Logits]] = {
+    ".onnx": run_onnx,
+    ".tflite": run_litert,
+}
+
+
+def float_model(run: RunFiles, progress: Progress) -> LoadedModel:
+    """The run's original model in torch. Raises InputError where it is gone or has changed since."""
+    from edgevit.conversion import sources
+    from edgevit.request.job import DEFAULT_RECIPE, Job
+    from edgevit.targets.profiles import load_recipe
+
+    asked, what = run.manifest.configuration, f"cannot load the float model of {run.folder}"
+    recipe = load_recipe(DEFAULT_RECIPE)  # nothing is quantized here
+    job = Job(asked.model, run.folder, (), recipe, weights=Path(asked.weights) if asked.weights else None)
+    if job.weights is not None and not job.weights.is_file():
+        raise InputError(
+            what,
+            f"its weights {asked.weights} are gone",
+            "Work in the folder where edgevit convert ran, or choose an artefact with --target",
+        )
+    progress.stage("load model")
+    loaded = sources.load(job)
+    recorded = run.manifest.step(run.manifest.model.key)
+    if recorded is not None and recorded.inputs.get("state") != sources.state_digest(loaded.module):
+        raise InputError(
+            what,
+            "its weights are not those the run was made from",
+            "Restore them, or run edgevit convert again",
+        )
+    return loaded

@@ -1,0 +1,148 @@
+"""What changed on the validation images: classes that lost or won, images whose prediction is another now."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy.special import softmax
+
+from edgevit.reporting.sections import ChangedImage, Changes, ClassChange, Classes
+from edgevit.reporting.text import clean
+from edgevit.run.manifest import Result, StepRecord
+from edgevit.run.reading import RunFiles
+
+SHOWN_IMAGES = 18
+SHOWN_CLASSES = 8
+THUMBNAIL = 112
+QUALITY = 72
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Both models' answers on the validation images, [n] and [n, classes]; `labels` None where there are none."""
+
+    reference: Array
+    logits: Array
+    labels: Array | None
+    names: tuple[str, ...] | None
+
+    def name(self, index: int) -> str:
+        """A class by its name where it is known, else by its number."""
+        if self.names is not None and 0 <= index < len(self.names):
+            return clean(self.names[index], 60)
+        return f"class {index}"
+
+
+def predictions(run: RunFiles, result: Result, names: tuple[str, ...] | None) -> Predictions:
+    """Read both models' logits. Raises LookupError where arrays are missing, damaged or don't belong together."""
+    step, manifest = run.manifest.step(result.step), run.manifest
+    reference, logits = run.array(manifest.stage("float"), "logits.npy"), run.array(step, "logits.npy")
+    labelled = manifest.images.validation is not None and manifest.images.validation.labelled
+    labels = run.array(run.validation_of(step), "labels.npy") if labelled else None
+    if reference.ndim != 2 or reference.shape != logits.shape or not len(logits):
+        raise LookupError("its logits and the float model's have different shapes")
+    if labels is not None and labels.shape != logits.shape[:1]:
+        raise LookupError("there are not as many labels as logits")
+    return Predictions(reference, logits, labels, names)
+
+
+def classes(found: Predictions) -> Classes | None:
+    """Per-class outcome; None without labels."""
+    if found.labels is None:
+        return None
+    before, after = found.reference.argmax(1) == found.labels, found.logits.argmax(1) == found.labels
+    rows, same = [], 0
+    for label in np.unique(found.labels):
+        mine = found.labels == label
+        lost, won = int((before & ~after)[mine].sum()), int((~before & after)[mine].sum())
+        if not lost and not won:
+            same += 1
+            continue
+        counts = int(mine.sum()), int(before[mine].sum()), int(after[mine].sum())
+        rows.append(ClassChange(found.name(int(label)), *counts, lost, won))
+    worst = sorted((row for row in rows if row.lost > row.won), key=lambda row: (row.won - row.lost, row.n))
+    best = sorted((row for row in rows if row.won > row.lost), key=lambda row: (row.lost - row.won, row.n))
+    return Classes(tuple(worst[:SHOWN_CLASSES]), tuple(best[:SHOWN_CLASSES]), len(rows), same)
+
+
+def changes(run: RunFiles, result: Result, found: Predictions) -> Changes:
+    """Images whose prediction changed; images that were right before come first, the surest of them on top."""
+    before, after = found.reference.argmax(1), found.logits.argmax(1)
+    changed = np.flatnonzero(before != after)
+    surest = softmax(found.reference[changed].astype(np.float64), axis=1).max(1, initial=0.0)
+    order = {"lost": 0, "won": 1, "other": 2}
+    ranked = sorted(
+        zip(changed.tolist(), surest.tolist(), strict=True),
+        key=lambda pair: (order[kind(found, pair[0])], -pair[1], pair[0]),
+    )
+    validation = run.validation_of(run.manifest.step(result.step))
+    names, pixels = file_names(run, validation), pixels_of(run, validation)
+    channels = result.preprocessing.channels
+    shown = [changed_image(found, index, names, pixels, channels) for index, _ in ranked[:SHOWN_IMAGES]]
+    return Changes(len(changed), len(before), tuple(shown))
+
+
+def changed_image(
+    found: Predictions, index: int, names: list[str], pixels: Array | None, channels: str
+) -> ChangedImage:
+    """One image with both answers."""
+    before, after = found.reference[index], found.logits[index]
+    first, then = int(before.argmax()), int(after.argmax())
+    return ChangedImage(
+        name=clean(names[index], 120) if index < len(names) else f"image {index}",
+        index=index,
+        kind=kind(found, index),
+        truth=None if found.labels is None else found.name(int(found.labels[index])),
+        before=found.name(first),
+        before_probability=float(softmax(before.astype(np.float64))[first]),
+        after=found.name(then),
+        after_probability=float(softmax(after.astype(np.float64))[then]),
+        thumbnail=thumbnail(pixels[index], channels) if pixels is not None and index < len(pixels) else None,
+    )
+
+
+def kind(found: Predictions, index: int) -> Literal["lost", "won", "other"]:
+    """Whether the float model, the artefact or neither is right on an image."""
+    if found.labels is None:
+        return "other"
+    label = found.labels[index]
+    if found.reference[index].argmax() == label:
+        return "lost"
+    return "won" if found.logits[index].argmax() == label else "other"
+
+
+def file_names(run: RunFiles, validation: StepRecord | None) -> list[str]:
+    """The images' file names in order; empty where they weren't kept."""
+    try:
+        names = json.loads(run.path(validation, "images.json").read_bytes())["names"]
+    except (LookupError, OSError, ValueError, TypeError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def pixels_of(run: RunFiles, validation: StepRecord | None) -> Array | None:
+    """What the model saw, uint8 [n, height, width, channels]; None where it is gone."""
+    try:
+        pixels = run.array(validation, "pixels.npy")
+    except LookupError:
+        return None
+    return pixels if pixels.ndim == 4 and pixels.dtype == np.uint8 and pixels.shape[3] in (1, 3) else None
+
+
+def thumbnail(pixels: Array, channels: str) -> str:
+    """A small JPEG of an image as a data URI."""
+    if pixels.shape[2] == 3 and channels == "BGR":
+        pixels = pixels[..., ::-1]
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

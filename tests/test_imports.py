@@ -11,8 +11,8 @@ PACKAGE = Path(edgevit.__file__).parent
 # A module may import from its own row and the rows above it.
 ORDER = [
     {"errors", "progress"},
-    {"files", "torch_setup"},
-    {"targets", "images", "metrics"},
+    {"console", "files", "torch_setup"},
+    {"images", "metrics", "targets"},
     {"models", "placement"},
     {"run"},
     {"demo", "export", "rewrites", "toolchains"},
@@ -21,6 +21,7 @@ ORDER = [
     {"request"},
     {"conversion"},
     {"bench", "prediction", "reporting"},
+    {"api"},
     {"cli"},
 ]
 VENDOR = {"rknn", "litert_torch", "ai_edge_litert", "ai_edge_quantizer", "tensorflow"}

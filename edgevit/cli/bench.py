@@ -75,8 +75,8 @@ def command(
     from edgevit.bench.choose import choose
     from edgevit.bench.connect import locate, reach
     from edgevit.bench.prepare import Settings
-    from edgevit.cli.console import progress
     from edgevit.cli.measurements import print_measurements
+    from edgevit.console import progress
 
     settings = Settings(images, counts(threads), runs, seconds, pin_clocks, dump_tensors)
     place = locate(where)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgevit.cli.options import FILE, SEED, TEXT, Finite, model_options, smaller_options
+
+if TYPE_CHECKING:
+    from edgevit.request.job import Job
 
 
 @click.command(name="convert")
@@ -71,26 +74,33 @@ def command(
       edgevit convert deit_tiny_patch16_224 --weights my.safetensors --calibration calib/ \\
           --validation val/ --target rk3588 --resolution 192 --prune-heads 3 --recover
     """
-    from edgevit.cli.console import progress
-    from edgevit.cli.summary import print_plan, print_summary
+    from edgevit.console import progress
     from edgevit.request.job import make_job
-    from edgevit.run.folder import open_run
 
     job = make_job(model, targets, precisions, recipe, out, **options)
-    with open_run(job.out, dry=dry_run) as run, progress() as bars:
-        if dry_run:
-            from edgevit.conversion.pipeline import planned
+    if dry_run:
+        show_plan(job, as_json)
+        return
+    from edgevit.api import run_job
+    from edgevit.cli.summary import print_summary
+    from edgevit.conversion.manifest import refuse_incomplete, refuse_missed_gate
 
-            print_plan(job, list(planned(job, run, bars)), as_json)
-            return
-        from edgevit.conversion.manifest import finish, refuse_incomplete, refuse_missed_gate
-        from edgevit.conversion.pipeline import convert
-
-        conversion, outcomes = convert(job, run, bars)
-        manifest = finish(run, conversion, outcomes, warnings=bars.warnings, command=sys.argv[1:])
+    with progress() as bars:
+        manifest, outcomes = run_job(job, bars, command=sys.argv[1:])
     if as_json:
         click.echo(json.dumps(manifest.to_json(), indent=1))
     else:
         print_summary(manifest, job.out)
     refuse_incomplete(manifest, outcomes)
     refuse_missed_gate(manifest)
+
+
+def show_plan(job: Job, as_json: bool) -> None:
+    """Print what a conversion would do, and do nothing."""
+    from edgevit.cli.summary import print_plan
+    from edgevit.console import progress
+    from edgevit.conversion.pipeline import planned
+    from edgevit.run.folder import open_run
+
+    with open_run(job.out, dry=True) as run, progress() as bars:
+        print_plan(job, list(planned(job, run, bars)), as_json)

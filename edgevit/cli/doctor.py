@@ -30,7 +30,7 @@ def command(ctx: click.Context, targets: tuple[str, ...], out: Path, as_json: bo
       edgevit doctor
       edgevit doctor --target rk3588 --target tflite
     """
-    from edgevit.cli.console import progress
+    from edgevit.console import progress
     from edgevit.targets.profiles import load_board
     from edgevit.toolchains.doctor import examine
 

@@ -36,8 +36,8 @@ def command(
       edgevit inspect deit_tiny_patch16_224 --weights my.safetensors --target rk3566 --before-after
       edgevit inspect deit_tiny_patch16_224 --weights my.safetensors --target tflite --json
     """
-    from edgevit.cli.console import progress
     from edgevit.cli.placement import print_record
+    from edgevit.console import progress
     from edgevit.conversion.inspection import inspect
     from edgevit.request.job import make_job
     from edgevit.run.folder import open_run

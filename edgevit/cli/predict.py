@@ -47,7 +47,6 @@ def command(
       edgevit predict *.jpg --model runs/deit --target torch --attention where.png
       edgevit predict cat.jpg --model deit-tflite-int8.tflite --like runs/deit --top 1 --json
     """
-    from edgevit.cli.console import progress
     from edgevit.cli.predictions import (
         check_attention,
         draw_attention,
@@ -55,6 +54,7 @@ def command(
         refuse_unread,
         with_labels,
     )
+    from edgevit.console import progress
     from edgevit.prediction import predict
 
     chosen = predict.choose(model, target=target, precision=precision, like=like)

@@ -41,8 +41,8 @@ def command(
       edgevit prune-report
       edgevit prune-report deit_tiny_patch16_224 --weights my.safetensors --calibration calib/ --plot heads.svg
     """
-    from edgevit.cli.console import progress
     from edgevit.compression.head_importance import check_picture, plot_importance
+    from edgevit.console import progress
     from edgevit.conversion.importance import importance
     from edgevit.files import refuse_to_overwrite
     from edgevit.request.job import make_job

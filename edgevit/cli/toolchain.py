@@ -24,7 +24,7 @@ def command() -> None:
 @click.argument("names", nargs=-1, required=True)
 def install(names: tuple[str, ...]) -> None:
     """Install toolchains by NAME (rknn, litert); quick when already there."""
-    from edgevit.cli.console import progress
+    from edgevit.console import progress
     from edgevit.toolchains import installation
 
     for name in names:

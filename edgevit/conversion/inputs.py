@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 
 class Inputs:
-    """The steps of one job before its export, each made when first asked for and kept."""
+    """The steps of one job before its export, each made when first asked for; `live` is a model at hand."""
 
-    def __init__(self, job: Job, run: Run, progress: Progress) -> None:
-        self.job, self.run, self.progress = job, run, progress
+    def __init__(self, job: Job, run: Run, progress: Progress, live: LoadedModel | None = None) -> None:
+        self.job, self.run, self.progress, self.live = job, run, progress, live
 
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model in memory. A dry run doesn't download one."""
+        if self.live is not None:
+            return self.live
         if self.run.dry and sources.is_downloaded(self.job):
             raise WouldRun("model")
         self.progress.stage("load model")
@@ -41,7 +43,9 @@ class Inputs:
     def model(self) -> Step:
         """What the model is: class count, preprocessing, where it came from. What it holds identifies it."""
         loaded = self.loaded
-        return self.run.step("model", sources.identity(self.job, loaded), lambda _: describe(loaded))
+        files = {} if self.live is not None else sources.files_of(self.job)
+        inputs = sources.identity(self.job.model, loaded, files)
+        return self.run.step("model", inputs, lambda _: describe(loaded))
 
     @property
     def own_preprocessing(self) -> Preprocessing:

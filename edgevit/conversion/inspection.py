@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgevit.conversion.pipeline import Conversion
 from edgevit.errors import EdgevitError, InputError
@@ -14,19 +14,24 @@ from edgevit.request.job import Job
 from edgevit.run.folder import Run
 from edgevit.targets.profiles import Board, load_recipe
 
+if TYPE_CHECKING:
+    from edgevit.models import LoadedModel
+
 PLAIN, EDGEVIT = "plain export", "edgevit"
 COST_ONLY = "vendor-default"  # conditioning takes minutes and changes no cycles
 
 
-def inspect(job: Job, run: Run, progress: Progress, *, before_after: bool) -> list[dict[str, Any]]:
+def inspect(
+    job: Job, run: Run, progress: Progress, *, before_after: bool, live: LoadedModel | None = None
+) -> list[dict[str, Any]]:
     """One record for each target, precision and variant: layers and totals, or delegate partitions.
 
     `before_after` compiles the plain export too, for comparison.
     """
-    variants = {EDGEVIT: Conversion(job, run, progress)}
+    variants = {EDGEVIT: Conversion(job, run, progress, live)}
     if before_after:
         every = tuple({name for board in job.targets for name in board.rewrites})
-        plain = Conversion(replace(job, without=every), run, progress)
+        plain = Conversion(replace(job, without=every), run, progress, live)
         variants = {PLAIN: plain, **variants}
     return [
         record(name, conversion, board, precision)
@@ -64,7 +69,7 @@ class Priced(Conversion):
 
     def __init__(self, whole: Conversion, steps: int) -> None:
         plain = replace(whole.job, recipe=load_recipe(COST_ONLY), plan=None)
-        super().__init__(plain, whole.run, whole.progress)
+        super().__init__(plain, whole.run, whole.progress, whole.live)
         self.reductions, self.resized = whole.reductions[:steps], whole.resized if steps else None
 
 

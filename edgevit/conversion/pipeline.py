@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -24,6 +24,9 @@ from edgevit.request.job import Job
 from edgevit.run.folder import Run, WouldRun
 from edgevit.run.step import Step
 from edgevit.targets.profiles import Board
+
+if TYPE_CHECKING:
+    from edgevit.models import LoadedModel
 
 WORKER_BYTES, WORKER_CORES = 4 * 2**30, 2
 
@@ -321,12 +324,15 @@ def after_targets(conversion: Conversion) -> list[Stage]:
     return [Stage("cost of each lossy step", lambda: inspection.all_costs(conversion))]
 
 
-def convert(job: Job, run: Run, progress: Progress) -> tuple[Conversion, list[Outcome]]:
+def convert(
+    job: Job, run: Run, progress: Progress, live: LoadedModel | None = None
+) -> tuple[Conversion, list[Outcome]]:
     """Run every stage of a job that isn't cached yet; return what each target came to, in the order asked for.
 
+    `live` is the model where it is at hand; else the job names it.
     A target that fails leaves the others alone. Raises the first target's error where all of them failed.
     """
-    conversion = Conversion(job, run, progress)
+    conversion = Conversion(job, run, progress, live)
     _ = conversion.image_sets  # what is wrong with the images is said before any work
     for stage in before_targets(conversion):
         stage.make()

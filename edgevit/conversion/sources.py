@@ -46,18 +46,18 @@ def is_downloaded(job: Job) -> bool:
     return job.model != DEMO and job.weights is None and not named.exists()
 
 
-def identity(job: Job, loaded: LoadedModel) -> dict[str, Any]:
+def identity(name: str, loaded: LoadedModel, files: dict[str, str]) -> dict[str, Any]:
     """What decides a loaded model: every tensor that it holds, its structure, the user's files that define it.
 
     Weights that a file's function loads by itself, or that a hub changed, are in its tensors.
     """
     return {
-        "model": job.model,
+        "model": name,
         "state": state_digest(loaded.module),
         "structure": hashlib.sha256(repr(loaded.module).encode()).hexdigest(),
         "preprocessing": loaded.preprocessing.to_json(),
         "labels": loaded.labels,
-        "files": files_of(job),
+        "files": files,
     }
 
 

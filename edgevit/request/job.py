@@ -85,7 +85,7 @@ def text(path: Path | None) -> str | None:
 
 def make_job(
     model: str,
-    targets: tuple[str, ...],
+    targets: tuple[str | Board, ...],
     precisions: tuple[str, ...],
     recipe: str | None,
     out: Path | None,
@@ -131,9 +131,10 @@ def make_job(
     return replace(job, out=out or Path("runs") / job.name)
 
 
-def resolve_targets(names: tuple[str, ...], precisions: tuple[str, ...]) -> tuple[Board, ...]:
+def resolve_targets(names: tuple[str | Board, ...], precisions: tuple[str, ...]) -> tuple[Board, ...]:
     """Load the board profiles. Raises InputError for an unknown name or a precision a board can't run."""
-    boards = tuple(load_board(name) for name in dict.fromkeys(names))
+    unique = [name for number, name in enumerate(names) if name not in names[:number]]
+    boards = tuple(load_board(name) if isinstance(name, str) else name for name in unique)
     twice = [
         board.id for number, board in enumerate(boards) if board.id in {each.id for each in boards[:number]}
     ]

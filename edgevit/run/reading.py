@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.errors import InputError
-from edgevit.run.manifest import MANIFEST, Manifest, StepRecord, read_manifest
+from edgevit.run.manifest import MANIFEST, Manifest, Result, StepRecord, read_manifest
 from edgevit.run.measurement import Measurement, read_measurements
 
 REPORTS = {".html", ".md", ".png", ".svg", ".pdf", ".json"}  # of a run's folder, what may be written again
@@ -27,6 +28,28 @@ class RunFiles:
     manifest: Manifest
     benches: tuple[Measurement, ...] = ()
     unreadable: tuple[str, ...] = ()
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """The artefacts, in the order asked for."""
+        return self.manifest.results
+
+    def __getitem__(self, key: tuple[str, str]) -> Result:
+        """The artefact of a (target, precision). Raises KeyError."""
+        return {(each.target, each.precision): each for each in self.results}[key]
+
+    def path_of(self, result: Result) -> Path:
+        """An artefact's file."""
+        return self.folder / result.artefact
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        head = "".join(f"<th>{name}</th>" for name in ("target", "type", "top-1", "lost [95 %]", "MB", "how"))
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells(each)) + "</tr>" for each in self.results
+        )
+        name = escape(f"{self.manifest.model.name}: {self.folder}")
+        return f"<table><caption>{name}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def kept(self) -> list[Path]:
         """The files that nothing may overwrite: the manifest, artefacts and plans, steps, measurements."""
@@ -54,6 +77,16 @@ class RunFiles:
         """The validation images that a compile step answered on; None where it answered on none."""
         key = step.inputs.get("validation") if step else None
         return self.manifest.step(key) if isinstance(key, str) else None
+
+
+def cells(result: Result) -> tuple[str, ...]:
+    """One artefact in a row: share of right answers, points lost against float, size."""
+    found = result.accuracy
+    right = f"{100 * found.top1:.2f} %" if found and found.top1 is not None else ""
+    lost = ""
+    if found and found.drop_points is not None:
+        lost = f"{found.drop_points:.2f} [{found.drop_low:.1f}, {found.drop_high:.1f}]"
+    return result.target, result.precision, right, lost, f"{result.bytes / 1e6:.1f}", result.how
 
 
 def read_run(folder: Path, what: str = "cannot read") -> RunFiles:

@@ -16,7 +16,9 @@ from edgevit.files import sha256_file
 # Pixel arrays run to gigabytes: hashing them at every reuse would take longer than the work saved.
 MAX_REHASHED_BYTES = 64 * 2**20
 # What only reads the results of steps; a test holds this list against the order of imports.
-READERS = frozenset({"bench", "cli", "prediction", "reporting", "__init__.py", "toolchains/doctor.py"})
+READERS = frozenset(
+    {"api.py", "bench", "cli", "console.py", "prediction", "reporting", "__init__.py", "toolchains/doctor.py"}
+)
 # Libraries that decide results. An upgrade makes new steps.
 TOOLS = (
     *("torch", "torchvision", "timm", "transformers", "numpy", "scipy", "pillow"),

@@ -49,7 +49,8 @@ def identity(model: str, folder: Path) -> dict[str, Any]:
     for name in ("parts", "edgevit_user_zoo"):
         sys.modules.pop(name, None)
     job = Job(model=model, out=folder / "out", targets=(), recipe=load_recipe("vendor-default"))
-    return sources.identity(job, sources.load(job))
+    loaded = sources.load(job)
+    return sources.identity(job.model, loaded, sources.files_of(job))
 
 
 def save_weights(value: float) -> None:

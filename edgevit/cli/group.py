@@ -12,10 +12,12 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 
 import click
 
 from edgevit import __version__
+from edgevit.cli.interrupt import EXIT_CODE, GRACE_S, LINE, heard
 from edgevit.errors import EdgevitError
 
 COMMANDS = {
@@ -30,6 +32,8 @@ COMMANDS = {
     "report": "edgevit.cli.report",
     "toolchain": "edgevit.cli.toolchain",
 }
+
+PATIENT = {"bench", "boards"}  # commands that leave a board as it was before they end
 
 # A full or read-only disk, a quota, a file size limit, permissions: nothing edgevit could do better.
 OUTSIDE_FAULTS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
@@ -81,6 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Exit code of a command: 0, 1 expected error, 2 usage, 3 unexpected, 4 gate missed, 130 interrupted."""
+    asked = list(sys.argv[1:] if arguments is None else arguments)
+    grace_s = None if PATIENT & set(asked[:1]) else GRACE_S
+    with heard(grace_s) as interrupted:
+        code = ended(arguments, interrupted)
+    return EXIT_CODE if interrupted.is_set() else code
+
+
+def ended(arguments: Sequence[str] | None, interrupted: Event) -> int:
+    """How a command ended, told to the user, as an exit code."""
     try:
         code = cli.main(args=arguments, prog_name="edgevit", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -91,8 +104,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: finished stages are kept, the same command goes on from there", err=True)
-        return 130
+        if not interrupted.is_set():
+            click.echo(LINE, err=True)
+        return EXIT_CODE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing to tell it
         return 0
@@ -103,7 +117,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"error: cannot open or write{where}: {str(error.strerror).lower()}", err=True)
         return 1
     except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the user gets one line and a log
-        return unexpected(error)
+        # What a library made of the interruption is no news.
+        return EXIT_CODE if interrupted.is_set() else unexpected(error)
 
 
 def unexpected(error: Exception) -> int:

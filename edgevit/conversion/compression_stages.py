@@ -171,7 +171,8 @@ def most_neurons(work: Work, inputs: torch.Tensor, limit: float, alignment: int)
 
 def explain(tried: Sequence[tuple[object, float]], limit: float, what: str, images: int) -> str:
     """What an automatic choice saw and why it chose as it did."""
-    seen = ", ".join(f"{option} {what}: {drop:.2f}" for option, drop in sorted(tried, key=str))
+    in_order = sorted(tried, key=lambda pair: pair[0] if isinstance(pair[0], int | float) else 0.0)
+    seen = ", ".join(f"{option} {what}: {drop:.2f}" for option, drop in in_order)
     found = "the most" if any(drop <= limit for _, drop in tried) else "nothing was"
     return (
         f"{found} within {limit:.3g} points of predicted drop on {images} held-out calibration images "

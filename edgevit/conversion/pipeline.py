@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import BACKENDS, CANDIDATES, LOWERINGS
@@ -22,6 +20,7 @@ from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.request.job import Job
 from edgevit.run.folder import Run, WouldRun
+from edgevit.run.limits import usable_cores, usable_memory
 from edgevit.run.step import Step
 from edgevit.targets.profiles import Board
 
@@ -364,8 +363,8 @@ def convert(
 
 def affordable(wanted: int) -> int:
     """How many targets to convert at once: each wants two cores and may take memory by the gigabyte."""
-    by_memory: int = psutil.virtual_memory().available // WORKER_BYTES
-    by_cores = (os.cpu_count() or 1) // WORKER_CORES
+    by_memory = usable_memory() // WORKER_BYTES
+    by_cores = usable_cores() // WORKER_CORES
     return int(max(1, min(wanted, by_memory, by_cores)))
 
 

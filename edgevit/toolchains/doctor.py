@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 import platform
@@ -22,6 +21,7 @@ from packaging.specifiers import SpecifierSet
 
 from edgevit.errors import EdgevitError
 from edgevit.progress import QUIET, Progress
+from edgevit.run.limits import container_room
 from edgevit.targets.profiles import Board
 from edgevit.toolchains import environment, installation
 
@@ -157,10 +157,13 @@ def importable(name: str, title: str) -> Check:
 def memory() -> Iterator[Check]:
     """Memory that could be had now, within a container's limit."""
     free = psutil.virtual_memory().available // 2**20
-    limit = container_limit_mb()
+    left = container_room()
+    limit = None if left is None else left // 2**20
     if limit is not None:
         free = min(free, limit)
-    found = f"{free} MB available" + (f", {limit} MB allowed by the container" if limit is not None else "")
+    found = f"{free} MB available" + (
+        f", {limit} MB left of the container's limit" if limit is not None else ""
+    )
     if free < SMALL_MODEL_MB:
         yield Check("memory", "fails", found, f"Free some: even DeiT-Tiny needs {SMALL_MODEL_MB} MB")
     elif free < LARGE_MODEL_MB:
@@ -169,13 +172,6 @@ def memory() -> Iterator[Check]:
         )
     else:
         yield Check("memory", "ok", found)
-
-
-def container_limit_mb() -> int | None:
-    """The limit of this process's control group in MB, or None."""
-    with contextlib.suppress(OSError, ValueError):
-        return int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")) // 2**20
-    return None
 
 
 def disks(out: Path) -> Iterator[Check]:

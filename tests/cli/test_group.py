@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -117,3 +118,46 @@ def test_threads_of_a_busy_machine_wait_asleep_unless_the_user_says_otherwise(
     with pytest.raises(SystemExit):
         group.main(["--version"])
     assert environment["OMP_WAIT_POLICY"] == found
+
+
+SWALLOWS = """
+import sys, time
+from edgevit.cli import group
+
+def main(**_):
+    print("ready", flush=True)
+    while True:  # as a vendor's code does that catches whatever its callbacks raise
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+
+group.cli.main = main
+sys.exit(group.run(["convert"]))
+"""
+
+
+def test_ctrl_c_is_heard_even_where_the_exception_is_swallowed() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWALLOWS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.strip() == "interrupted: finished stages are kept, the same command goes on from there"
+    assert time.monotonic() - sent < 5  # two seconds, and room for a busy machine
+
+
+def test_a_command_that_ends_in_time_ends_by_itself_with_130() -> None:
+    script = SWALLOWS.replace(
+        "except BaseException:\n            pass", "except ZeroDivisionError:\n            pass"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr.count("interrupted")) == (130, 1)

@@ -145,8 +145,6 @@ def test_interrupt_leaves_nothing_half_written(project: Project) -> None:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert stderr.splitlines()[-1] == (
-        "interrupted: finished stages are kept, the same command goes on from there"
-    )
+    assert "interrupted: finished stages are kept, the same command goes on from there" in stderr.splitlines()
     assert not list(project.folder.glob("runs/model/stages/.*"))
     project.convert()

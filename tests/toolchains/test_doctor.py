@@ -112,16 +112,16 @@ def test_the_installed_toolchains_pass() -> None:
 def test_memory_is_judged_by_what_models_need(
     monkeypatch: pytest.MonkeyPatch, free_mb: int, state: str
 ) -> None:
-    monkeypatch.setattr(doctor, "container_limit_mb", lambda: None)
+    monkeypatch.setattr(doctor, "container_room", lambda: None)
     monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: Memory(free_mb * 2**20))
     assert only(list(doctor.memory())).state == state
 
 
 def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: Memory(64 * 2**30))
-    monkeypatch.setattr(doctor, "container_limit_mb", lambda: 1024)
+    monkeypatch.setattr(doctor, "container_room", lambda: 1024 * 2**20)
     check = only(list(doctor.memory()))
-    assert (check.state, check.found) == ("fails", "1024 MB available, 1024 MB allowed by the container")
+    assert (check.state, check.found) == ("fails", "1024 MB available, 1024 MB left of the container's limit")
 
 
 def test_a_full_disk_fails_and_names_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

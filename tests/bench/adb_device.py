@@ -184,7 +184,6 @@ class Device:
 
     def start(self, command: str, **pipes: int) -> subprocess.Popen[bytes]:
         """Run a shell line as adbd would, in a session of its own."""
-        self.commands.append(command)
         process = subprocess.Popen(
             ["/bin/sh", "-c", self.local(command)],
             cwd=self.root,
@@ -193,6 +192,7 @@ class Device:
             **pipes,
         )
         self.processes.append(process)
+        self.commands.append(command)  # whoever waits for the command finds its process
         return process
 
     def _shell(self, stream: Stream, command: str) -> None:

@@ -294,7 +294,7 @@ class TestOverSsh:
 
 
 def wait_until_empty(folder: Path) -> None:
-    for _ in range(200):
+    for _ in range(600):
         if not list(folder.iterdir()):
             return
         time.sleep(0.05)

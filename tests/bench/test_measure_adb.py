@@ -91,7 +91,7 @@ def test_device_that_vanishes_cleans_up_behind_us(device: Device, tmp_path: Path
 def wait_for_nothing(work: Path, tree: Tree) -> None:
     import time
 
-    for _ in range(200):
+    for _ in range(600):
         if not list(work.iterdir()) and tree.floats():
             return
         time.sleep(0.05)

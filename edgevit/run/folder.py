@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from edgevit.errors import InputError
 from edgevit.files import publish, reason, replace_folder
 from edgevit.run.step import Step, read_step, step_key
-from edgevit.run.store import Make, find_or_make, place, shared_store
+from edgevit.run.store import Make, find_or_make, full_disk_explained, place, shared_store
 
 STAGES = "stages"
 
@@ -78,9 +78,10 @@ class Run:
             return
         staging = final.with_name(f".{final.name}.linking")
         shutil.rmtree(staging, ignore_errors=True)
-        for name in (*step.outputs, "step.json"):
-            publish(step.path(name), staging / name)
-        replace_folder(staging, final)
+        with full_disk_explained(self.folder, "Make room or choose another folder with --out"):
+            for name in (*step.outputs, "step.json"):
+                publish(step.path(name), staging / name)
+            replace_folder(staging, final)
 
     def forget_others(self) -> None:
         """Remove the links to steps of earlier runs in this folder; the store still has them."""

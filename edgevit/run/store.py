@@ -27,6 +27,7 @@ FULL_DISK = {28, 27, 122}  # ENOSPC, EFBIG (a file size limit), EDQUOT
 VARIABLE = "EDGEVIT_CACHE"
 LOCKS = ".locks"
 DAY_S = 86400.0
+CLEAN = f"Make room (edgevit cache clean), or set {VARIABLE} to another folder"
 
 Make = Callable[[Path], Mapping[str, Any]]
 
@@ -76,7 +77,7 @@ def find_or_make(
 def made(stage: str, key: str, inputs: Mapping[str, Any], make: Make, staging: Path, final: Path) -> Step:
     """Run a step in `staging`, record it, move it to its place."""
     started = time.monotonic()
-    with peak_memory() as memory, full_disk_explained(final.parent):
+    with peak_memory() as memory, full_disk_explained(final.parent, CLEAN):
         metrics = json.loads(json.dumps(make(staging)))  # as a later run will read them
         outputs = {
             str(path.relative_to(staging)): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
@@ -107,7 +108,7 @@ def keep_logs(staging: Path, kept: Path) -> Path:
 
 
 @contextmanager
-def full_disk_explained(folder: Path) -> Iterator[None]:
+def full_disk_explained(folder: Path, fix: str) -> Iterator[None]:
     """Any failure on a full disk is the disk's fault, whatever the tool that hit it says."""
     try:
         yield
@@ -119,7 +120,7 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
             raise EdgevitError(
                 f"cannot write to {folder}",
                 f"{why} ({free / 2**20:.0f} MB free)",
-                f"Make room (edgevit cache clean), or set {VARIABLE} to another folder; finished steps are kept",
+                f"{fix}; finished steps are kept",
             ) from error
         raise
 

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from edgevit.errors import InputError
 from edgevit.files import read_input, write_atomically
@@ -217,6 +217,11 @@ class Details(Record):
     partitions: Count | None = None
     operations: dict[str, int] = Field(default_factory=dict)
     outside: dict[str, int] = Field(default_factory=dict)
+
+    @field_serializer("placement")
+    def totals_included(self, placement: Placement | None) -> dict[str, Any] | None:
+        """Layers with their totals, for readers of the JSON."""
+        return None if placement is None else placement.to_json()
 
 
 class Result(Record):

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from edgevit.run.store import shared_store
 from tests.conversion.conftest import Project
 
 LESS = ("--resolution", "48x32", "--prune-heads", "1", "--prune-mlp", "0.25")
@@ -105,7 +106,7 @@ def test_a_killed_recovery_goes_on_where_it_was(project: Project) -> None:
     arguments = project.convert_arguments(
         *("--precision", "float", "--prune-heads", "1", "--recover", "--recover-minutes", "0.6")
     )
-    unfinished = project.folder / "runs" / "model" / "unfinished"
+    unfinished = shared_store() / "unfinished"
     first = subprocess.Popen(
         project.command(*arguments),
         cwd=project.folder,
@@ -122,7 +123,7 @@ def test_a_killed_recovery_goes_on_where_it_was(project: Project) -> None:
     project.run(*arguments)
     details = project.manifest()["reductions"][-1]["details"]
     assert details["resumed"] and details["seconds"] >= 20
-    assert not unfinished.exists()
+    assert not list(unfinished.glob("*"))
 
 
 @pytest.mark.parametrize(

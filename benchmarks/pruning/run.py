@@ -30,7 +30,7 @@ from edgevit.compression.calibration_split import split_images
 from edgevit.compression.fitting import estimate_sensitivity
 from edgevit.compression.head_choice import Removal, choose_heads, drop_heads, frozen_copy
 from edgevit.compression.heads import remove_and_refit
-from edgevit.conversion.inspection import inspect
+from edgevit.conversion.inspection import all_costs, inspect
 from edgevit.conversion.manifest import reduction
 from edgevit.conversion.pipeline import Conversion
 from edgevit.conversion.reference import logits_of
@@ -177,7 +177,8 @@ def measured(data: Path, options: dict[str, Any]) -> dict[str, Any]:
     """What `edgevit convert` with these options measures after its last lossy step."""
     with open_run(RUN) as run:
         conversion = Conversion(job(data, options), run, QUIET)
-        return {**reduction(conversion, conversion.reductions[-1]), "threads": torch.get_num_threads()}
+        record = reduction(conversion, conversion.reductions[-1], all_costs(conversion)[-1])
+        return {**record, "threads": torch.get_num_threads()}
 
 
 def cycle_options(counts: tuple[int, ...]) -> Iterator[dict[str, Any]]:

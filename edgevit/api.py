@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevit.backends.registry import load_target
 from edgevit.errors import EdgevitError, InputError
 from edgevit.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from edgevit.models.model import LoadedModel, finish
@@ -23,7 +24,7 @@ from edgevit.progress import Progress
 from edgevit.run.manifest import Manifest, Result
 from edgevit.run.reading import RunFiles as Run
 from edgevit.run.reading import read_run
-from edgevit.targets.profiles import Board, load_board, shipped
+from edgevit.targets.profiles import Board, shipped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,10 +95,10 @@ def wrap(
     labels: Sequence[str] | None = None,
     name: str | None = None,
 ) -> LoadedModel:
-    """A live module as a model to convert: it takes images float32 [n, channels, height, width], gives logits.
+    """A live module as a model to convert: it takes images float32 [n, channels, height, width], gives outputs.
 
     `size` is its input's (height, width), or one number for both; `mean` and `std` are in units of 0..1. The
-    module is put in eval mode, on the CPU, in float32. Raises InputError where it doesn't run or give logits.
+    module is put in eval mode, on the CPU, in float32. Raises InputError where it doesn't run or give outputs.
 
         model = edgevit.wrap(net, size=224, name="my-vit")
     """
@@ -118,7 +119,7 @@ def boards() -> list[str]:
 
 def board(name: str) -> Board:
     """A board by its name or the path of its TOML file. Raises InputError with the nearest name."""
-    return load_board(name)
+    return load_target(name)
 
 
 def convert(

@@ -85,7 +85,7 @@ def test_a_live_module_is_converted_in_a_few_lines(tmp_path: Path, images: Path)
 
 
 def test_a_module_with_other_weights_is_another_model(tmp_path: Path, images: Path) -> None:
-    def logits(value: float) -> float:
+    def outputs(value: float) -> float:
         module = net()
         torch.nn.init.constant_(module[-1].weight, value)  # type: ignore[index]
         run = edgevit.convert(
@@ -96,9 +96,9 @@ def test_a_module_with_other_weights_is_another_model(tmp_path: Path, images: Pa
             out=tmp_path / "run",
             progress=QUIET,
         )
-        return float(np.load(run.path(run.manifest.stage("float"), "logits.npy"))[0, 0])
+        return float(np.load(run.path(run.manifest.stage("float"), "outputs.npy"))[0, 0])
 
-    assert logits(1.0) != logits(2.0)
+    assert outputs(1.0) != outputs(2.0)
 
 
 def test_one_target_that_fails_leaves_the_others(

@@ -70,6 +70,6 @@ def test_only_workers_import_vendor_packages() -> None:
         f"{path.relative_to(PACKAGE)} imports {name}"
         for _, path in modules()
         for name in imports_of(path)
-        if name.split(".")[0] in VENDOR and "workers" not in path.parts and path.name != "on_board.py"
+        if name.split(".")[0] in VENDOR and "workers" not in path.parts and path.name != "runtime.py"
     ]
     assert wrong == []

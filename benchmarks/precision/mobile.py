@@ -88,7 +88,7 @@ def measure(runtime: str, folder: Path, images: int, rounds: int) -> dict[str, V
         assert conversion.reference is not None and conversion.validation is not None
         rows = (plain_litert if runtime == "litert" else plain_onnx)(conversion, folder)
         rows |= {f"edgevit, {precision}": ours(conversion, precision) for precision in ("float", "int8")}
-        reference = np.load(conversion.reference.path("logits.npy"))
+        reference = np.load(conversion.reference.path("outputs.npy"))
         labels = np.load(conversion.validation.path("labels.npy"))
         for row in rows.values():
             row["accuracy"] = compare(row.pop("logits"), reference, labels).to_json()
@@ -112,7 +112,7 @@ def ours(conversion: Conversion, precision: str) -> Values:
     search = conversion.planned(board, precision)
     return {
         "model": step.path(step.metrics["artefact"]),
-        "logits": np.load(step.path("logits.npy")),
+        "logits": np.load(step.path("outputs.npy")),
         "bytes": step.path(step.metrics["artefact"]).stat().st_size,
         "partitions": step.metrics["details"].get("partitions"),
         "seconds": round(sum(each.seconds for each in steps if each), 1),
@@ -133,10 +133,10 @@ def plain_litert(conversion: Conversion, folder: Path) -> dict[str, Values]:
         return run_job("litert", name, args, folder / job, timeout_s=TIMEOUT_S)
 
     def evaluated(row: Values) -> Values:
-        logits = row["model"].with_suffix(".npy")
-        asked = {"model": str(row["model"]), "pixels": pixels, "logits": str(logits), "threads": 2}
+        outputs = row["model"].with_suffix(".npy")
+        asked = {"model": str(row["model"]), "pixels": pixels, "logits": str(outputs), "threads": 2}
         ran = call("run", f"run-{row['model'].stem}", **asked, **scaling)
-        return row | {"logits": np.load(logits), "partitions": ran["partitions"]}
+        return row | {"logits": np.load(outputs), "partitions": ran["partitions"]}
 
     def convert() -> None:
         export_program(conversion.loaded.module, conversion.own_preprocessing.size, 3, program)

@@ -97,7 +97,7 @@ def measure(name: str, board: str, folder: Path) -> dict[str, Any]:
         conversion = Conversion(job, run, QUIET)
         assert conversion.reference is not None and conversion.validation is not None
         made = plain(conversion, *PLAIN[name], folder) if name in PLAIN else ours(conversion)
-        reference = np.load(conversion.reference.path("logits.npy"))
+        reference = np.load(conversion.reference.path("outputs.npy"))
         labels = np.load(conversion.validation.path("labels.npy"))
         accuracy = compare(made.pop("logits"), reference, labels).to_json()
     return {**made, "accuracy": accuracy, "how": "vendor simulator"}
@@ -110,7 +110,7 @@ def ours(conversion: Conversion) -> dict[str, Any]:
     steps = [conversion.exported(board, "int8"), conversion.planned(board, "int8"), step]
     placement = step.metrics["details"]["placement"]
     return {
-        "logits": np.load(step.path("logits.npy")),
+        "logits": np.load(step.path("outputs.npy")),
         "cycles": placement["cycles"],
         "bytes": step.path(step.metrics["artefact"]).stat().st_size,
         "seconds": round(sum(each.seconds for each in steps if each), 1),
@@ -142,11 +142,11 @@ def plain(conversion: Conversion, algorithm: str, options: dict[str, Any], folde
             "options": options,
             "calibration": str(calibration.resolve()),
             "evaluate": str(conversion.validation.path("pixels.npy").resolve()),
-            "logits": str(job / "logits.npy"),
+            "logits": str(job / "outputs.npy"),
         }
         run_job("rknn", "build", arguments, job, timeout_s=TIMEOUT_S)
     return {
-        "logits": np.load(job / "logits.npy"),
+        "logits": np.load(job / "outputs.npy"),
         "cycles": parse_log(read_log(job)).cycles,
         "bytes": (job / "model.rknn").stat().st_size,
         "seconds": round(time.monotonic() - begun, 1),

@@ -33,7 +33,7 @@ from edgevit.compression.heads import remove_and_refit
 from edgevit.conversion.inspection import all_costs, inspect
 from edgevit.conversion.manifest import reduction
 from edgevit.conversion.pipeline import Conversion
-from edgevit.conversion.reference import logits_of
+from edgevit.conversion.reference import outputs_of
 from edgevit.files import write_atomically
 from edgevit.metrics.classification import compare
 from edgevit.progress import QUIET
@@ -134,7 +134,7 @@ class Heads:
         )
         self.labels = torch.tensor(labels_of(self.data, len(self.inputs)))
         self.pixels = np.load(validation.path("pixels.npy"), mmap_mode="r")
-        self.expected = np.load(reference.path("logits.npy"))
+        self.expected = np.load(reference.path("outputs.npy"))
         self.truth = np.load(validation.path("labels.npy"))
         self.split = split_images(self.inputs)
         self.sensitivity = estimate_sensitivity(self.loaded.module, self.split.fit)
@@ -164,9 +164,9 @@ class Heads:
             for index, block in enumerate(module.blocks):
                 drop_heads(block.attn, [gone.head for gone in removed if gone.block == index])
         seconds = time.monotonic() - begun
-        logits = logits_of(module.requires_grad_(False), self.pixels, self.loaded.preprocessing, QUIET)
+        outputs = outputs_of(module.requires_grad_(False), self.pixels, self.loaded.preprocessing, QUIET)
         return {
-            "accuracy": compare(logits, self.expected, self.truth).to_json(),
+            "accuracy": compare(outputs, self.expected, self.truth).to_json(),
             "removed": [[gone.block, gone.head] for gone in removed],
             "seconds": round(seconds, 1),
             "threads": torch.get_num_threads(),

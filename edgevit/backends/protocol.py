@@ -1,37 +1,51 @@
-"""What a backend is given, what it gives back, and the members every backend module has."""
+"""What a backend is: one `Backend` object that holds every fact edgevit needs about one vendor's tools.
+
+Shared code asks a backend's object for a property and never compares its name; `registry` holds the objects.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
 
+from edgevit.backends.trials import Quantizers
+from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
+from edgevit.quantize.fusion import STORES_EVERYTHING, Fusion
 from edgevit.quantize.plan import PrecisionPlan
-from edgevit.targets.profiles import Board
+from edgevit.targets.facts import Facts, Missing
+from edgevit.targets.profiles import Board, Strict, explain
 
 # A build takes a minute, an image a second or two; only a hang should ever meet these.
 BUILD_SECONDS = 3600.0
 IMAGE_SECONDS = 30.0
 
-Handover = Literal["onnx", "program"]
+ExportFormat = Literal["onnx", "program"]
+Outputs = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class CompileRequest:
     """One artefact to make.
 
-    `onnx` is the simplified float graph (input float32 [1, channels, height, width], normalised) or, for a backend
-    whose HANDOVER is a torch.export program (input float32 [1, height, width, channels], normalised), `lowered` the
-    vendor's own float file made of it. `calibration` and `evaluate` are pixels, uint8 [n, height, width, channels]
-    .npy; the artefact's logits on `evaluate` are wanted too. `out` is an existing folder for what is to be kept.
+    `onnx` is the simplified float graph (input float32 [1, channels, height, width], normalised) or, for a
+    backend whose `export_format` is a torch.export program (input float32 [1, height, width, channels],
+    normalised), `vendor_float` the vendor's own float file made of it. `calibration` and `evaluate` are pixels,
+    uint8 [n, height, width, channels] .npy; the artefact's outputs on `evaluate` are wanted too. `out` is an
+    existing folder for what is to be kept.
     """
 
     onnx: Path | None
-    lowered: Path | None
+    vendor_float: Path | None
     plan: PrecisionPlan
     board: Board
     preprocessing: Preprocessing
@@ -42,13 +56,84 @@ class CompileRequest:
 
 @dataclass(frozen=True)
 class CompileResult:
-    """A made artefact; `logits` float32 [n, classes] .npy; `how` labels where they were computed."""
+    """A made artefact; `outputs` float32 [n, classes] .npy; `how` labels where they were computed."""
 
     artefact: Path
-    logits: Path | None
+    outputs: Path | None
     how: str
     tools: dict[str, str]
     details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OnBoard:
+    """How artefacts run on a board, and what a board needs for that.
+
+    `runtime` is the file that is copied to the board beside the runner: it defines a class `Runtime` (see
+    `board_runtime`). `packages` are the Python packages worth looking for there, `needs` what a board lacks,
+    `install` how to get the Python package that `runtime` imports. `probe` is POSIX shell that says more about
+    the board (`say KEY VALUE`, keys of `Facts`). `python_here` gives the Python that runs artefacts on this
+    machine; None: they run on the board only. `android` and `benchmark_model` say whether artefacts run on
+    Android without Python, by TensorFlow Lite's own tool. `dump_graph` makes a copy of an artefact whose every
+    tensor is an output.
+    """
+
+    runtime: Path
+    packages: tuple[str, ...]
+    needs: Callable[[Facts], list[Missing]]
+    install: Callable[[Facts], Missing]
+    probe: str = ""
+    python_here: Callable[[], str] | None = None
+    android: bool = False
+    benchmark_model: bool = False
+    dump_graph: Callable[[Path, Path], Path] | None = None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A vendor's tools: what they take and make, how to call them, and how their artefacts run.
+
+    `suffix` ends its artefacts' names, `device` is what runs them, in words, `source` what a new board profile
+    cites. `options` is the type of the vendor's own settings, `[options.NAME]` of plans and recipes. `tools`
+    gives what decides an artefact besides its request (versions, a lock); it raises ToolchainError where they
+    are not installed, as `compile` does where they fail. `convert_float` makes the vendor's float file of an
+    exported program in a folder. `takes_ranges` says whether a plan's own ranges and 16-bit tensors are
+    realised, `fusion` which tensors the compiler never stores, `simulations` gives a simulator of many plans
+    for one model. `quantizers` are the ways to quantize that are measured and chosen from. `run` gives outputs
+    float32 [n, classes] for pixels uint8 [n, height, width, channels] on this machine; None where only the
+    device itself can.
+    """
+
+    name: str
+    suffix: str
+    device: str
+    source: str
+    export_format: ExportFormat
+    options: type[Strict]
+    tools: Callable[[], dict[str, str]]
+    compile: Callable[[CompileRequest, Progress], CompileResult]
+    on_board: OnBoard
+    convert_float: Callable[[Path, Path, Progress], Path] | None = None
+    takes_ranges: bool = False
+    fusion: Fusion = STORES_EVERYTHING
+    simulations: (
+        Callable[[CompileRequest, Progress], AbstractContextManager[Callable[[PrecisionPlan], Outputs]]]
+        | None
+    ) = None
+    quantizers: Quantizers | None = None
+    run: Callable[[Path, Pixels, Preprocessing, Progress], Outputs] | None = None
+    for_npu: bool = False
+
+    def options_of(self, options: Mapping[str, Mapping[str, Any]], what: str = "cannot use a plan") -> Any:
+        """This backend's own options among those of a plan or recipe, defaults where none are given.
+
+        Raises InputError, beginning with `what`, for an option that there is not or a value that it does not take.
+        """
+        try:
+            return self.options.model_validate(dict(options.get(self.name, {})))
+        except ValidationError as error:
+            why, fix = explain(error, self.options)
+            raise InputError(what, f"options.{self.name}: {why}", fix) from None
 
 
 def time_limit_s(request: CompileRequest) -> float:
@@ -56,16 +141,3 @@ def time_limit_s(request: CompileRequest) -> float:
     paths = [request.evaluate, request.calibration if request.plan.quantized else None]
     images = sum(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths if path)
     return BUILD_SECONDS + IMAGE_SECONDS * images
-
-
-class Backend(Protocol):
-    """A backend is a module with these members."""
-
-    HANDOVER: Handover
-    TAKES_RANGES: bool  # whether a plan's own ranges and 16-bit tensors are realised
-
-    def tools(self) -> dict[str, str]:
-        """What decides an artefact besides its request: versions, a toolchain's lock. Raises ToolchainError."""
-
-    def compile(self, request: CompileRequest, progress: Progress) -> CompileResult:
-        """Make the artefact and run it on the evaluation images. Raises ToolchainError."""

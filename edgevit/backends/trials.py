@@ -22,7 +22,7 @@ from edgevit.progress import Progress
 if TYPE_CHECKING:
     from edgevit.quantize.search import Drop
 
-Logits = npt.NDArray[np.float32]
+Outputs = npt.NDArray[np.float32]
 
 HOST = "host CPU"
 # A later candidate must be this much faster, in three of four rounds, to be taken instead of a more faithful one:
@@ -45,29 +45,29 @@ class Candidate:
 class TrialRequest:
     """What candidates are made from and measured on.
 
-    `handed` is the float graph, or the vendor's float file, that artefacts are made from; `fit` and `judge` are
-    pixels uint8 [n, height, width, channels] .npy, to fit static ranges on and to compare with float on. `timed`
-    asks for latency too. `out` is a folder for what is made; none of it is kept.
+    `source_model` is the float graph, or the vendor's float file, that artefacts are made from; `fit` and
+    `held_out` are pixels uint8 [n, height, width, channels] .npy, to fit static ranges on and to compare with
+    float on. `timed` asks for latency too. `out` is a folder for what is made; none of it is kept.
     """
 
-    handed: Path
+    source_model: Path
     candidates: Sequence[Candidate]
     preprocessing: Preprocessing
     fit: Path
-    judge: Path
+    held_out: Path
     timed: bool
     out: Path
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate measured. `logits` [n, classes] on the images to judge by, or `failure` in the vendor's words.
+    """One candidate measured. `outputs` [n, classes] on the images to judge by, or `failure` in the vendor's words.
 
     `latencies_ms` are one inference on one thread each, in the same rounds as the float artefact's.
     """
 
     label: str
-    logits: Logits | None
+    outputs: Outputs | None
     latencies_ms: tuple[float, ...] = ()
     failure: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -77,19 +77,18 @@ class Trial:
 class Trials:
     """Every candidate in the order offered, and the float artefact they are compared with."""
 
-    reference: Logits
+    reference: Outputs
     float_ms: tuple[float, ...]
     tried: tuple[Trial, ...]
 
 
 @dataclass(frozen=True)
 class Quantizers:
-    """What a backend offers: the key of a plan that names a way, the ways for a delegate, how they are measured.
+    """Ways to quantize for one backend. The name of a way is the backend's option `recipe`.
 
     `delegates` are what may run its artefacts, "cpu" among them.
     """
 
-    key: str
     delegates: tuple[str, ...]
     candidates: Callable[[str], tuple[Candidate, ...]]
     measure: Callable[[TrialRequest, Progress], Trials]
@@ -155,13 +154,13 @@ def choose(trials: Trials, max_drop: float, *, where: str) -> Choice:
 
 
 def judge(trial: Trial, trials: Trials, max_drop: float) -> Judged:
-    """One trial against the float artefact's logits and times."""
-    if trial.logits is None:
+    """One trial against the float artefact's outputs and times."""
+    if trial.outputs is None:
         return Judged(trial, None, (), accepted=False)
     from edgevit.quantize.search import drop_of  # brings torch
 
-    finite = bool(np.isfinite(trial.logits).all())
-    drop = drop_of(np.nan_to_num(trial.logits), trials.reference)
+    finite = bool(np.isfinite(trial.outputs).all())
+    drop = drop_of(np.nan_to_num(trial.outputs), trials.reference)
     pairs = zip(trials.float_ms, trial.latencies_ms, strict=True) if trial.latencies_ms else ()
     speedups = tuple(theirs / ours for theirs, ours in pairs)
     judged = Judged(trial, drop, speedups, accepted=False)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgevit.backends.protocol import Backend
+from edgevit.backends.registry import backends, by_suffix
 from edgevit.bench.connect import Place
 from edgevit.errors import InputError
 from edgevit.run.manifest import MANIFEST, Result, StepRecord
 from edgevit.run.reading import RunFiles, read_run
 
 WHAT = "cannot measure"
-SUFFIXES = (".rknn", ".tflite", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,17 @@ class Artefact:
         return self.run.manifest.step(self.result.step) if self.run and self.result else None
 
     @property
-    def toolkit(self) -> str | None:
-        """The version of rknn-toolkit2 that made it, where known."""
-        return self.result.tools.get("rknn-toolkit2") if self.result else None
+    def tools(self) -> dict[str, str]:
+        """Versions of the vendor's tools that made it, where known."""
+        return self.result.tools if self.result else {}
+
+    @property
+    def backend(self) -> Backend:
+        """Whose artefact it is, by its suffix. Raises InputError for a file that is none's."""
+        found = by_suffix(self.path)
+        if found is None:
+            raise InputError(f"{WHAT} {self.path.name}", "it is no artefact of edgevit's", "Check the path")
+        return found
 
 
 def choose(
@@ -43,12 +52,12 @@ def choose(
     """
     if what.is_dir() or what.name == MANIFEST:
         return of_run(read_run(what, WHAT), place, target, precision)
-    if what.suffix not in SUFFIXES:
-        fix = f"Give a run directory, or a file ending in {', '.join(SUFFIXES)}"
+    if by_suffix(what) is None:
+        fix = f"Give a run directory, or a file ending in {', '.join(each.suffix for each in backends())}"
         raise InputError(f"{WHAT} {what}", "it is neither a run nor an artefact", fix)
     if not what.is_file():
         raise InputError(f"{WHAT} {what}", "no such file", "Check the path")
-    refuse_npu_here([what], place)
+    refuse_foreign([what], place)
     run = read_run(what.parent, WHAT) if (what.parent / MANIFEST).is_file() else None
     results = run.manifest.results if run else ()
     return [Artefact(what, run, next((each for each in results if each.artefact == what.name), None))]
@@ -65,8 +74,8 @@ def of_run(run: RunFiles, place: Place, target: str | None, precision: str | Non
     if not found:
         raise InputError(f"{WHAT} {run.folder}", "it made no such artefact", f"Choose from {made}")
     if place.address == "host":
-        refuse_npu_here([Path(each.artefact) for each in found], place)
-        found = [each for each in found if not each.artefact.endswith(".rknn")]
+        refuse_foreign([Path(each.artefact) for each in found], place)
+        found = [each for each in found if not foreign(each.artefact)]
     targets = list(dict.fromkeys(each.target for each in found))
     if len(targets) > 1 and place.address != "host":
         raise InputError(
@@ -83,11 +92,19 @@ def of_run(run: RunFiles, place: Place, target: str | None, precision: str | Non
     return [Artefact(path, run, each) for path, each in zip(paths, found, strict=True)]
 
 
-def refuse_npu_here(paths: Sequence[Path], place: Place) -> None:
-    """Raise InputError if all that is left to measure on this machine is for an NPU."""
-    if place.address == "host" and all(path.suffix == ".rknn" for path in paths):
+def foreign(artefact: Path | str) -> bool:
+    """Whether an artefact runs on its device only, not on this machine."""
+    backend = by_suffix(artefact)
+    return backend is not None and backend.on_board.python_here is None
+
+
+def refuse_foreign(paths: Sequence[Path], place: Place) -> None:
+    """Raise InputError if nothing that is left to measure runs on this machine."""
+    if place.address == "host" and all(foreign(path) for path in paths):
+        backend = by_suffix(paths[0])
+        assert backend is not None
         raise InputError(
             f"{WHAT} {paths[0].name} on this machine",
-            "a .rknn runs on its Rockchip NPU only",
+            f"a {backend.suffix} runs on {backend.device} only",
             "Give the board with --board ssh://user@address",
         )

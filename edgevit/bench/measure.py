@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from edgevit.backends.registry import backends
 from edgevit.bench import benchmark_model, session
 from edgevit.bench.choose import WHAT, Artefact
 from edgevit.bench.connect import Place
@@ -37,6 +37,7 @@ def measure(
             request,
             folder,
             progress,
+            install=artefact.backend.on_board.install,
             python=python_for(artefact, place),
             work_folder=place.work_folder,
             limit_s=time_limit_s(settings, request),
@@ -72,11 +73,9 @@ def python_for(artefact: Artefact, place: Place) -> str:
         return place.python
     if place.address != "host":
         return "python3"
-    if artefact.path.suffix == ".tflite":
-        from edgevit.toolchains import environment
-
-        return str(environment.python_of("litert"))
-    return sys.executable
+    here = artefact.backend.on_board.python_here
+    assert here is not None  # what can't run here was refused
+    return here()
 
 
 def time_limit_s(settings: Settings, request: dict[str, Any]) -> float:
@@ -93,9 +92,12 @@ def by_benchmark_model(
     progress: Progress,
 ) -> dict[str, Any]:
     """Latency of a .tflite by TensorFlow Lite's own tool; saved like `measure`'s. Raises InputError."""
-    if artefact.path.suffix != ".tflite":
+    if not artefact.backend.on_board.benchmark_model:
+        suffixes = ", ".join(each.suffix for each in backends() if each.on_board.benchmark_model)
         raise InputError(
-            f"{WHAT} {artefact.path.name} with benchmark_model", "it runs .tflite only", "Say --target tflite"
+            f"{WHAT} {artefact.path.name} with benchmark_model",
+            f"it runs {suffixes} only",
+            "Choose such an artefact with --target",
         )
     if not binary.is_file():
         raise InputError(f"cannot use {binary}", "no such file", "Give the benchmark_model binary")

@@ -1,10 +1,10 @@
-"""Runs on the board: measures one artefact there. One file, Python 3.7, standard library, numpy and a runtime.
+"""Runs on the board: measures one artefact there. Python 3.7, standard library, numpy and a runtime.
 
     python3 on_board.py request.json
 
-The runtime is rknnlite (rknn-toolkit-lite2) for .rknn, ai_edge_litert or tflite_runtime for .tflite,
-onnxruntime for .onnx. Says JSON lines on standard output: {"progress": [done, total, note]},
-{"warning": text}, {"error": {...}}, and last {"result": {...}}. What libraries print goes to standard error.
+Beside it lie board_runtime.py and, as runtime.py, the backend's own `Runtime` that runs the artefact. Says JSON
+lines on standard output: {"progress": [done, total, note]}, {"warning": text}, {"error": {...}}, and last
+{"result": {...}}. What libraries print goes to standard error.
 
 What is timed is one inference as an application sees it: handing the input over, running, taking the output.
 Preparing the pixels is not in it.
@@ -23,33 +23,16 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable
 
-Values = Dict[str, Any]
+if __package__:
+    from edgevit.backends.board_runtime import Refused, Values, cores, read
+else:  # on a board the files lie side by side
+    from board_runtime import Refused, Values, cores, read  # type: ignore[import-not-found,no-redef]
+
 Infer = Callable[[Any], Any]
 MAX_SAMPLES = 2000
 PROGRESS_SECONDS = 0.5
-LIBRARIES = tuple(
-    folder + name
-    for folder in (
-        "/usr/lib/",
-        "/usr/lib64/",
-        "/usr/lib/aarch64-linux-gnu/",
-        "/usr/local/lib/",
-        "/oem/usr/lib/",
-    )
-    for name in ("librknnrt.so", "librknnmrt.so")
-)
-DRIVER = ("/sys/kernel/debug/rknpu/version", "/proc/rknpu/version", "/sys/module/rknpu/version")
-PACKAGES = ("rknn-toolkit-lite2", "ai-edge-litert", "tflite-runtime", "onnxruntime", "numpy")
-
-
-class Refused(Exception):
-    """Something that can't be done here; its values go to the host as {"error": values}."""
-
-    def __init__(self, why: str, **values: Any) -> None:
-        super().__init__(why)
-        self.values = {"why": why, **values}
 
 
 def main() -> None:
@@ -79,8 +62,9 @@ def say(**words: Any) -> None:
 
 def measure(request: Values, work: Path) -> Values:
     """Everything, in the order that disturbs least: clocks, latency, accuracy, clocks again."""
-    kind = Path(request["artefact"]).suffix
-    model: Any = {".rknn": Rknn, ".tflite": Litert, ".onnx": Onnx}[kind](work / request["artefact"], request)
+    from runtime import Runtime  # type: ignore[import-not-found]
+
+    model = Runtime(work / request["artefact"], request)
     found: Values = {"machine": machine(), "versions": versions(model), "warnings": []}
     before = clocks(request)
     if request["pin"]:
@@ -100,182 +84,12 @@ def measure(request: Values, work: Path) -> Values:
     return found
 
 
-# Models. Each opens with a setting: a number of threads for processors, a core mask for NPUs. Then `prepare` turns
-# pixels uint8 [height, width, channels] into input, `infer` runs that, `real` turns what came out into logits.
-
-
-class Model:
-    """An artefact and how its input is made: mean and std in units of 0..255."""
-
-    def __init__(self, path: Path, request: Values) -> None:
-        self.path, self.request = str(path), request
-
-    def settings(self) -> list[str]:
-        """Thread counts to try."""
-        counts = self.request["threads"] or thread_counts(cores())
-        return [str(count) for count in counts]
-
-    def normalised(self, pixels: Any) -> Any:
-        """float32 [1, height, width, channels]"""
-        import numpy as np
-
-        mean, std = (np.asarray(self.request[name], np.float32) for name in ("mean", "std"))
-        return ((pixels.astype(np.float32) - mean) / std)[None]
-
-    def close(self) -> None:
-        """Let go of what `open` took."""
-
-
-class Litert(Model):
-    """LiteRT, or TensorFlow Lite's last runtime."""
-
-    def open(self, setting: str, **options: Any) -> None:
-        self.interpreter = self.runtime()(self.path, num_threads=int(setting), **options)
-        self.interpreter.allocate_tensors()
-        self.give = self.interpreter.get_input_details()[0]
-        self.take = self.interpreter.get_output_details()[0]
-
-    def runtime(self) -> Any:
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError:
-            try:
-                from tflite_runtime.interpreter import Interpreter
-            except ImportError as error:
-                raise Refused(str(error), missing="litert") from None
-        return Interpreter
-
-    def shape(self) -> tuple[int, ...]:
-        """Height, width, channels."""
-        return tuple(int(size) for size in self.give["shape"][1:])
-
-    def prepare(self, pixels: Any) -> Any:
-        import numpy as np
-
-        image = self.normalised(pixels)
-        if self.give["dtype"] == np.float32:
-            return image
-        scale, zero = self.give["quantization"]
-        limits = np.iinfo(self.give["dtype"])
-        return np.clip(np.round(image / scale + zero), limits.min, limits.max).astype(self.give["dtype"])
-
-    def infer(self, given: Any) -> Any:
-        self.interpreter.set_tensor(self.give["index"], given)
-        self.interpreter.invoke()
-        return self.interpreter.get_tensor(self.take["index"])
-
-    def real(self, output: Any) -> Any:
-        """Logits float32 [classes]."""
-        import numpy as np
-
-        scale, zero = self.take["quantization"]
-        if self.take["dtype"] != np.float32:
-            output = (output.astype(np.float32) - zero) * np.float32(scale)
-        return output.reshape(-1)
-
-    def tensors(self, pixels: Any) -> Values:
-        """Every tensor of one inference, by name; the delegates are off, or they would hide what they fuse."""
-        self.open("1", experimental_preserve_all_tensors=True)
-        self.infer(self.prepare(pixels))
-        found = {}
-        for each in self.interpreter.get_tensor_details():
-            try:
-                found[each["name"]] = self.interpreter.get_tensor(each["index"])
-            except ValueError:  # nothing was computed for it
-                continue
-        return found
-
-
-class Onnx(Model):
-    """ONNX Runtime on the processor."""
-
-    def open(self, setting: str, path: str | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise Refused(str(error), missing="onnxruntime") from None
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = int(setting)
-        self.session = onnxruntime.InferenceSession(
-            path or self.path, options, providers=["CPUExecutionProvider"]
-        )
-        self.give = self.session.get_inputs()[0]
-
-    def shape(self) -> tuple[int, ...]:
-        channels, height, width = self.give.shape[1:]
-        return height, width, channels
-
-    def prepare(self, pixels: Any) -> Any:
-        import numpy as np
-
-        return np.ascontiguousarray(self.normalised(pixels).transpose(0, 3, 1, 2))
-
-    def infer(self, given: Any) -> Any:
-        return self.session.run(None, {self.give.name: given})[0]
-
-    def real(self, output: Any) -> Any:
-        return output.reshape(-1)
-
-    def tensors(self, pixels: Any) -> Values:
-        """Every tensor that the host made an output of."""
-        self.open("1", str(Path(self.path).with_name(self.request["dump"])))
-        values = self.session.run(None, {self.give.name: self.prepare(pixels)})
-        return {each.name: value for each, value in zip(self.session.get_outputs(), values)}
-
-
-class Rknn(Model):
-    """Rockchip's NPU through rknn-toolkit-lite2. Written against 2.5.0's interface; not yet run on silicon."""
-
-    def settings(self) -> list[str]:
-        """Core masks, cumulative: 0, 0_1, 0_1_2. RK356x and the small ones have one core and take no mask."""
-        count = self.request["npu_cores"]
-        return ["_".join(str(core) for core in range(used)) for used in range(1, count + 1)]
-
-    def open(self, setting: str) -> None:
-        try:
-            from rknnlite.api import RKNNLite
-        except ImportError as error:
-            raise Refused(str(error), missing="rknn") from None
-        lite = RKNNLite()
-        if lite.load_rknn(self.path) != 0:
-            raise Refused("rknn-toolkit-lite2 can't load the file" + mismatch(self.request))
-        mask = (
-            {"core_mask": getattr(RKNNLite, "NPU_CORE_" + setting)} if self.request["npu_cores"] > 1 else {}
-        )
-        code = lite.init_runtime(**mask)
-        if code not in (0, None):
-            lite.release()
-            raise Refused(f"the NPU's runtime does not start (code {code})" + mismatch(self.request))
-        self.lite = lite
-
-    def shape(self) -> tuple[int, ...]:
-        raise Refused(
-            "a .rknn does not tell the size of its input: measure its run, or the file in its run's folder"
-        )
-
-    def prepare(self, pixels: Any) -> Any:
-        return pixels[None]
-
-    def infer(self, given: Any) -> Any:
-        outputs = self.lite.inference(inputs=[given])
-        if outputs is None:
-            raise Refused("the NPU's runtime failed to run the model" + mismatch(self.request))
-        return outputs[0]
-
-    def real(self, output: Any) -> Any:
-        return output.reshape(-1)
-
-    def close(self) -> None:
-        self.lite.release()
-
-
 # Latency.
 
 
 def latency(model: Any, request: Values, work: Path) -> Values:
     """Every setting timed; load and first inference of the first one, in a fresh process."""
-    import_runtime(model, request)
+    import_runtime(model)
     image: Any = None
     sweep: Values = {}
     found: Values = {}
@@ -298,22 +112,24 @@ def latency(model: Any, request: Values, work: Path) -> Values:
             found = {"load_ms": load_ms, "first_ms": first_ms, "peak_rss_mb": peak}
         model.close()
     best = min(sweep, key=lambda setting: sweep[setting]["p50"])
-    if not isinstance(model, Rknn):
+    if model.sets_threads:
         return {**found, "latency": {"threads": sweep, "best": best}, "core_masks": None}
-    if len(settings) > 1:
-        sweep[f"one model each, {len(settings)} side by side"] = side_by_side(model, request, given)
-    masks = sweep if len(settings) > 1 else None
-    return {**found, "latency": {"threads": {"1": sweep["0"]}, "best": "1"}, "core_masks": masks}
+    first = sweep[settings[0]]
+    apart = model.side_by_side()
+    if apart:
+        sweep[f"one model each, {len(apart)} side by side"] = side_by_side(model, request, given)
+    masks = sweep if len(sweep) > 1 else None
+    return {**found, "latency": {"threads": {"1": first}, "best": "1"}, "core_masks": masks}
 
 
-def import_runtime(model: Any, request: Values) -> None:
+def import_runtime(model: Any) -> None:
     """What would fail cryptically later is said first."""
     try:
         import numpy  # noqa: F401
     except ImportError as error:
         raise Refused(str(error), missing="numpy") from None
-    if isinstance(model, Rknn) and mismatch(request):
-        say(warning="the board's" + mismatch(request).split(": the board's", 1)[1])
+    if model.warning():
+        say(warning=model.warning())
 
 
 def first_image(model: Any, request: Values, work: Path) -> Any:
@@ -369,14 +185,14 @@ def summary(samples: list[float], side_by_side_s: float = 0.0) -> Values:
 def side_by_side(model: Any, request: Values, given: Any) -> Values:
     """One session on each core, all at once; the throughput is theirs together."""
     sessions = []
-    for core in range(request["npu_cores"]):
-        session = Rknn(Path(model.path), request)
-        session.open(str(core))
+    for setting in model.side_by_side():
+        session = type(model)(Path(model.path), request)
+        session.open(setting)
         sessions.append(session)
     series: list[list[float]] = [[] for _ in sessions]
     failures: list[Refused] = []
 
-    def work(session: Rknn, samples: list[float]) -> None:
+    def work(session: Any, samples: list[float]) -> None:
         try:
             samples += timed(session.infer, given, {**request, "warm_up": 0}, "side by side")
         except Refused as error:
@@ -400,11 +216,11 @@ def side_by_side(model: Any, request: Values, given: Any) -> Values:
 
 
 def classify(model: Any, request: Values, work: Path, best: str) -> int:
-    """Write logits.npy float32 [n, classes] for the validation images."""
+    """Write outputs.npy float32 [n, classes] for the validation images."""
     import numpy as np
 
     pixels = np.load(str(work / request["pixels"]), mmap_mode="r")
-    model.open("0" if isinstance(model, Rknn) else best)
+    model.open(best if model.sets_threads else model.settings()[0])
     rows, said = [], 0.0
     for number, image in enumerate(pixels):
         rows.append(np.array(model.real(model.infer(model.prepare(image))), np.float32))
@@ -412,7 +228,7 @@ def classify(model: Any, request: Values, work: Path, best: str) -> int:
             said = time.perf_counter()
             say(progress=[number + 1, len(pixels), "classify"])
     model.close()
-    np.save(str(work / "logits.npy"), np.stack(rows))
+    np.save(str(work / "outputs.npy"), np.stack(rows))
     return len(rows)
 
 
@@ -420,8 +236,9 @@ def dump(model: Any, request: Values, work: Path) -> bool:
     """Write tensors.npz of the first image: arrays named 0, 1, ... and their names in the array `names`."""
     import numpy as np
 
-    if isinstance(model, Rknn):
-        say(warning="rknn-toolkit-lite2 can't give inner tensors: --dump-tensors has no effect on a .rknn")
+    if model.why_no_tensors():
+        kind = Path(request["artefact"]).suffix
+        say(warning=model.why_no_tensors() + ": --dump-tensors has no effect on a " + kind)
         return False
     found = model.tensors(first_image(model, request, work))
     arrays = {str(number): value for number, value in enumerate(found.values())}
@@ -430,25 +247,6 @@ def dump(model: Any, request: Values, work: Path) -> bool:
 
 
 # The machine.
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def thread_counts(count: int) -> list[int]:
-    """Powers of two up to the number of cores, and that number."""
-    return sorted({1 << power for power in range(count.bit_length())} | {count})
-
-
-def read(path: str) -> str | None:
-    """A small file's text, or None."""
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(4096).decode(errors="replace").strip("\0 \n") or None
-    except OSError:
-        return None
 
 
 def number(path: str | None) -> int | None:
@@ -478,16 +276,13 @@ def machine() -> Values:
 
 
 def versions(model: Any) -> Values:
-    """Of the packages that are there; for an NPU its driver and library too."""
+    """Of the packages that are there, and of what the runtime knows besides."""
     found: Values = {"kernel": platform.release(), "python": platform.python_version()}
-    for name in PACKAGES:
+    for name in model.request["packages"]:
         version = package_version(name)
         if version:
             found[name] = version
-    if isinstance(model, Rknn):
-        driver = next((text for text in map(read, DRIVER) if text), None)
-        found["rknpu driver"] = driver.split()[-1].lstrip("v") if driver else "not readable"
-        found["librknnrt"] = library_version(model.request) or "not found"
+    found.update(model.versions())
     return found
 
 
@@ -506,32 +301,6 @@ def package_version(name: str) -> str | None:
         return str(pkg_resources.get_distribution(name).version)
     except pkg_resources.DistributionNotFound:
         return None
-
-
-def library_version(request: Values) -> str | None:
-    """The version inside librknnrt.so."""
-    for path in request.get("libraries") or LIBRARIES:
-        try:
-            data = Path(path).read_bytes()
-        except OSError:
-            continue
-        found = re.search(rb"librknnm?rt version: ([0-9.]+)", data)
-        if found:
-            return found.group(1).decode()
-    return None
-
-
-def mismatch(request: Values) -> str:
-    """Why toolkit and library don't fit, or nothing. Older libraries refuse or misread newer files."""
-    have, toolkit = library_version(request), request["toolkit"]
-    if not (have and toolkit) or parts(have) >= parts(toolkit):
-        return ""
-    return f": the board's librknnrt {have} is older than the rknn-toolkit2 {toolkit} that made the file"
-
-
-def parts(version: str) -> list[int]:
-    """Major, minor and patch as numbers."""
-    return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
 
 # Clocks: paths and values are the board profile's.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.bench.choose import Artefact
+from edgevit.bench.probe import packages
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.targets.profiles import Board
@@ -39,8 +40,11 @@ def prepare(
     n = write_images(artefact, settings, folder / "pixels.npy")
     if n:
         files["pixels.npy"] = folder / "pixels.npy"
-    if settings.dump_tensors and artefact.path.suffix == ".onnx":
-        files["all.onnx"] = expose_all(artefact.path, folder / "all.onnx")
+    on_board = artefact.backend.on_board
+    files["runtime.py"] = on_board.runtime
+    every = f"all{artefact.path.suffix}"
+    if settings.dump_tensors and on_board.dump_graph is not None:
+        files[every] = on_board.dump_graph(artefact.path, folder / every)
     clocks = {} if board is None else {key: each.model_dump() for key, each in board.clocks.items()}
     request = {
         "title": artefact.path.name,
@@ -58,8 +62,9 @@ def prepare(
         "clocks": clocks,
         "temperature": list(board.temperature) if board else [],
         "pin": settings.pin_clocks,
-        "dump": "all.onnx" if settings.dump_tensors else None,
-        "toolkit": artefact.toolkit,
+        "dump": every if settings.dump_tensors else None,
+        "tools": dict(artefact.tools),
+        "packages": packages(),
     }
     return files, request
 
@@ -89,18 +94,3 @@ def write_images(artefact: Artefact, settings: Settings, out: Path) -> int:
     chosen = pixels[: settings.images]
     np.save(out, chosen)
     return len(chosen)
-
-
-def expose_all(model: Path, out: Path) -> Path:
-    """A copy of an ONNX model whose every tensor is an output."""
-    import onnx
-
-    graph = onnx.load(str(model))
-    known = {each.name for each in graph.graph.output}
-    for node in graph.graph.node:
-        for name in node.output:
-            if name and name not in known:
-                graph.graph.output.append(onnx.ValueInfoProto(name=name))
-                known.add(name)
-    onnx.save(graph, str(out))
-    return out

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgevit.backends.registry import backends
 from edgevit.bench.transport import Transport, TransportError
+from edgevit.targets.facts import Facts
 
 PROBE_SECONDS = 60.0
-MODULES = ("rknn-toolkit-lite2", "ai-edge-litert", "tflite-runtime", "onnxruntime", "numpy")
 
-# POSIX shell as in dash, busybox and toybox. One "key<TAB>value" a line; what isn't there stays empty.
+# POSIX shell as in dash, busybox and toybox. One "key<TAB>value" a line; what isn't there stays empty. Each backend
+# adds what it wants to know.
 SCRIPT = r"""
 say() { printf '%s\t%s\n' "$1" "$(printf %s "$2" | tr '\n\t' '  ')"; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -31,24 +32,7 @@ if have getprop; then
   say android_model "$(getprop ro.product.manufacturer) $(getprop ro.product.model)"
   say android_soc "$(getprop ro.soc.manufacturer) $(getprop ro.soc.model)"
 fi
-for f in /sys/kernel/debug/rknpu/version /proc/rknpu/version /sys/module/rknpu/version; do
-  v="$(cat "$f" 2>/dev/null)"; [ -n "$v" ] && break
-done
-[ -n "$v" ] || v="$(dmesg 2>/dev/null | grep -m1 -o 'Initialized rknpu [0-9.]*')"
-say npu_driver "$v"
-n=""
-for f in /sys/module/rknpu /dev/rknpu /sys/kernel/debug/rknpu /sys/class/devfreq/*npu*; do
-  [ -e "$f" ] && n="$f"
-done
-say npu_node "$n"
-for f in /usr/lib/librknnrt.so /usr/lib64/librknnrt.so /usr/lib/aarch64-linux-gnu/librknnrt.so \
-  /vendor/lib64/librknnrt.so /usr/local/lib/librknnrt.so /oem/usr/lib/librknnmrt.so /usr/lib/librknnmrt.so; do
-  if [ -e "$f" ]; then
-    say npu_library "$f"
-    say npu_library_version "$(grep -a -o -m1 'librknnm*rt version: [0-9.]*' "$f" 2>/dev/null)"
-    break
-  fi
-done
+@BACKENDS@
 say root "$(id -u 2>/dev/null)"
 if have sudo && sudo -n true 2>/dev/null; then say sudo yes; fi
 say tmp_free_kb "$(df -k "${TMPDIR:-/tmp}" 2>/dev/null | tail -n1 | tr -s ' ' | cut -d' ' -f4)"
@@ -64,43 +48,10 @@ print(json.dumps({"python": ".".join(map(str, sys.version_info[:3])), "bits": 64
 """
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What was found; None and empty where it isn't there or could not be read."""
-
-    where: str
-    model: str
-    compatible: tuple[str, ...]
-    machine: str
-    bits: int | None
-    cpu: str
-    cores: int | None
-    memory_mb: int | None
-    kernel: str
-    os: str
-    android: str | None
-    npu_driver: str | None
-    npu_node: str | None
-    npu_library: str | None
-    npu_library_version: str | None
-    python: str | None
-    modules: Mapping[str, str] = field(default_factory=dict)
-    may_pin_clocks: bool = False
-    tmp_free_mb: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for scripts."""
-        return asdict(self)
-
-    def machine_json(self) -> dict[str, Any]:
-        """The part of a measurement that says what it was measured on."""
-        names = ("model", "cpu", "cores", "memory_mb", "kernel", "python")
-        return {name: getattr(self, name) for name in names}
-
-
 def probe(transport: Transport, *, python: str = "python3") -> Facts:
     """Look at a board. Raises TransportError if it can't be reached or its shell doesn't answer."""
-    done = transport.run(["sh", "-c", SCRIPT], timeout_s=PROBE_SECONDS)
+    script = SCRIPT.replace("@BACKENDS@", "\n".join(each.on_board.probe for each in backends()))
+    done = transport.run(["sh", "-c", script], timeout_s=PROBE_SECONDS)
     found = dict(line.split("\t", 1) for line in done.out.splitlines() if "\t" in line)
     found = {key: value.strip() for key, value in found.items()}
     if not found.get("kernel"):
@@ -115,12 +66,17 @@ def probe(transport: Transport, *, python: str = "python3") -> Facts:
 
 def python_of(transport: Transport, python: str) -> dict[str, Any]:
     """Version and packages of the board's Python; empty where there is none."""
-    done = transport.run([python, "-c", PYTHON, *MODULES], timeout_s=PROBE_SECONDS)
+    done = transport.run([python, "-c", PYTHON, *packages()], timeout_s=PROBE_SECONDS)
     try:
         answer = json.loads(done.out.strip().splitlines()[-1])
     except (ValueError, IndexError):
         return {}
     return answer if isinstance(answer, dict) else {}
+
+
+def packages() -> tuple[str, ...]:
+    """Python packages worth looking for: every backend's, and numpy."""
+    return (*(name for each in backends() for name in each.on_board.packages), "numpy")
 
 
 def facts(where: str, found: Mapping[str, str], python: Mapping[str, Any]) -> Facts:

@@ -42,38 +42,38 @@ def record_of(
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     if found.get("images"):
-        logits = np.load(folder / "logits.npy", allow_pickle=False)
-        record["accuracy"] = accuracy(artefact, logits)
-        record["same_as_local"] = same_as_local(artefact, logits)
+        outputs = np.load(folder / "outputs.npy", allow_pickle=False)
+        record["accuracy"] = accuracy(artefact, outputs)
+        record["same_as_local"] = same_as_local(artefact, outputs)
     if found.get("tensors"):
         record["tensors"] = f"{file_name(record)}-tensors.npz"
     return record
 
 
-def accuracy(artefact: Artefact, logits: Floats) -> dict[str, Any] | None:
+def accuracy(artefact: Artefact, outputs: Floats) -> dict[str, Any] | None:
     """Against the float reference on the same images, where the run still has it."""
     assert artefact.run is not None
     run, validation = artefact.run, artefact.run.validation_of(artefact.step)
     try:
-        reference = run.array(run.manifest.stage("float"), "logits.npy")[: len(logits)]
+        reference = run.array(run.manifest.stage("float"), "outputs.npy")[: len(outputs)]
         labelled = bool(validation and validation.metrics.get("labelled"))
-        labels = run.array(validation, "labels.npy")[: len(logits)] if labelled else None
+        labels = run.array(validation, "labels.npy")[: len(outputs)] if labelled else None
     except LookupError:
         return None
-    return compare(logits, np.asarray(reference), None if labels is None else np.asarray(labels)).to_json()
+    return compare(outputs, np.asarray(reference), None if labels is None else np.asarray(labels)).to_json()
 
 
-def same_as_local(artefact: Artefact, logits: Floats) -> dict[str, Any] | None:
+def same_as_local(artefact: Artefact, outputs: Floats) -> dict[str, Any] | None:
     """Against what the run's own evaluation of this artefact (simulator, host) said for the same images."""
     assert artefact.run is not None
     try:
-        local = artefact.run.array(artefact.step, "logits.npy")[: len(logits)]
+        local = artefact.run.array(artefact.step, "outputs.npy")[: len(outputs)]
     except LookupError:
         return None
     return {
-        "n": len(logits),
-        "agree": int((local.argmax(1) == logits.argmax(1)).sum()),
-        "max_logit_difference": float(np.abs(local - logits).max()),
+        "n": len(outputs),
+        "agree": int((local.argmax(1) == outputs.argmax(1)).sum()),
+        "max_output_difference": float(np.abs(local - outputs).max()),
     }
 
 

@@ -16,16 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgevit.bench import advice
+from edgevit.backends import board_runtime
 from edgevit.bench.probe import probe
 from edgevit.bench.transport import Completed, Transport, TransportError
 from edgevit.progress import Progress
+from edgevit.targets.facts import Facts, Missing, pip
 
 FOLDER = Path(__file__).parent
+# What every runner needs; the backend's own runtime.py comes with the artefact.
+RUNNER = {"on_board.py": FOLDER / "on_board.py", "board_runtime.py": Path(board_runtime.__file__)}
 STEP_SECONDS = 60.0
 SPARE_BYTES = 4 << 20
 NOT_HERE = 127
-FETCHED = ("logits.npy", "tensors.npz")
+FETCHED = ("outputs.npy", "tensors.npz")
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Session:
     request: dict[str, Any]
     out: Path
     progress: Progress
+    install: Callable[[Facts], Missing]
     work: str = ""
     note: str = ""
     result: dict[str, Any] | None = None
@@ -88,7 +92,7 @@ class Session:
                 "Make room, use fewer --images, or give another work_folder in boards.toml",
             )
         self.progress.stage(f"copy {max(1, needed - SPARE_BYTES >> 20)} MB to {self.transport.name}")
-        for name, path in {"on_board.py": FOLDER / "on_board.py", **self.files}.items():
+        for name, path in {**RUNNER, **self.files}.items():
             self.transport.push(path, posixpath.join(self.work, name))
         with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
             request = Path(folder) / "request.json"
@@ -136,16 +140,18 @@ def measure(
     out: Path,
     progress: Progress,
     *,
+    install: Callable[[Facts], Missing],
     python: str = "python3",
     work_folder: str | None = None,
     limit_s: float = 3600.0,
 ) -> dict[str, Any]:
     """Run on_board.py with `request` and `files` (name there: path here) on a board; return its result.
 
-    Its logits.npy and tensors.npz, if it made them, are copied into `out`. Raises TransportError with one line for
-    everything that can be wrong there; clocks are put back and the work folder is removed in any case.
+    Its outputs.npy and tensors.npz, if it made them, are copied into `out`. Raises TransportError with one line
+    for everything that can be wrong there, with `install` for a missing runtime; clocks are put back and the
+    work folder is removed in any case.
     """
-    session = Session(transport, python, files, request, out, progress)
+    session = Session(transport, python, files, request, out, progress, install)
     asked = {"base": work_folder, "limit_s": limit_s, "pulses": bool(getattr(transport, "pulses", False))}
     argv = [python, "-c", launcher(), json.dumps(asked)]
     done = transport.stream(argv, timeout_s=limit_s, on_line=session.hear)
@@ -215,25 +221,17 @@ def refused(session: Session, error: dict[str, Any]) -> TransportError:
     if error.get("clocks"):
         fix = "Check that the profile is this board's (edgevit boards probe), or leave --pin-clocks out"
         return TransportError(f"cannot pin the clocks of {where}", error["why"], fix)
-    fix = f"Run: edgevit boards probe {where}"
-    if "older than the rknn-toolkit2" in str(error["why"]):
-        fix = f"Copy a newer librknnrt.so of {advice.RUNTIME_SITE} to /usr/lib there"
+    fix = str(error.get("fix") or f"Run: edgevit boards probe {where}")
     return TransportError(f"cannot measure on {where}", str(error["why"]).rstrip("."), fix)
 
 
-def missing(session: Session, runtime: str) -> tuple[str, str]:
-    """A runtime's name and the command that brings it to this board."""
-    facts = probe(session.transport, python=session.python)
-    named = {
-        "rknn": ("rknn-toolkit-lite2", advice.lite(facts)),
-        "onnxruntime": ("onnxruntime", advice.pip(facts, "onnxruntime")),
-        "numpy": ("numpy", advice.pip(facts, "numpy")),
-    }
-    if runtime in named:
-        what, fix = named[runtime]
+def missing(session: Session, package: str) -> tuple[str, str]:
+    """What is missing, the artefact's "runtime" or "numpy", and the command that brings it to this board."""
+    if package == "runtime":
+        lack = session.install(probe(session.transport, python=session.python))
+        what, fix = lack.what, lack.fix
     else:
-        lack = advice.litert(facts)
-        what, fix = (lack[0].what, lack[0].fix) if lack else ("a working LiteRT package", "Install it again")
+        what, fix = package, pip(package)
     if session.python != "python3":
         fix = fix.replace("python3 -m pip", f"{session.python} -m pip")
     return what, fix.rstrip(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from edgevit.backends.registry import backends
 from edgevit.errors import InputError
 from edgevit.files import write_atomically
 
@@ -14,7 +15,7 @@ TOP = """\
 #   edgevit boards list --board {name}.toml
 
 name = "My board"
-# Who runs the artefact: "litert" (.tflite, a CPU), "onnxruntime" (.onnx, a CPU) or "rknn" (.rknn, Rockchip NPU).
+# Who makes and runs the artefact: {backends}.
 backend = "{backend}"
 # Where the limits below come from: a document, a measurement. Numbers without a source can't be trusted later.
 source = "{source}"
@@ -40,8 +41,9 @@ NPU = """
 target = "rk3588"
 # The largest convolution stride the NPU runs in one pass.
 # max_conv_stride = 7
-# Tokens and output channels are computed in blocks of this many.
+# Tokens, input and output channels are computed in blocks of this many.
 # token_alignment = 16
+# input_channel_alignment = 32
 # channel_alignment_int8 = 32
 # Token counts off this multiple send transposes to the CPU; 1: none.
 # transpose_alignment = 1
@@ -70,12 +72,6 @@ CLOCKS = """
 # pin = 1_800_000
 """
 
-SOURCES = {
-    "rknn": "rknn-toolkit2 2.5.0, operator list",
-    "litert": "LiteRT documentation, XNNPACK delegate",
-    "onnxruntime": "ONNX Runtime documentation, CPU execution provider",
-}
-
 
 def write_template(name: str, backend: str, folder: Path) -> Path:
     """Write NAME.toml into `folder`; return its path. Raises InputError for a bad name or a file that is there."""
@@ -97,5 +93,7 @@ def write_template(name: str, backend: str, folder: Path) -> Path:
 
 def template(name: str, backend: str) -> str:
     """The text of a new profile."""
-    top = TOP.format(name=name, backend=backend, source=SOURCES[backend])
-    return top + (NPU if backend == "rknn" else "") + CLOCKS
+    known = {each.name: each for each in backends()}
+    words = ", ".join(f'"{each.name}" ({each.suffix}, {each.device})' for each in known.values())
+    top = TOP.format(name=name, backend=backend, backends=words, source=known[backend].source)
+    return top + (NPU if known[backend].for_npu else "") + CLOCKS

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgevit.backends.registry import backends
 from edgevit.cli.options import FILE
 
 if TYPE_CHECKING:
-    from edgevit.bench.advice import Missing
-    from edgevit.bench.probe import Facts
+    from edgevit.targets.facts import Facts, Missing
     from edgevit.targets.profiles import Board
 
 
@@ -34,9 +34,10 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def list_(extra: tuple[Path, ...], as_json: bool) -> None:
     """Show the profiles that --target takes."""
-    from edgevit.targets.profiles import load_board, shipped
+    from edgevit.backends.registry import load_target
+    from edgevit.targets.profiles import shipped
 
-    boards = [load_board(name) for name in (*shipped("boards"), *map(str, extra))]
+    boards = [load_target(name) for name in (*shipped("boards"), *map(str, extra))]
     if as_json:
         click.echo(json.dumps([board.model_dump() for board in boards], indent=1))
         return
@@ -58,17 +59,18 @@ def probe(where: str, python: str, as_json: bool) -> None:
 
     Says what it is, which profile fits, what is missing and how to install it. Changes nothing there.
     """
+    from edgevit.backends.registry import load_target
     from edgevit.bench import advice
     from edgevit.bench.connect import connect
     from edgevit.bench.probe import probe as look
-    from edgevit.targets.profiles import load_board, shipped
+    from edgevit.targets.profiles import shipped
 
     transport = connect(where)
     try:
         facts = look(transport, python=python)
     finally:
         transport.close()
-    boards = advice.fitting(facts, [load_board(name) for name in shipped("boards")])
+    boards = advice.fitting(facts, [load_target(name) for name in shipped("boards")])
     lacks = advice.missing(facts, boards)
     if as_json:
         found = {"facts": facts.to_json(), "profiles": [board.id for board in boards]}
@@ -81,7 +83,7 @@ def probe(where: str, python: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option(
     "--backend",
-    type=click.Choice(["litert", "onnxruntime", "rknn"]),
+    type=click.Choice([each.name for each in backends()]),
     default="litert",
     show_default=True,
     help="Who runs artefacts there.",

@@ -30,11 +30,11 @@ def command(ctx: click.Context, targets: tuple[str, ...], out: Path, as_json: bo
       edgevit doctor
       edgevit doctor --target rk3588 --target tflite
     """
+    from edgevit.backends.registry import load_target
     from edgevit.console import progress
-    from edgevit.targets.profiles import load_board
     from edgevit.toolchains.doctor import examine
 
-    boards = [load_board(name) for name in targets]
+    boards = [load_target(name) for name in targets]
     with progress(quiet=as_json) as bars:
         checks = examine(out, boards, bars)
     failed = [check for check in checks if check.state == "fails"]

@@ -57,8 +57,8 @@ def notes(record: dict[str, Any]) -> Iterator[str]:
     same = record["same_as_local"]
     if same:
         yield (
-            f"same prediction as the local evaluation on {same['agree']} of {same['n']} images, largest logit "
-            f"difference {same['max_logit_difference']:.2g}"
+            f"same prediction as the local evaluation on {same['agree']} of {same['n']} images, largest output "
+            f"difference {same['max_output_difference']:.2g}"
         )
     if record.get("tensors"):
         yield f"tensors of the first image: bench/{record['tensors']}"

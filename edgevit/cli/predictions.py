@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edgevit.backends.protocol import Pixels
 from edgevit.cli.console import print_table
 from edgevit.errors import InputError
 from edgevit.files import refuse_to_overwrite
 from edgevit.images.labels import fitting, read_labels
-from edgevit.prediction.predict import Pixels, Prediction, Source, float_model, read_images
+from edgevit.prediction.predict import Prediction, Source, float_model, read_images
 from edgevit.progress import Progress
 
 

@@ -103,15 +103,15 @@ def cost_notes(manifest: Manifest) -> list[str]:
 
 
 def parity_notes(manifest: Manifest) -> list[str]:
-    """How far exact steps moved a logit: the mapping of foreign weights, the export."""
+    """How far exact steps moved an output: the mapping of foreign weights, the export."""
     notes = []
     if manifest.model.parity is not None:
         notes.append(
-            f"weights mapped to the canonical ViT: largest logit difference {manifest.model.parity:.1e}"
+            f"weights mapped to the canonical ViT: largest output difference {manifest.model.parity:.1e}"
         )
     differences = [each.parity for each in manifest.results if each.parity is not None]
     if differences:
-        notes.append(f"exported graph against torch: largest logit difference {max(differences):.1e}")
+        notes.append(f"exported graph against torch: largest output difference {max(differences):.1e}")
     return notes
 
 

@@ -48,9 +48,9 @@ def stem(vit: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def head(vit: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits [n, classes] of what leaves the last block."""
-    logits: torch.Tensor = vit.forward_head(vit.norm(tokens))
-    return logits
+    """Outputs [n, classes] of what leaves the last block."""
+    outputs: torch.Tensor = vit.forward_head(vit.norm(tokens))
+    return outputs
 
 
 def head_outputs(attention: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -85,8 +85,8 @@ def in_batches(function: Function, *arrays: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def logits_of(vit: Any, images: torch.Tensor) -> torch.Tensor:
-    """Logits [n, classes], in batches."""
+def outputs_of(vit: Any, images: torch.Tensor) -> torch.Tensor:
+    """Outputs [n, classes], in batches."""
     return in_batches(vit, images)
 
 
@@ -109,7 +109,7 @@ class Closeness:
 
 @torch.no_grad()
 def closeness(expected: torch.Tensor, found: torch.Tensor) -> Closeness:
-    """Compare logits [n, classes]."""
+    """Compare outputs [n, classes]."""
     same = (expected.argmax(-1) == found.argmax(-1)).float().mean()
     # Rounding can put the divergence of equal predictions a hair under zero.
     kl = max(0.0, float(divergence(expected, found).mean()))

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 @torch.no_grad()
 def predicted_drop(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Points of top-1 that a student is expected to lose, from logits [n, classes] of teacher and student.
+    """Points of top-1 that a student is expected to lose, from outputs [n, classes] of teacher and student.
 
     The teacher's own probabilities stand in for labels: what it gave its prediction minus what it gave the
     student's. As good as the teacher is calibrated; never negative.

@@ -35,7 +35,7 @@ LARGEST = 10.0
 
 @dataclass(frozen=True)
 class TokenSensitivity:
-    """Sensitivity of the logits to a unit error of each token, after attention and after the MLP of each block.
+    """Sensitivity of the outputs to a unit error of each token, after attention and after the MLP of each block.
 
     The Fisher information's trace, E|∂ log p_y / ∂x|² with y drawn from the model's own prediction; [tokens].
     """
@@ -56,9 +56,9 @@ def estimate_sensitivity(model: nn.Module, images: torch.Tensor, *, seed: int = 
             for block in vit.blocks:
                 points.append(after_attention(block, points[-1] if points else tokens))
                 points.append(after_mlp(block, points[-1]))
-            logits = head(vit, points[-1] if points else tokens)
-            drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
-            loss = functional.cross_entropy(logits, drawn, reduction="sum")
+            outputs = head(vit, points[-1] if points else tokens)
+            drawn = torch.multinomial(outputs.detach().softmax(-1), 1, generator=generator)[:, 0]
+            loss = functional.cross_entropy(outputs, drawn, reduction="sum")
             gradients = torch.autograd.grad(loss, points)
         new = [gradient.square().sum(-1).double().sum(0) for gradient in gradients]
         sums = [old + part for old, part in zip(sums, new, strict=True)] if sums else new
@@ -73,7 +73,7 @@ def estimate_sensitivity(model: nn.Module, images: torch.Tensor, *, seed: int = 
 def capped_weights(weights: torch.Tensor, prefix: int) -> torch.Tensor:
     """Weights for a fit: sum 1, with no prefix token above LARGEST times all patch tokens together.
 
-    A class token that alone moves the logits would leave as few samples as there are images.
+    A class token that alone moves the outputs would leave as few samples as there are images.
     """
     patches = weights[prefix:].sum().clamp_min(1e-12 * weights.sum().clamp_min(1e-30))
     capped = torch.cat([(weights[:prefix] / patches).clamp_max(LARGEST), weights[prefix:] / patches])

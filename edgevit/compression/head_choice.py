@@ -1,4 +1,4 @@
-"""Which attention heads to remove, by what the logits lose after the rest is refitted."""
+"""Which attention heads to remove, by what the outputs lose after the rest is refitted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgevit.compression.blocks import (
     head,
     head_outputs,
     in_batches,
-    logits_of,
+    outputs_of,
 )
 from edgevit.compression.calibration_split import Split
 from edgevit.compression.compensation import Centred, Correction, correct, solve
@@ -26,7 +26,7 @@ from edgevit.compression.fitting import TokenSensitivity, capped_weights, measur
 from edgevit.compression.fitting_streams import start_streams
 from edgevit.progress import QUIET, Progress
 
-# Candidates whose logits are computed at least once; the rest are ranked by their local error until needed.
+# Candidates whose outputs are computed at least once; the rest are ranked by their local error until needed.
 SHORTLIST = 48
 
 
@@ -88,8 +88,8 @@ class BlockView:
     """One block of a student: its projection's problem, and held-out images on their way through it.
 
     `fit` and `check` are moments of head outputs and of what the projection lacks to reach the dense model;
-    `sensitivity` is that of the logits to its output; `tokens` [n, tokens, dim] enter the block; `outputs` are
-    those of its heads.
+    `sensitivity` is that of the model's outputs to the block's; `tokens` [n, tokens, dim] enter the block;
+    `outputs` are those of its heads.
     """
 
     fit: Centred
@@ -131,7 +131,7 @@ def without_head(block: Any, view: BlockView, index: int) -> tuple[torch.Tensor,
 
 
 def kl_without(student: Any, block: int, view: BlockView, index: int, expected: torch.Tensor) -> float:
-    """KL divergence to `expected` logits on held-out images without a head, its projection refitted."""
+    """KL divergence to `expected` outputs on held-out images without a head, its projection refitted."""
     attention = student.blocks[block].attn
     kept, correction = without_head(student.blocks[block], view, index)
     proj = linear_of(attention.proj.weight[:, kept], attention.proj.bias)
@@ -140,7 +140,7 @@ def kl_without(student: Any, block: int, view: BlockView, index: int, expected: 
 
 
 def kl_dropped(student: Any, block: int, view: BlockView, index: int, expected: torch.Tensor) -> float:
-    """KL divergence to `expected` logits on held-out images without a head, nothing refitted."""
+    """KL divergence to `expected` outputs on held-out images without a head, nothing refitted."""
     attention = student.blocks[block].attn
     kept = rows_of([other for other in range(attention.num_heads) if other != index], attention.head_dim)
     proj = linear_of(attention.proj.weight[:, kept], attention.proj.bias)
@@ -191,7 +191,7 @@ def choose_heads(
     1978). The choice ends early with the first head that takes the divergence past `most_kl` nats. Before the
     first step, heads beyond the `shortlist` cheapest by local error have that rank only.
     """
-    student, expected = frozen_copy(vit), logits_of(vit, split.check)
+    student, expected = frozen_copy(vit), outputs_of(vit, split.check)
     alive = [list(range(heads)) for heads in heads_of(vit)]
     prices: dict[tuple[int, int], float] = {}
     removed: list[Removal] = []

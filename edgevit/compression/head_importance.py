@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import logits_of, require_prunable
+from edgevit.compression.blocks import outputs_of, require_prunable
 from edgevit.compression.calibration_split import split_images
 from edgevit.compression.fitting import estimate_sensitivity
 from edgevit.compression.head_choice import (
@@ -92,7 +92,7 @@ def head_importance(
     """
     vit = require_prunable(model, "head importance")
     split = split_images(inputs, seed=seed)
-    student, expected = frozen_copy(vit), logits_of(vit, split.check)
+    student, expected = frozen_copy(vit), outputs_of(vit, split.check)
     views = view_blocks(student, vit, split, estimate_sensitivity(vit, split.fit, seed=seed))
     counts, prices = heads_of(vit), []
     for block, (heads, view) in enumerate(zip(counts, views, strict=True)):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import Closeness, closeness, logits_of, require_prunable
+from edgevit.compression.blocks import Closeness, closeness, outputs_of, require_prunable
 from edgevit.compression.calibration_split import Split, split_images
 from edgevit.compression.fitting import LayerFit, TokenSensitivity, estimate_sensitivity, refit
 from edgevit.compression.head_choice import Removal, choose_heads, drop_heads, frozen_copy, heads_of
@@ -54,7 +54,7 @@ def prune_heads(
     """Remove `amount` heads (a count, or a fraction of all) from a copy of a canonical ViT and refit the rest.
 
     `inputs` [n, C, H, W] are normalised calibration images without labels; a quarter of them is held out to
-    choose heads and shrinkage. Heads go one at a time: the next is the one with which the logits, after the
+    choose heads and shrinkage. Heads go one at a time: the next is the one with which the outputs, after the
     block's projection is refitted by least squares, stay closest to the dense model's. Then every projection
     and second MLP layer is refitted, block after block, to the dense model's tokens. Head size is unchanged;
     `block.attn.num_heads` and `attn_dim` differ between blocks. Raises InputError for an amount that can't be
@@ -64,7 +64,7 @@ def prune_heads(
     count = count_of(vit, amount)
     split = split_images(inputs, seed=seed)
     with torch.no_grad():
-        expected = logits_of(vit, split.check)
+        expected = outputs_of(vit, split.check)
     if count == 0:
         same = closeness(expected, expected)
         return Pruned(copy.deepcopy(vit), (), heads_of(vit), same, same, ())
@@ -86,10 +86,10 @@ def remove_and_refit(
     for index, block in enumerate(student.blocks):
         drop_heads(block.attn, [removal.head for removal in removed if removal.block == index])
     with torch.no_grad():
-        expected = logits_of(vit, split.check)
-        dropped = closeness(expected, logits_of(student, split.check))
+        expected = outputs_of(vit, split.check)
+        dropped = closeness(expected, outputs_of(student, split.check))
         fits = refit(student, vit, split, sensitivity, progress=progress)
-        refitted = closeness(expected, logits_of(student, split.check))
+        refitted = closeness(expected, outputs_of(student, split.check))
     student.requires_grad_(True)
     return Pruned(student, tuple(removed), heads_of(student), dropped, refitted, tuple(fits))
 

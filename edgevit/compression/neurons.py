@@ -14,7 +14,7 @@ from edgevit.compression.blocks import (
     after_mlp,
     closeness,
     in_batches,
-    logits_of,
+    outputs_of,
     require_prunable,
 )
 from edgevit.compression.calibration_split import Split, split_images
@@ -69,7 +69,7 @@ def prune_mlp(
     """Remove up to `amount` MLP neurons (a count, or a fraction of all) from a copy, `alignment` at a time.
 
     In each block neurons leave in the order of what their loss leaves of fc2's output after the others are
-    refitted (optimal brain surgeon); how many leave each block is decided by that error times the logits'
+    refitted (optimal brain surgeon); how many leave each block is decided by that error times the outputs'
     sensitivity to it, the cheapest `alignment` first. `inputs` as in `prune_heads`. Raises InputError for an
     amount that can't be removed (the last `alignment` neurons of a block stay) or a part that isn't understood.
     """
@@ -86,14 +86,14 @@ def prune_mlp(
     sensitivity = estimate_sensitivity(vit, split.fit, seed=seed)
     student = frozen_copy(vit)
     with torch.no_grad():
-        expected = logits_of(vit, split.check)
+        expected = outputs_of(vit, split.check)
         kept = choose_neurons(vit, wanted, alignment, split, sensitivity)
         for block, neurons in zip(student.blocks, kept, strict=True):
             keep_neurons(block.mlp, neurons)
-        dropped = closeness(expected, logits_of(student, split.check))
+        dropped = closeness(expected, outputs_of(student, split.check))
         removed = sum(neurons_of(vit)) - sum(len(neurons) for neurons in kept)
         fits = refit(student, vit, split, sensitivity, progress=progress) if removed else []
-        refitted = closeness(expected, logits_of(student, split.check))
+        refitted = closeness(expected, outputs_of(student, split.check))
     student.requires_grad_(True)
     return Thinned(student, tuple(len(n) for n in kept), removed, dropped, refitted, tuple(fits))
 

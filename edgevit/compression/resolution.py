@@ -137,7 +137,7 @@ def ratio(preprocessing: Preprocessing) -> float:
 def choose_crop(
     model: nn.Module,
     preprocessing: Preprocessing,
-    reference_logits: npt.NDArray[np.float32],
+    reference_outputs: npt.NDArray[np.float32],
     render: Render,
     *,
     factors: Sequence[float] = CROP_FACTORS,
@@ -145,14 +145,14 @@ def choose_crop(
 ) -> CropChoice:
     """The crop ratio at which `model`, already at its new size, agrees best with the full-resolution model.
 
-    `preprocessing` is the full-resolution one, `reference_logits` [n, classes] what that model says on the
+    `preprocessing` is the full-resolution one, `reference_outputs` [n, classes] what that model says on the
     same images, `render` decodes them: pixels uint8 [n, H, W, C]. Objects seen smaller than in training cost
     accuracy, and so does a border cut off (Touvron et al. 2019); which weighs more is measured. A ratio other
     than the model's own must win by more than one standard error, so that noise doesn't choose.
     """
     size = tuple(model.patch_embed.img_size)  # type: ignore[union-attr,arg-type]
     options = list(dict.fromkeys(resized_preprocessing(preprocessing, size, factor) for factor in factors))
-    expected = torch.from_numpy(np.asarray(reference_logits, dtype=np.float32))
+    expected = torch.from_numpy(np.asarray(reference_outputs, dtype=np.float32))
     divergences, agreements = [], []
     for done, option in enumerate(options):
         found = predict(model, option, render(option))
@@ -173,7 +173,7 @@ def choose_crop(
 
 @torch.inference_mode()
 def predict(model: nn.Module, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Logits [n, classes] float32 on pixels uint8 [n, H, W, C], in batches."""
+    """Outputs [n, classes] float32 on pixels uint8 [n, H, W, C], in batches."""
     starts = range(0, len(pixels), BATCH)
     batches = (torch.from_numpy(preprocessing.normalise(pixels[i : i + BATCH])) for i in starts)
     return torch.cat([model(batch) for batch in batches])

@@ -17,7 +17,7 @@ from timm.layers.attention import Attention  # isort: skip
 
 
 def temperature(tokens: int, trained: int) -> float:
-    """What attention logits are multiplied by so that a softmax over `tokens` is as spread as over `trained`.
+    """What attention scores are multiplied by so that a softmax over `tokens` is as spread as over `trained`.
 
     The ratio of the logarithms keeps the share of the entropy (Chiang and Cholak 2022, "Overcoming a theoretical
     limitation of self-attention").
@@ -27,7 +27,7 @@ def temperature(tokens: int, trained: int) -> float:
 
 @torch.no_grad()
 def scale_attention(model: nn.Module, factor: float) -> nn.Module:
-    """A copy of a canonical ViT whose attention logits are `factor` times as large, at no cost: q takes it.
+    """A copy of a canonical ViT whose attention scores are `factor` times as large, at no cost: q takes it.
 
     Raises InputError for a part that isn't understood.
     """

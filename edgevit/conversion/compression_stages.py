@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import logits_of, require_prunable
+from edgevit.compression.blocks import outputs_of, require_prunable
 from edgevit.compression.budget import most_within, predicted_drop
 from edgevit.compression.calibration_split import split_images
 from edgevit.compression.fitting import estimate_sensitivity
@@ -96,7 +96,7 @@ def most_heads(work: Work, inputs: torch.Tensor, limit: float) -> Made:
     split = split_images(inputs, seed=work.job.seed)
     sensitivity = estimate_sensitivity(vit, split.fit, seed=work.job.seed)
     with torch.no_grad():
-        expected = logits_of(vit, split.check)
+        expected = outputs_of(vit, split.check)
     spare = sum(heads_of(vit)) - len(vit.blocks)
     order = choose_heads(
         vit, spare, split, sensitivity, most_kl=NATS_PER_POINT * limit, progress=work.progress
@@ -105,7 +105,7 @@ def most_heads(work: Work, inputs: torch.Tensor, limit: float) -> Made:
     def attempt(count: int) -> tuple[Pruned, float]:
         pruned = remove_and_refit(vit, order[:count], split, sensitivity, progress=work.progress)
         with torch.no_grad():
-            return pruned, predicted_drop(expected, logits_of(pruned.module, split.check))
+            return pruned, predicted_drop(expected, outputs_of(pruned.module, split.check))
 
     _, best, tried = most_within(range(1, len(order) + 1), attempt, limit)
     why = explain(tried, limit, "heads", len(split.check))
@@ -155,12 +155,12 @@ def most_neurons(work: Work, inputs: torch.Tensor, limit: float, alignment: int)
     vit, seed = work.start.module, work.job.seed
     check = split_images(inputs, seed=seed).check
     with torch.no_grad():
-        expected = logits_of(vit, check)
+        expected = outputs_of(vit, check)
 
     def attempt(share: float) -> tuple[Thinned, float]:
         thinned = prune_mlp(vit, share, inputs, alignment=alignment, seed=seed, progress=work.progress)
         with torch.no_grad():
-            return thinned, predicted_drop(expected, logits_of(thinned.module, check))
+            return thinned, predicted_drop(expected, outputs_of(thinned.module, check))
 
     _, best, tried = most_within(SHARES, attempt, limit)
     why = explain(tried, limit, "of the neurons", len(check))

@@ -141,8 +141,8 @@ class Inputs:
         )
         return self._apart_from_validation(images)
 
-    def reduction_logits(self, step: Step) -> Step | None:
-        """Float logits on the validation images after a lossy step; None where there are no images.
+    def reduction_outputs(self, step: Step) -> Step | None:
+        """Float outputs on the validation images after a lossy step; None where there are no images.
 
         A step of its own: no lossy step can depend on the validation images.
         """
@@ -153,14 +153,18 @@ class Inputs:
 
         def make(folder: Path) -> dict[str, Any]:
             from edgevit.conversion import compression
-            from edgevit.conversion.reference import write_logits
+            from edgevit.conversion.reference import write_outputs
 
             model = compression.reduced_model(self.loaded, step)
-            return write_logits(
-                model, validation.path("pixels.npy"), folder / "logits.npy", self.progress, "measure the loss"
+            return write_outputs(
+                model,
+                validation.path("pixels.npy"),
+                folder / "outputs.npy",
+                self.progress,
+                "measure the loss",
             )
 
-        return self.run.step(f"{step.stage}-logits", {"model": step.key, "images": validation.key}, make)
+        return self.run.step(f"{step.stage}-outputs", {"model": step.key, "images": validation.key}, make)
 
     @cached_property
     def image_sets(self) -> dict[str, ImageSet | None]:
@@ -222,23 +226,23 @@ class Inputs:
 
     @cached_property
     def reference(self) -> Step | None:
-        """Float logits of the original on the validation images: what every artefact is compared with."""
+        """Float outputs of the original on the validation images: what every artefact is compared with."""
         validation = self._pixels("validation", self.own_preprocessing)
         if validation is None:
             return None
         inputs = {"model": self.model.key, "images": validation.key}
 
         def make(folder: Path) -> dict[str, Any]:
-            from edgevit.conversion.reference import write_logits
+            from edgevit.conversion.reference import write_outputs
 
-            return write_logits(
-                self.loaded, validation.path("pixels.npy"), folder / "logits.npy", self.progress
+            return write_outputs(
+                self.loaded, validation.path("pixels.npy"), folder / "outputs.npy", self.progress
             )
 
         return self.run.step("float", inputs, make)
 
     def evaluated(self, answered: Step | None) -> Step | None:
-        """Accuracy of a step's logits against the float reference; None without validation images."""
+        """Accuracy of a step's outputs against the float reference; None without validation images."""
         reference, validation = self.reference, self.validation
         if reference is None or validation is None or answered is None:
             return None
@@ -246,8 +250,8 @@ class Inputs:
 
         def make(_: Path) -> dict[str, Any]:
             labels = np.load(validation.path("labels.npy")) if validation.metrics["labelled"] else None
-            logits = np.load(answered.path("logits.npy"))
-            return compare(logits, np.load(reference.path("logits.npy")), labels).to_json()
+            outputs = np.load(answered.path("outputs.npy"))
+            return compare(outputs, np.load(reference.path("outputs.npy")), labels).to_json()
 
         return self.run.step(f"evaluate-{answered.stage}", inputs, make)
 

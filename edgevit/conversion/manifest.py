@@ -104,7 +104,7 @@ def reduction(conversion: Conversion, step: Step, costs: list[dict[str, Any]]) -
     """One lossy step's record: what it left, what it did, what was lost by then, and what it costs each NPU."""
     return {
         "stage": step.metrics["label"],
-        "accuracy": accuracy_of(conversion, conversion.reduction_logits(step)),
+        "accuracy": accuracy_of(conversion, conversion.reduction_outputs(step)),
         "parameters": step.metrics["parameters"],
         "multiplications": step.metrics["multiplications"],
         "bytes": step.metrics["bytes"],
@@ -134,7 +134,7 @@ def result(folder: Path, conversion: Conversion, outcome: Outcome, step: Step) -
         write_atomically(artefact.with_suffix(".plan.toml"), plan.to_toml())
     searched = conversion.planned(board, precision)
     search = None if searched is None else dict(searched.metrics)
-    kept = {name: value for name, value in plan.to_json().items() if name != "seen"}
+    kept = {name: value for name, value in plan.to_json().items() if name != "calibrated_ranges"}
     return {
         "target": board.id,
         "precision": precision,
@@ -158,7 +158,7 @@ def result(folder: Path, conversion: Conversion, outcome: Outcome, step: Step) -
         "diagnosis": exported.metrics.get("int8"),
         "latency": latency(step.metrics["details"], board),
         "rewrites": exported.metrics["rewrites"],
-        "parity": exported.metrics["max_logit_difference"],
+        "parity": exported.metrics["max_output_difference"],
         "tools": step.metrics["tools"],
         "details": step.metrics["details"],
     }

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from edgevit.backends.protocol import CompileRequest
-from edgevit.backends.registry import SIMULATIONS
+from edgevit.backends.registry import backend_of
 from edgevit.conversion.reference import PARITY_IMAGES
 from edgevit.errors import InputError
 from edgevit.files import write_atomically
 from edgevit.models import LoadedModel
 from edgevit.progress import Progress
-from edgevit.quantize.activations import kind_of
 from edgevit.quantize.mixed_precision import find_plan
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import restored
+from edgevit.quantize.tensor_names import kind_of
 from edgevit.rewrites.equivalence import apply_rewrites
 from edgevit.targets.profiles import Board
 
@@ -32,17 +32,21 @@ MIN_JUDGED = 16
 
 def searchable(board: Board) -> bool:
     """Whether a board has a 16-bit type to move tensors to, and its backend a simulator to judge by."""
-    return board.npu is not None and board.backend in SIMULATIONS and board.npu.sixteen_bit is not None
+    return (
+        board.npu is not None
+        and board.npu.sixteen_bit is not None
+        and backend_of(board).simulations is not None
+    )
 
 
-def merged(own: PrecisionPlan, given: PrecisionPlan, *, takes_ranges: bool, board: Board) -> PrecisionPlan:
+def merged(own: PrecisionPlan, given: PrecisionPlan, board: Board) -> PrecisionPlan:
     """A user's plan over the one edgevit made: their 16-bit tensors and ranges, everything else as it was.
 
     Raises InputError for tensors that the model or the backend has not.
     """
     named = [*given.sixteen_bit, *given.ranges]
     what = f"cannot realise --plan for {board.id}"
-    if named and not takes_ranges:
+    if named and not backend_of(board).takes_ranges:
         why = f"its backend, {board.backend}, takes no ranges or 16-bit tensors"
         raise InputError(what, why, "Remove sixteen_bit and [ranges] from the plan, or choose another target")
     npu = board.npu
@@ -60,7 +64,13 @@ def merged(own: PrecisionPlan, given: PrecisionPlan, *, takes_ranges: bool, boar
         if npu is not None and kind_of(name) in npu.never_sixteen_bit:
             why = f"its compiler can't make {name} in {npu.sixteen_bit}"
             raise InputError(what, why, f"Remove {name} from sixteen_bit")
-    return replace(given, ranges={**own.ranges, **given.ranges}, seen=own.seen)
+    name = board.backend
+    return replace(
+        given,
+        options={name: {**own.options.get(name, {}), **given.options.get(name, {})}},
+        ranges={**own.ranges, **given.ranges},
+        calibrated_ranges=own.calibrated_ranges,
+    )
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
     )
     request = CompileRequest(
         onnx=search.onnx,
-        lowered=None,
+        vendor_float=None,
         plan=search.plan,
         board=search.board,
         preprocessing=search.model.preprocessing,
@@ -102,13 +112,16 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
         out=folder,
     )
     float_too = "float" in search.board.precisions
-    with SIMULATIONS[search.board.backend](request, progress) as simulate:
+    backend = backend_of(search.board)
+    assert backend.simulations is not None  # searchable() said so
+    with backend.simulations(request, progress) as simulate:
         planned = find_plan(
             restored(rewritten, search.weights),
             search.plan,
             search.effects,
             images,
             search.board.npu,
+            backend.fusion,
             judged=judged,
             simulate=simulate,
             max_drop=search.max_drop,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.backends.protocol import CompileRequest
-from edgevit.backends.registry import BACKENDS, CANDIDATES, LOWERINGS
+from edgevit.backends.protocol import Backend, CompileRequest
+from edgevit.backends.registry import backend_of
 from edgevit.conversion import sources
 from edgevit.conversion.inputs import Inputs
 from edgevit.errors import EdgevitError
@@ -64,7 +64,7 @@ class Conversion(Inputs):
 
         For int8, where recipe, model and backend allow, it is conditioned and comes with a plan of ranges.
         """
-        backend, recipe = BACKENDS[board.backend], self.job.recipe
+        backend, recipe = backend_of(board), self.job.recipe
         rewrites = self.rewrites(board)
         conditioned = self.could_condition(board, precision) and NEEDED_TO_CONDITION in rewrites
         if precision == "int8" and not conditioned and self.calibration is not None:
@@ -73,7 +73,7 @@ class Conversion(Inputs):
         inputs = {
             "model": self.exporting_key,
             "images": self.probe.key,
-            "handover": backend.HANDOVER,
+            "export_format": backend.export_format,
             "rewrites": rewrites,
             "limits": limits if rewrites else None,
             "npu": board.npu is not None,
@@ -87,31 +87,39 @@ class Conversion(Inputs):
             if conditioned:
                 self.progress.stage("condition for int8 and check against torch")
                 return reference.export_conditioned(
-                    self.exporting, np.asarray(pixels), folder, rewrites, board.npu, recipe, self.progress
+                    self.exporting,
+                    np.asarray(pixels),
+                    folder,
+                    rewrites,
+                    board.npu,
+                    backend.fusion,
+                    recipe,
+                    self.progress,
                 )
             self.progress.stage("export and check against torch")
             few = np.asarray(pixels[: reference.PARITY_IMAGES])
-            return reference.export(self.exporting, few, folder, backend.HANDOVER, rewrites, board.npu)
+            return reference.export(self.exporting, few, folder, backend.export_format, rewrites, board.npu)
 
         return self.run.step("export", inputs, make)
 
-    def lowered(self, board: Board, precision: str) -> Step | None:
-        """The vendor's own float file of an exported program; None for a backend that takes ONNX."""
-        lower = LOWERINGS.get(board.backend)
-        if lower is None:
+    def vendor_float(self, board: Board, precision: str) -> Step | None:
+        """The vendor's own float file of an exported program; None for a backend that starts from the graph."""
+        backend = backend_of(board)
+        convert_float = backend.convert_float
+        if convert_float is None:
             return None
         exported = self.exported(board, precision)
-        inputs = {"export": exported.key, "tools": BACKENDS[board.backend].tools()}
+        inputs = {"export": exported.key, "tools": backend.tools()}
 
         def make(folder: Path) -> dict[str, Any]:
             self.progress.stage(f"{board.id}: convert in float")
-            return {"file": lower(exported.path("model.pt2"), folder, self.progress).name}
+            return {"file": convert_float(exported.path("model.pt2"), folder, self.progress).name}
 
-        return self.run.step(f"{board.backend}-float", inputs, make)
+        return self.run.step(f"{backend.name}-float", inputs, make)
 
     def could_condition(self, board: Board, precision: str) -> bool:
         """Whether recipe, model and backend agree to condition for int8."""
-        able = self.model.metrics["conditionable"] and BACKENDS[board.backend].TAKES_RANGES
+        able = self.model.metrics["conditionable"] and backend_of(board).takes_ranges
         return bool(self.job.recipe.conditioning and precision == "int8" and able)
 
     def notes(self, board: Board, precision: str) -> list[str]:
@@ -134,7 +142,7 @@ class Conversion(Inputs):
 
     def measure_reductions(self) -> list[Step | None]:
         """Accuracy after each lossy step; None where there are no validation images."""
-        return [self.evaluated(self.reduction_logits(step)) for step in self.reductions]
+        return [self.evaluated(self.reduction_outputs(step)) for step in self.reductions]
 
     def searches(self, board: Board, precision: str) -> bool:
         """Whether anything is searched for an artefact, as far as can be told before its export."""
@@ -148,12 +156,12 @@ class Conversion(Inputs):
             and NEEDED_TO_CONDITION in self.rewrites(board)
         )
         fits = wanted and self.could_condition(board, precision)
-        return board.backend in CANDIDATES or (fits and mixed_precision.searchable(board))
+        return backend_of(board).quantizers is not None or (fits and mixed_precision.searchable(board))
 
     def planned(self, board: Board, precision: str) -> Step | None:
         """The search for the plan an artefact is made with, which may take minutes; None where there is none."""
         exported = self.exported(board, precision)
-        if precision != "float" and self.calibration is not None and board.backend in CANDIDATES:
+        if precision != "float" and self.calibration is not None and backend_of(board).quantizers is not None:
             return self.chosen(board, exported)
         minutes = self.job.search_minutes
         own = existing(exported.path("plan.toml"))
@@ -170,7 +178,7 @@ class Conversion(Inputs):
             "max_drop": max_drop,
             "minutes": minutes,
             "board": board_key(board),
-            "tools": BACKENDS[board.backend].tools(),
+            "tools": backend_of(board).tools(),
         }
 
         def make(folder: Path) -> dict[str, Any]:
@@ -198,15 +206,17 @@ class Conversion(Inputs):
         from edgevit.conversion import recipe_choice
 
         assert self.calibration is not None
-        lowered = self.lowered(board, "int8")
+        backend, vendor_float = backend_of(board), self.vendor_float(board, "int8")
         choice = recipe_choice.Choosing(
-            handed=lowered.path(lowered.metrics["file"]) if lowered else exported.path("model.onnx"),
+            source_model=vendor_float.path(vendor_float.metrics["file"])
+            if vendor_float
+            else exported.path("model.onnx"),
             board=board,
             delegate=recipe_choice.delegate_of(board, self.job.delegate),
             preprocessing=self.preprocessing,
             calibration=self.calibration.path("pixels.npy"),
-            plan=plan_of(self.job, "int8"),
-            fixed=recipe_choice.fixed_recipe(board, self.job.plan, self.job.recipe),
+            plan=plan_of(self.job, "int8", backend),
+            fixed=recipe_choice.fixed_recipe(backend, self.job.plan, self.job.recipe),
             max_drop=self.job.allowed_drop,
         )
         inputs = {
@@ -216,33 +226,33 @@ class Conversion(Inputs):
             "fixed": choice.fixed,
             "max_drop": choice.max_drop,
             "plan": choice.plan.to_json(),
-            "tools": BACKENDS[board.backend].tools(),
+            "tools": backend_of(board).tools(),
         }
 
         def make(folder: Path) -> dict[str, Any]:
-            self.progress.stage(f"{board.backend} int8: try ways to quantize")
+            self.progress.stage(f"{backend.name} int8: try ways to quantize")
             return recipe_choice.choose_plan(choice, folder, self.progress)
 
-        return self.run.step(f"choice-{board.backend}-{choice.delegate}", inputs, make)
+        return self.run.step(f"choice-{backend.name}-{choice.delegate}", inputs, make)
 
     def plan(self, board: Board, precision: str) -> PrecisionPlan:
         """The precision plan of an artefact: the user's, the search's, or the recipe's."""
         if precision == "float":
-            return plan_of(self.job, precision)
+            return plan_of(self.job, precision, backend_of(board))
         searched = self.planned(board, precision)
         found = existing((searched or self.exported(board, precision)).path("plan.toml"))
-        plan = read_plan(found) if found else plan_of(self.job, precision)
+        plan = read_plan(found) if found else plan_of(self.job, precision, backend_of(board))
         if self.job.plan is None:
             return plan
         from edgevit.conversion.mixed_precision import merged
 
-        return merged(plan, self.job.plan, takes_ranges=BACKENDS[board.backend].TAKES_RANGES, board=board)
+        return merged(plan, self.job.plan, board)
 
     def compiled(self, board: Board, precision: str) -> Step:
-        """The artefact, and its logits on the validation images."""
-        backend = BACKENDS[board.backend]
+        """The artefact, and its outputs on the validation images."""
+        backend = backend_of(board)
         exported, validation = self.exported(board, precision), self.validation
-        plan, lowered = self.plan(board, precision), self.lowered(board, precision)
+        plan, vendor_float = self.plan(board, precision), self.vendor_float(board, precision)
         inputs = {
             "export": exported.key,
             "calibration": self.probe.key if plan.quantized else None,
@@ -256,7 +266,7 @@ class Conversion(Inputs):
             self.progress.stage(f"{board.id} {precision}: compile")
             request = CompileRequest(
                 onnx=existing(exported.path("model.onnx")),
-                lowered=lowered.path(lowered.metrics["file"]) if lowered else None,
+                vendor_float=vendor_float.path(vendor_float.metrics["file"]) if vendor_float else None,
                 plan=plan,
                 board=board,
                 preprocessing=self.preprocessing,
@@ -394,13 +404,10 @@ def board_key(board: Board) -> dict[str, Any]:
     return board.model_dump(mode="json", exclude={"name", "source", "clocks", "temperature"})
 
 
-def plan_of(job: Job, precision: str) -> PrecisionPlan:
-    """The precision plan a recipe asks for."""
+def plan_of(job: Job, precision: str, backend: Backend) -> PrecisionPlan:
+    """The precision plan a recipe asks for, with the options of one backend."""
     return PrecisionPlan(
-        precision=precision,
-        algorithm=job.recipe.rknn_algorithm,
-        litert_recipe=job.recipe.litert_recipe or PrecisionPlan.litert_recipe,
-        onnx_recipe=job.recipe.onnx_recipe or PrecisionPlan.onnx_recipe,
+        precision, {backend.name: backend.options_of(job.recipe.options).model_dump(exclude_none=True)}
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.backends.registry import CANDIDATES
+from edgevit.backends.protocol import Backend
+from edgevit.backends.registry import backend_of
 from edgevit.backends.trials import Candidate, Choice, TrialRequest, choose, record
 from edgevit.files import write_atomically
 from edgevit.images.preprocessing import Preprocessing
@@ -19,7 +20,7 @@ from edgevit.targets.profiles import Board, Recipe
 
 # Ranges are fitted on the first images, in trials on few of them: the artefact's own are fitted on all.
 FITTED_SHARE, MAX_FITTED = 4, 32
-MAX_JUDGED = {"cpu": 192, "npu": 96}  # a CPU takes most of a second for a 16-bit model
+MAX_HELD_OUT = {"cpu": 192, "npu": 96}  # a CPU takes most of a second for a 16-bit model
 MIN_SPLIT = 8
 
 
@@ -27,7 +28,7 @@ MIN_SPLIT = 8
 class Choosing:
     """What a choice is made from. `fixed`: the way the user's recipe or plan names, which is only measured."""
 
-    handed: Path
+    source_model: Path  # the float graph, or the vendor's float file
     board: Board
     delegate: str
     preprocessing: Preprocessing
@@ -39,41 +40,44 @@ class Choosing:
 
 def delegate_of(board: Board, wanted: str) -> str:
     """The delegate for one board of several: what the user wants where its backend knows it, else the CPU."""
-    return wanted if wanted in CANDIDATES[board.backend].delegates else "cpu"
+    quantizers = backend_of(board).quantizers
+    return wanted if quantizers and wanted in quantizers.delegates else "cpu"
 
 
-def fixed_recipe(board: Board, given: PrecisionPlan | None, recipe: Recipe) -> str | None:
+def fixed_recipe(backend: Backend, given: PrecisionPlan | None, recipe: Recipe) -> str | None:
     """The way to quantize that a user's plan names, or else the recipe; None: it is to be measured."""
-    named: str | None = getattr(recipe if given is None else given, CANDIDATES[board.backend].key)
+    named: str | None = backend.options_of((given or recipe).options).recipe
     return named
 
 
 def choose_plan(choosing: Choosing, folder: Path, progress: Progress) -> dict[str, Any]:
     """Measure the candidates, write plan.toml into `folder`, return the record of the choice."""
-    quantizers = CANDIDATES[choosing.board.backend]
+    backend = backend_of(choosing.board)
+    quantizers = backend.quantizers
+    assert quantizers is not None  # only then is there a choice
     offered: Sequence[Candidate] = quantizers.candidates(choosing.delegate)
     if choosing.fixed is not None:
         offered = [Candidate(choosing.fixed, "asked for")]
     pixels = np.load(choosing.calibration, mmap_mode="r", allow_pickle=False)
-    fitted, judged = split(len(pixels), MAX_JUDGED[choosing.delegate])
+    fitted, held_out = split(len(pixels), MAX_HELD_OUT[choosing.delegate])
     work = folder / "trials"
     work.mkdir()
     np.save(work / "fit.npy", pixels[fitted])
-    np.save(work / "judge.npy", pixels[judged])
+    np.save(work / "held-out.npy", pixels[held_out])
     request = TrialRequest(
-        handed=choosing.handed,
+        source_model=choosing.source_model,
         candidates=offered,
         preprocessing=choosing.preprocessing,
         fit=work / "fit.npy",
-        judge=work / "judge.npy",
+        held_out=work / "held-out.npy",
         timed=choosing.delegate == "cpu",
         out=work,
     )
     trials = quantizers.measure(request, progress)
     choice = choose(trials, choosing.max_drop, where=choosing.board.id)
     clear(work)
-    taken: dict[str, Any] = {quantizers.key: choice.chosen.trial.label}
-    plan = replace(choosing.plan, **taken)
+    own = {**choosing.plan.options.get(backend.name, {}), "recipe": choice.chosen.trial.label}
+    plan = replace(choosing.plan, options={backend.name: own})
     write_atomically(folder / "plan.toml", plan.to_toml())
     if choice.warning:
         progress.warn(choice.warning)
@@ -94,12 +98,12 @@ def choice_record(choice: Choice, choosing: Choosing, images: int) -> dict[str, 
     }
 
 
-def split(count: int, most_judged: int) -> tuple[slice, slice]:
-    """Which images ranges are fitted on and which judge; so few that neither could, serve as both."""
+def split(count: int, most_held_out: int) -> tuple[slice, slice]:
+    """Which images ranges are fitted on and which are held out; so few that neither could, serve as both."""
     if count < MIN_SPLIT:
         return slice(0, count), slice(0, count)
     fitted = min(MAX_FITTED, max(1, count // FITTED_SHARE))
-    return slice(0, fitted), slice(fitted, min(count, fitted + most_judged))
+    return slice(0, fitted), slice(fitted, min(count, fitted + most_held_out))
 
 
 def clear(work: Path) -> None:

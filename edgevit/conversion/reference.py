@@ -1,4 +1,4 @@
-"""The float model as the yardstick of everything after it: its logits, and the graphs proved equal to it."""
+"""The float model as the yardstick of everything after it: its outputs, and the graphs proved equal to it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.quantize.diagnosis import sensitivity
+from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.mixed_precision import measured_effects
 from edgevit.quantize.prepare import MEASURED, prepare_int8, save_module
 from edgevit.rewrites.equivalence import apply_rewrites
@@ -28,27 +29,27 @@ PARITY_IMAGES = 8
 SENSITIVITY_IMAGES = 16
 
 
-def write_logits(
+def write_outputs(
     loaded: LoadedModel, pixels: Path, out: Path, progress: Progress, doing: str = "float reference"
 ) -> dict[str, Any]:
-    """Write torch's float32 logits [n, classes] for pixels uint8 [n, height, width, channels]."""
+    """Write torch's float32 outputs [n, classes] for pixels uint8 [n, height, width, channels]."""
     progress.stage(doing)
     images = np.load(pixels, mmap_mode="r")
-    np.save(out, logits_of(loaded.module, images, loaded.preprocessing, progress))
+    np.save(out, outputs_of(loaded.module, images, loaded.preprocessing, progress))
     return {"n": len(images)}
 
 
 @torch.inference_mode()
-def logits_of(
+def outputs_of(
     module: nn.Module, pixels: np.ndarray[Any, Any], preprocessing: Preprocessing, progress: Progress
 ) -> np.ndarray[Any, Any]:
-    """Float32 logits [n, classes] of a torch module, in batches."""
-    logits = []
+    """Float32 outputs [n, classes] of a torch module, in batches."""
+    outputs = []
     for start in range(0, len(pixels), BATCH):
         batch = preprocessing.normalise(np.asarray(pixels[start : start + BATCH]))
-        logits.append(module(torch.from_numpy(batch)).float().numpy())
+        outputs.append(module(torch.from_numpy(batch)).float().numpy())
         progress.advance(min(start + BATCH, len(pixels)), len(pixels))
-    return np.concatenate(logits)
+    return np.concatenate(outputs)
 
 
 def export_conditioned(
@@ -57,6 +58,7 @@ def export_conditioned(
     folder: Path,
     rewrites: Sequence[str],
     npu: Npu | None,
+    fusion: Fusion,
     recipe: Recipe,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -68,9 +70,9 @@ def export_conditioned(
     few = inputs[:PARITY_IMAGES]
     module, records = apply_rewrites(loaded.module, rewrites, few, npu=npu)
     observer = MEASURED if recipe.observer == "vendor" else recipe.observer
-    ready = prepare_int8(module, inputs, observer=observer, seed=recipe.seed, progress=progress)
+    ready = prepare_int8(module, inputs, fusion, observer=observer, seed=recipe.seed, progress=progress)
     save_module(ready.module, folder / "int8.safetensors")
-    found = sensitivity(ready.module, inputs[-SENSITIVITY_IMAGES:], ready.plan.ranges, ready.samples)
+    found = sensitivity(ready.module, inputs[-SENSITIVITY_IMAGES:], ready.plan.ranges, ready.samples, fusion)
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
     path = export_onnx(ready.module, size, channels, folder / "model.onnx")
     (folder / "plan.toml").write_text(ready.plan.to_toml(), encoding="utf-8")
@@ -78,7 +80,7 @@ def export_conditioned(
         if text:
             progress.warn(text)
     return {
-        "max_logit_difference": parity(path, loaded.module, pixels[:PARITY_IMAGES], loaded.preprocessing),
+        "max_output_difference": parity(path, loaded.module, pixels[:PARITY_IMAGES], loaded.preprocessing),
         "rewrites": [asdict(record) for record in records],
         "int8": {
             **ready.to_json(),
@@ -94,23 +96,23 @@ def export(
     loaded: LoadedModel,
     pixels: np.ndarray[Any, Any],
     folder: Path,
-    handover: str,
+    export_format: str,
     rewrites: Sequence[str],
     npu: Npu | None,
 ) -> dict[str, Any]:
     """Rewrite exactly for the target, write the graph a backend starts from, prove it equal to torch on `pixels`.
 
-    `handover` is "onnx" or "program". Returns the largest logit difference to the model as loaded, and what each
-    rewrite did. Raises ParityError beyond the tolerance.
+    `export_format` is "onnx" or "program". Returns the largest output difference to the model as loaded, and
+    what each rewrite did. Raises ParityError beyond the tolerance.
     """
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
     inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
     module, records = apply_rewrites(loaded.module, rewrites, inputs, npu=npu)
-    if handover == "onnx":
+    if export_format == "onnx":
         path = export_onnx(module, size, channels, folder / "model.onnx", for_npu=npu is not None)
     else:
         path = export_program(module, size, channels, folder / "model.pt2")
     return {
-        "max_logit_difference": parity(path, loaded.module, pixels, loaded.preprocessing),
+        "max_output_difference": parity(path, loaded.module, pixels, loaded.preprocessing),
         "rewrites": [asdict(record) for record in records],
     }

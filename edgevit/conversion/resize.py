@@ -65,19 +65,19 @@ def resize(
 
 @dataclass(frozen=True)
 class Tried:
-    """A model at another size: its crop, the factor on its attention logits, its logits on all images."""
+    """A model at another size: its crop, the factor on its attention scores, its outputs on all images."""
 
     module: nn.Module
     choice: CropChoice
     factor: float
-    logits: torch.Tensor
+    outputs: torch.Tensor
 
     @property
     def what(self) -> str:
         """One line for the report."""
         if self.factor == 1:
             return self.choice.what
-        return f"{self.choice.what}; attention logits times {self.factor:.3f} for the other number of tokens"
+        return f"{self.choice.what}; attention scores times {self.factor:.3f} for the other number of tokens"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Pictures:
         return pixels
 
     def expected(self) -> torch.Tensor:
-        """The full-size model's logits [n, classes]."""
+        """The full-size model's outputs [n, classes]."""
         start = self.work.start
         return predict(start.module, start.preprocessing, np.load(self.calibration.path("pixels.npy")))
 
@@ -132,7 +132,7 @@ def largest_saving(work: Work, pictures: Pictures, limit: float) -> Made:
 
     def attempt(size: Size) -> tuple[Tried, float]:
         tried = pictures.try_size(size, expected)
-        return tried, predicted_drop(expected, tried.logits)
+        return tried, predicted_drop(expected, tried.outputs)
 
     _, best, tried = most_within(sizes, attempt, limit)
     why = explain([(name(size), drop) for size, drop in tried], limit, "px", len(expected))

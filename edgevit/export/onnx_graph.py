@@ -34,7 +34,7 @@ def export_onnx(
     opset: int = OPSET,
     for_npu: bool = False,
 ) -> Path:
-    """Write a module as ONNX: `input` float32 [1, channels, *size] normalised, `logits` float32 [1, classes].
+    """Write a module as ONNX: `input` float32 [1, channels, *size] normalised, `outputs` float32 [1, classes].
 
     `for_npu`: what some NPUs leave to the CPU is written, exactly, as something they don't. The same module gives
     the same bytes. Raises EdgevitError naming what can't be exported.

@@ -18,10 +18,10 @@ TOLERANCE = 1e-4
 def parity(
     exported: Path, module: nn.Module, pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing
 ) -> float:
-    """The largest logit difference between an exported graph (.onnx or .pt2) and torch.
+    """The largest output difference between an exported graph (.onnx or .pt2) and torch.
 
     `pixels` are uint8 [n, height, width, channels]. Raises ParityError when it exceeds 1e-4 times the largest
-    logit (at least 1).
+    output (at least 1).
     """
     inputs = preprocessing.normalise(pixels)
     with torch.inference_mode():
@@ -32,14 +32,14 @@ def parity(
     if not difference <= allowed:
         raise ParityError(
             f"the exported {exported.suffix} does not compute what the model computes",
-            f"a logit moved by {difference:.2g}, more than {allowed:.2g}",
+            f"an output moved by {difference:.2g}, more than {allowed:.2g}",
             "Report this model",
         )
     return difference
 
 
 def run_onnx(path: Path, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Logits [n, classes] of an ONNX file for inputs [n, channels, height, width], one image at a time."""
+    """Outputs [n, classes] of an ONNX file for inputs [n, channels, height, width], one image at a time."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -50,7 +50,7 @@ def run_onnx(path: Path, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.floa
 
 
 def run_program(path: Path, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Logits [n, classes] of a saved program for inputs [n, channels, height, width], one image at a time."""
+    """Outputs [n, classes] of a saved program for inputs [n, channels, height, width], one image at a time."""
     module = torch.export.load(path).module()
     images = torch.from_numpy(np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)))
     with torch.inference_mode():

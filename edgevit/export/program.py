@@ -22,8 +22,8 @@ class ChannelsLast(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits [batch, classes]."""
-        logits: torch.Tensor = self.module(image.permute(0, 3, 1, 2))
-        return logits
+        outputs: torch.Tensor = self.module(image.permute(0, 3, 1, 2))
+        return outputs
 
 
 def export_program(module: nn.Module, size: tuple[int, int], channels: int, out: Path) -> Path:

@@ -57,13 +57,13 @@ def compare(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64] | N
     if logits.shape != reference.shape:
         raise EdgevitError(
             "cannot compare the artefact with the float model",
-            f"its logits have shape {logits.shape} instead of {reference.shape}",
+            f"its outputs have shape {logits.shape} instead of {reference.shape}",
             "Report this model",
         )
     if not np.isfinite(logits).all():
         raise EdgevitError(
             "the artefact is broken",
-            f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} images gave NaN or infinite logits",
+            f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} images gave NaN or infinite outputs",
             "Try --precision float or another recipe",
         )
     same = logits.argmax(1) == reference.argmax(1)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import softmax
 
+from edgevit.backends.protocol import Outputs, Pixels
+from edgevit.backends.registry import backends, by_suffix
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import QUIET, Progress
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from edgevit.models import LoadedModel
 
 TORCH = "torch"
-SECONDS, SECONDS_AN_IMAGE = 120.0, 30.0
 WHAT = "cannot predict with"
-Pixels = npt.NDArray[np.uint8]
-Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def from_run(run: RunFiles, target: str | None, precision: str | None) -> Source
         raise InputError(
             f"{WHAT} {run.folder}", "it made no such artefact", f"Choose from {made}, or --target {TORCH}"
         )
-    here = [each for each in matching if Path(each.artefact).suffix in RUNNERS]
+    here = [each for each in matching if runner_of(Path(each.artefact)) is not None]
     if not here:
         refuse_foreign(Path(matching[0].artefact))
     chosen = here[0]
@@ -116,18 +113,26 @@ def source(run: RunFiles, title: str, artefact: Path | None, result: Result | No
 
 def refuse_foreign(artefact: Path) -> None:
     """Raise InputError for a file that this machine can't run."""
-    if artefact.suffix == ".rknn":
-        raise InputError(
-            f"{WHAT} {artefact.name}",
-            "a .rknn runs on its Rockchip NPU only",
-            f"Use edgevit bench with --board on the board, or --target {TORCH} or another target of the run here",
-        )
-    if artefact.suffix not in RUNNERS:
+    backend = by_suffix(artefact)
+    if backend is None:
+        here = " or ".join(each.suffix for each in backends() if each.run is not None)
         raise InputError(
             f"{WHAT} {artefact.name}",
             "it is neither a run directory nor an artefact that runs here",
-            f"Give a run, or a file ending in {' or '.join(RUNNERS)}",
+            f"Give a run, or a file ending in {here}",
         )
+    if backend.run is None:
+        raise InputError(
+            f"{WHAT} {artefact.name}",
+            f"a {backend.suffix} runs on {backend.device} only",
+            f"Use edgevit bench with --board on the board, or --target {TORCH} or another target of the run here",
+        )
+
+
+def runner_of(artefact: Path) -> Callable[[Path, Pixels, Preprocessing, Progress], Outputs] | None:
+    """What runs an artefact on this machine; None where nothing does."""
+    backend = by_suffix(artefact)
+    return backend.run if backend else None
 
 
 def read_images(images: Sequence[Path], preprocessing: Preprocessing) -> list[Pixels | str]:
@@ -156,19 +161,19 @@ def predict(
     """
     read = read_images(images, source.preprocessing)
     good = [pixels for pixels in read if not isinstance(pixels, str)]
-    logits = iter(logits_of(source, np.stack(good), progress) if good else ())
+    outputs = iter(outputs_of(source, np.stack(good), progress) if good else ())
     found = [
         Prediction(str(path), error=pixels)
         if isinstance(pixels, str)
-        else Prediction(str(path), guesses(next(logits), source.names, top))
+        else Prediction(str(path), guesses(next(outputs), source.names, top))
         for path, pixels in zip(images, read, strict=True)
     ]
     return found, read
 
 
-def guesses(logits: Logits, names: tuple[str, ...] | None, top: int) -> tuple[Guess, ...]:
-    """The likeliest classes of logits [classes], likeliest first."""
-    shares = softmax(logits.astype(np.float64))
+def guesses(outputs: Outputs, names: tuple[str, ...] | None, top: int) -> tuple[Guess, ...]:
+    """The likeliest classes of outputs [classes], likeliest first."""
+    shares = softmax(outputs.astype(np.float64))
     order = np.argsort(-shares, kind="stable")[:top]
     return tuple(Guess(int(index), name_of(int(index), names), float(shares[index])) for index in order)
 
@@ -178,56 +183,17 @@ def name_of(index: int, names: tuple[str, ...] | None) -> str:
     return names[index] if names is not None and index < len(names) else f"class {index}"
 
 
-def logits_of(source: Source, pixels: Pixels, progress: Progress) -> Logits:
-    """Logits float32 [n, classes] for pixels uint8 [n, height, width, channels]."""
+def outputs_of(source: Source, pixels: Pixels, progress: Progress) -> Outputs:
+    """Outputs float32 [n, classes] for pixels uint8 [n, height, width, channels]."""
     if source.artefact is None:
-        from edgevit.conversion.reference import logits_of as torch_logits
+        from edgevit.conversion.reference import outputs_of as torch_outputs
 
         loaded = float_model(source.run, progress)
-        logits: Logits = torch_logits(loaded.module, pixels, loaded.preprocessing, progress)
-        return logits
-    return RUNNERS[source.artefact.suffix](source.artefact, pixels, source.preprocessing, progress)
-
-
-def run_onnx(artefact: Path, pixels: Pixels, preprocessing: Preprocessing, progress: Progress) -> Logits:
-    """ONNX Runtime on this machine's CPU."""
-    from edgevit.backends.onnxruntime import backend
-
-    try:
-        return backend.run(artefact, pixels, preprocessing, progress)
-    except Exception as error:  # the runtime's own exceptions share no base class
-        raise InputError(
-            f"{WHAT} {artefact.name}",
-            " ".join(str(error).split())[:200],
-            "Check that the file is whole and takes this run's images",
-        ) from error
-
-
-def run_litert(artefact: Path, pixels: Pixels, preprocessing: Preprocessing, progress: Progress) -> Logits:
-    """LiteRT on this machine's CPU, in its own environment."""
-    from edgevit.toolchains.call import run_job
-
-    with tempfile.TemporaryDirectory(prefix="edgevit-predict-") as name:
-        folder = Path(name)
-        np.save(folder / "pixels.npy", pixels)
-        arguments = {
-            "model": str(artefact.resolve()),
-            "pixels": str(folder / "pixels.npy"),
-            "mean": [255 * value for value in preprocessing.mean],
-            "std": [255 * value for value in preprocessing.std],
-            "logits": str(folder / "logits.npy"),
-            "threads": 1,
-        }
-        limit_s = SECONDS + SECONDS_AN_IMAGE * len(pixels)
-        run_job("litert", "run", arguments, folder / "job", progress=progress, timeout_s=limit_s)
-        logits: Logits = np.load(folder / "logits.npy", allow_pickle=False)
-    return logits
-
-
-RUNNERS: dict[str, Callable[[Path, Pixels, Preprocessing, Progress], Logits]] = {
-    ".onnx": run_onnx,
-    ".tflite": run_litert,
-}
+        outputs: Outputs = torch_outputs(loaded.module, pixels, loaded.preprocessing, progress)
+        return outputs
+    run = runner_of(source.artefact)
+    assert run is not None  # choose() refused what does not run here
+    return run(source.artefact, pixels, source.preprocessing, progress)
 
 
 def float_model(run: RunFiles, progress: Progress) -> LoadedModel:

@@ -22,14 +22,6 @@ from edgevit.rewrites.modules import SurgeryAttention, rebuilt_attention
 
 Tap = Callable[[str, torch.Tensor, str], torch.Tensor]
 
-# What each block shows, in the order in which it is computed. A tensor is named after the operation that
-# makes it: "proj" is the projection's output before the addition that gives "residual1".
-BLOCK_TAPS = (
-    "norm1", "q", "k", "v", "scores", "softmax", "attention", "proj", "residual1",
-    "norm2", "fc1", "gelu", "fc2", "residual2",
-)  # fmt: skip
-STREAM_TAPS = ("embed", "residual1", "residual2")
-
 
 def why_not_tapped(module: Any) -> str | None:
     """None where `forward` computes this module; else one phrase naming the part it doesn't know."""
@@ -70,7 +62,7 @@ def keep(_: str, value: torch.Tensor, reader: str = "") -> torch.Tensor:
 
 
 def forward(vit: Any, images: torch.Tensor, tap: Tap = keep) -> torch.Tensor:
-    """Logits [n, classes] of a `prepared` ViT on normalised images [n, channels, H, W]."""
+    """Outputs [n, classes] of a `prepared` ViT on normalised images [n, channels, H, W]."""
     x = tap("patch", vit.patch_embed(tap("input", images, "")), "")
     stream = "embed"
     x = tap(stream, vit.norm_pre(vit.patch_drop(vit._pos_embed(x))), "")
@@ -120,29 +112,13 @@ def attend(attention: Any, x: torch.Tensor, tap: Tap, prefix: str) -> torch.Tens
     return tap(out, mixed, prefix + "proj")
 
 
-def tap_names(blocks: int) -> list[str]:
-    """Every tap of a ViT with so many blocks, in order."""
-    inside = [f"blocks.{index}.{name}" for index in range(blocks) for name in BLOCK_TAPS]
-    return ["input", "patch", "embed", *inside, "norm", "logits"]
-
-
-def kind_of(name: str) -> str:
-    """A tap's name without its block: "residual1" of "blocks.3.residual1"."""
-    return name.rsplit(".", 1)[-1]
-
-
-def sibling(name: str, kind: str) -> str:
-    """Another tap of the same block."""
-    return f"{name.rsplit('.', 1)[0]}.{kind}"
-
-
 @torch.inference_mode()
-def logits_of(vit: Any, images: torch.Tensor, tap: Tap = keep, batch: int = 16) -> torch.Tensor:
-    """Logits [n, classes] in batches."""
+def outputs_of(vit: Any, images: torch.Tensor, tap: Tap = keep, batch: int = 16) -> torch.Tensor:
+    """Outputs [n, classes] in batches."""
     return torch.cat([forward(vit, part, tap) for part in torch.split(images, batch)])
 
 
-def divergence(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """KL(reference || logits) of the class probabilities, per image, in nats."""
-    found, expected = logits.double().log_softmax(-1), reference.double().log_softmax(-1)
+def divergence(outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """KL(reference || outputs) of the class probabilities, per image, in nats."""
+    found, expected = outputs.double().log_softmax(-1), reference.double().log_softmax(-1)
     return functional.kl_div(found, expected, reduction="none", log_target=True).sum(-1)

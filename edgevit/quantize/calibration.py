@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from edgevit.quantize.activations import STREAM_TAPS, kind_of
 from edgevit.quantize.fake_quantization import Ranges
 from edgevit.quantize.observers import Range, choose_range
 from edgevit.quantize.statistics import Samples
+from edgevit.quantize.tensor_names import STREAM_TAPS, kind_of
 
 # One half of the images may see a range this much wider than the other before we call the set too small.
 UNSTABLE = 1.25

@@ -15,8 +15,9 @@ import torch
 from torch.nn import functional
 
 from edgevit.quantize import equalization
-from edgevit.quantize.activations import STREAM_TAPS, divergence, kind_of, logits_of
-from edgevit.quantize.fake_quantization import int8_logits
+from edgevit.quantize.activations import divergence, outputs_of
+from edgevit.quantize.fake_quantization import int8_outputs
+from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.observers import Range
 from edgevit.quantize.rotation import (
     Matrix,
@@ -28,6 +29,7 @@ from edgevit.quantize.rotation import (
     why_not_rotated,
 )
 from edgevit.quantize.statistics import Samples, collect, extremes
+from edgevit.quantize.tensor_names import STREAM_TAPS, kind_of
 from edgevit.quantize.value_shift import shift_values
 
 from edgevit.progress import QUIET, Progress  # isort: skip
@@ -42,7 +44,7 @@ Kinds = frozenset[str]
 
 @dataclass(frozen=True)
 class Score:
-    """How far an int8 model is from the float one: KL in nats an image, mean and median; mean logit cosine."""
+    """How far an int8 model is from the float one: KL in nats an image, mean and median; mean cosine."""
 
     kl: float
     median_kl: float
@@ -71,23 +73,24 @@ class Transform:
         return asdict(self)
 
 
-def score(logits: torch.Tensor, reference: torch.Tensor) -> Score:
-    """Errors of logits [n, classes] against the float model's."""
-    kl = divergence(logits, reference)
+def score(outputs: torch.Tensor, reference: torch.Tensor) -> Score:
+    """Errors of outputs [n, classes] against the float model's."""
+    kl = divergence(outputs, reference)
     return Score(
         kl=float(kl.mean()),
         median_kl=float(kl.median()),
-        cosine=float(functional.cosine_similarity(logits.double(), reference.double()).mean()),
-        agreement=float((logits.argmax(1) == reference.argmax(1)).double().mean()),
+        cosine=float(functional.cosine_similarity(outputs.double(), reference.double()).mean()),
+        agreement=float((outputs.argmax(1) == reference.argmax(1)).double().mean()),
     )
 
 
 class Judge:
     """Calibrates a candidate on one half of the images and scores it on the other."""
 
-    def __init__(self, vit: Any, images: torch.Tensor) -> None:
+    def __init__(self, vit: Any, images: torch.Tensor, fusion: Fusion) -> None:
+        self.fusion = fusion
         self.fit, self.held_out = images[: len(images) // 2], images[len(images) // 2 :]
-        self.reference = logits_of(vit, self.held_out)
+        self.reference = outputs_of(vit, self.held_out)
 
     def __call__(self, vit: Any, kinds: Kinds | None = None) -> Score:
         """Errors with everything int8, or only these kinds of tensors.
@@ -97,7 +100,7 @@ class Judge:
         """
         ranges = full_ranges(extremes(vit, self.fit))
         rounded = {name: span for name, span in ranges.items() if kinds is None or kind_of(name) in kinds}
-        return score(int8_logits(vit, self.held_out, rounded), self.reference)
+        return score(int8_outputs(vit, self.held_out, rounded, self.fusion), self.reference)
 
 
 def full_ranges(ends: dict[str, torch.Tensor]) -> dict[str, Range]:
@@ -106,13 +109,13 @@ def full_ranges(ends: dict[str, torch.Tensor]) -> dict[str, Range]:
 
 
 def condition(
-    vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = QUIET
+    vit: Any, images: torch.Tensor, fusion: Fusion, *, seed: int, progress: Progress = QUIET
 ) -> tuple[Any, list[Transform]]:
     """The best version of a `prepared` ViT found, and every step with its gain.
 
     `images` [n, channels, H, W] are normalised calibration images; the first IMAGES of them are used.
     """
-    judge = Judge(vit, images[:IMAGES])
+    judge = Judge(vit, images[:IMAGES], fusion)
     samples = collect(vit, judge.fit, seed=seed, progress=progress)
     current, steps = vit, []
     known: dict[Kinds, Score] = {}

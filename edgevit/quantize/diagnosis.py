@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from edgevit.quantize.activations import BLOCK_TAPS, forward, kind_of, logits_of
+from edgevit.quantize.activations import forward, outputs_of
 from edgevit.quantize.conditioning import Score, score
 from edgevit.quantize.fake_quantization import Ranges, quantize_weights, quantizer
+from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.statistics import Samples
+from edgevit.quantize.tensor_names import BLOCK_TAPS, kind_of
 
 # A token this many times larger than the median token leaves the others about 3 of 256 levels.
 MASSIVE = 20.0
@@ -111,20 +113,21 @@ class Sensitivity:
 
 
 def sensitivity(
-    vit: Any, images: torch.Tensor, ranges: Ranges, samples: Samples, *, by_kind: bool = True
+    vit: Any, images: torch.Tensor, ranges: Ranges, samples: Samples, fusion: Fusion, *, by_kind: bool = True
 ) -> Sensitivity:
     """Measure each kind of tensor rounded alone, on normalised images; one pass over them per kind."""
-    reference = logits_of(vit, images)
+    reference = outputs_of(vit, images)
     kinds = ["input", "patch", "embed", *(kind for kind in BLOCK_TAPS if kind not in ("proj", "fc1", "fc2"))]
     alone = {
         kind: {name: span for name, span in ranges.items() if kind_of(name) == kind}
         for kind in (kinds if by_kind else ())
     }
     return Sensitivity(
-        weights_only=score(logits_of(quantize_weights(vit), images), reference),
-        activations_only=score(logits_of(vit, images, quantizer(ranges)), reference),
+        weights_only=score(outputs_of(quantize_weights(vit), images), reference),
+        activations_only=score(outputs_of(vit, images, quantizer(ranges, fusion)), reference),
         kinds={
-            kind: score(logits_of(vit, images, quantizer(only)), reference) for kind, only in alone.items()
+            kind: score(outputs_of(vit, images, quantizer(only, fusion)), reference)
+            for kind, only in alone.items()
         },
         tensors={name: samples[name].effect(span) for name, span in ranges.items()},
     )

@@ -1,8 +1,7 @@
 """Int8 in float arithmetic: what an NPU with int8 tensors computes, rounded where it rounds.
 
-Rockchip's compiler fuses the addition after proj and fc2 and the GELU after fc1 into the convolution, so that
-its result is rounded once, after the addition or GELU. In 16 bits those are operations of their own, and the
-convolution's int8 result is rounded before them. Conversions between both types are rounding to int8 again.
+Where that is depends on what the compiler fuses (`Fusion`). A 16-bit tensor that an int8 operation reads is rounded
+to int8 for it.
 """
 
 from __future__ import annotations
@@ -14,14 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.quantize.activations import Tap, kind_of, logits_of, sibling
+from edgevit.quantize.activations import Tap, outputs_of
+from edgevit.quantize.fusion import Fusion, rounded_when_read
 
 Ranges = Mapping[str, tuple[float, float]]
-
-# A convolution's tap -> the operation it is fused with while that is int8.
-FUSED = {"proj": "residual1", "fc1": "gelu", "fc2": "residual2"}
-# A tap inside an operation -> the tap that names the operation.
-INSIDE = {"scores": "attention", "softmax": "attention"}
 
 
 def scale_and_zero_point(low: float, high: float) -> tuple[float, int]:
@@ -37,26 +32,12 @@ def fake_quantize(value: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return torch.fake_quantize_per_tensor_affine(value, scale, zero, -128, 127)
 
 
-def rounded_when_made(name: str, sixteen_bit: Collection[str]) -> bool:
-    """Whether the operation that makes a tensor stores it as int8."""
-    if name in sixteen_bit or kind_of(name) in INSIDE and sibling(name, INSIDE[kind_of(name)]) in sixteen_bit:
-        return False
-    if kind_of(name) in FUSED:
-        return sibling(name, FUSED[kind_of(name)]) in sixteen_bit
-    return True
-
-
-def rounded_when_read(name: str, reader: str, sixteen_bit: Collection[str]) -> bool:
-    """Whether a 16-bit tensor is converted to int8 for an operation that reads it."""
-    return name in sixteen_bit and reader not in sixteen_bit
-
-
-def quantizer(ranges: Ranges, sixteen_bit: Collection[str] = ()) -> Tap:
+def quantizer(ranges: Ranges, fusion: Fusion, sixteen_bit: Collection[str] = ()) -> Tap:
     """A tap that rounds to int8 wherever a plan does; tensors without a range pass unchanged."""
     kept = frozenset(sixteen_bit)
 
     def tap(name: str, value: torch.Tensor, reader: str = "") -> torch.Tensor:
-        rounds = rounded_when_read(name, reader, kept) if reader else rounded_when_made(name, kept)
+        rounds = rounded_when_read(name, reader, kept) if reader else fusion.rounded_when_made(name, kept)
         span = ranges.get(name) if rounds else None
         return value if span is None else fake_quantize(value, *span)
 
@@ -91,8 +72,8 @@ def rounded_rows(rows: torch.Tensor) -> torch.Tensor:
     return torch.fake_quantize_per_channel_affine(rows, scale, zero, 0, -128, 127)
 
 
-def int8_logits(
-    vit: Any, images: torch.Tensor, ranges: Ranges, sixteen_bit: Collection[str] = ()
+def int8_outputs(
+    vit: Any, images: torch.Tensor, ranges: Ranges, fusion: Fusion, sixteen_bit: Collection[str] = ()
 ) -> torch.Tensor:
-    """Logits [n, classes] of a `prepared` ViT realised with a plan's ranges and 16-bit tensors."""
-    return logits_of(quantize_weights(vit, sixteen_bit), images, quantizer(ranges, sixteen_bit))
+    """Outputs [n, classes] of a `prepared` ViT realised with a plan's ranges and 16-bit tensors."""
+    return outputs_of(quantize_weights(vit, sixteen_bit), images, quantizer(ranges, fusion, sixteen_bit))

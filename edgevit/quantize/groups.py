@@ -7,17 +7,17 @@ traffic at the same model's bytes per cycle where the compiler says zero (additi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from edgevit.quantize.activations import kind_of, sibling, tap_names
-from edgevit.quantize.fake_quantization import FUSED, INSIDE, rounded_when_made, rounded_when_read
+from edgevit.quantize.fusion import Fusion, rounded_when_read
+from edgevit.quantize.tensor_names import kind_of, sibling, tap_names
 from edgevit.targets.profiles import Npu
 
-PIXEL_BLOCK, CHANNEL_BLOCK = 16, 32
 # Boards that were measured take about twice the compiler's cycles for convolutions (placement/estimate), so a
 # cycle of plain traffic beside them is worth half of one of the compiler's.
 TRAFFIC_WEIGHT = 0.5
@@ -96,14 +96,16 @@ def edges(blocks: int) -> list[tuple[str, str]]:
 class Errors:
     """The error of a plan, as the sum of what rounding each tensor alone would cause."""
 
-    def __init__(self, effects: Mapping[str, float], blocks: int) -> None:
-        self.effects, self.blocks = effects, blocks
+    def __init__(self, effects: Mapping[str, float], blocks: int, fusion: Fusion) -> None:
+        self.effects, self.blocks, self.fusion = effects, blocks, fusion
         self.edges, self.names = edges(blocks), tap_names(blocks)
 
     def __call__(self, sixteen_bit: Collection[str]) -> float:
         """KL in nats an image. A tensor of the stream has two readers; each counts for half of it."""
         total = sum(
-            self.effects.get(name, 0.0) for name in self.names if rounded_when_made(name, sixteen_bit)
+            self.effects.get(name, 0.0)
+            for name in self.names
+            if self.fusion.rounded_when_made(name, sixteen_bit)
         )
         for name, reader in self.edges:
             if rounded_when_read(name, reader, sixteen_bit):
@@ -128,8 +130,8 @@ class Shape:
         return len(self.queries)
 
 
-def shape_of(vit: Any) -> Shape:
-    """The sizes of a `prepared` ViT."""
+def shape_of(vit: Any, npu: Npu) -> Shape:
+    """The sizes of a `prepared` ViT, its patch embedding's work as an NPU computes it."""
     tokens = int(vit.patch_embed.num_patches) + int(vit.num_prefix_tokens)
     padding = int(getattr(vit.patch_drop, "count", 0))
     queries = [getattr(block, "queries", None) or tokens + padding for block in vit.blocks]
@@ -140,16 +142,16 @@ def shape_of(vit: Any) -> Shape:
         heads=block.attn.num_heads,
         tokens=tokens + padding,
         queries=tuple(queries),
-        stem_macs=stem_macs(vit.patch_embed),
+        stem_macs=stem_macs(vit.patch_embed, npu),
     )
 
 
 class Costs:
     """Extra cycles of a plan over everything int8."""
 
-    def __init__(self, shape: Shape, npu: Npu) -> None:
-        self.shape, self.npu = shape, npu
-        self.bytes_per_cycle = npu.ddr_bytes_per_cycle or 21.3
+    def __init__(self, shape: Shape, npu: Npu, fusion: Fusion) -> None:
+        self.shape, self.npu, self.fusion = shape, npu, fusion
+        self.bytes_per_cycle = npu.ddr_bytes_per_cycle or math.inf  # not known: not counted
 
     def __call__(self, sixteen_bit: Collection[str]) -> float:
         """Cycles: convolutions in 16 bits, other operations' wider tensors, conversions at the borders."""
@@ -170,7 +172,7 @@ class Costs:
             return 0.0
         reads = {"attention": 4, "residual1": 3, "residual2": 3, "embed": 3}.get(kind, 2)
         apart = 0.0
-        for part, operation in FUSED.items():
+        for part, operation in self.fusion.into.items():
             if operation == kind and sibling(name, part) not in sixteen_bit:
                 apart = self.elements(sibling(name, part))  # an int8 result is stored that was not before
         return reads * self.elements(name) + apart
@@ -186,10 +188,10 @@ class Costs:
         }
         if kind in inputs_outputs:
             inputs, outputs = inputs_outputs[kind]
-            macs = rounded_macs(self.tokens(name), inputs, outputs)
+            macs = self.npu.macs_of(self.tokens(name), inputs, outputs)
         else:
             macs = shape.stem_macs if kind == "patch" else 0
-        eight = self.npu.macs_per_cycle_int8 or 1024
+        eight = self.npu.macs_per_cycle_int8 or 2 * (self.npu.macs_per_cycle_float or 1)
         sixteen = self.npu.macs_per_cycle_float or eight / 2  # int16 likewise, measured on RV1106
         return macs / sixteen - macs / eight
 
@@ -204,28 +206,19 @@ class Costs:
     def elements(self, name: str) -> int:
         """Values of a tensor of one image."""
         kind = kind_of(name)
-        if kind in INSIDE:
+        if kind in self.fusion.inside:
             return self.tokens(sibling(name, "q")) * self.shape.tokens * self.shape.heads
         return self.tokens(name) * (self.shape.hidden if kind in ("fc1", "gelu") else self.shape.dim)
 
 
-def rounded_macs(pixels: int, inputs: int, outputs: int) -> int:
-    """Multiply-accumulates of a 1x1 convolution as an NPU computes them, in whole blocks."""
-    return round_up(pixels, PIXEL_BLOCK) * round_up(inputs, CHANNEL_BLOCK) * round_up(outputs, CHANNEL_BLOCK)
-
-
-def stem_macs(stem: Any) -> int:
+def stem_macs(stem: Any, npu: Npu) -> int:
     """Of a patch embedding's last convolution: those before it only gather pixels, exactly, in int8 too."""
     convolution = [layer for layer in stem.modules() if isinstance(layer, nn.Conv2d)][-1]
     (grid_height, grid_width), (height, width) = stem.grid_size, convolution.kernel_size
     channels = convolution.in_channels, convolution.out_channels
-    return height * width * rounded_macs(grid_height * grid_width, *channels)
+    return height * width * npu.macs_of(grid_height * grid_width, *channels)
 
 
 def computed_in_16(reader: str, sixteen_bit: Collection[str]) -> bool:
     """Whether an operation computes in 16 bits."""
     return reader in sixteen_bit
-
-
-def round_up(value: int, block: int) -> int:
-    return -(-value // block) * block

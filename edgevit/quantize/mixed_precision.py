@@ -13,13 +13,15 @@ import numpy as np
 import torch
 
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.activations import divergence, kind_of, logits_of, sibling
+from edgevit.quantize.activations import divergence, outputs_of
 from edgevit.quantize.calibration import predicted_effect
-from edgevit.quantize.fake_quantization import FUSED, int8_logits, quantizer
+from edgevit.quantize.fake_quantization import int8_outputs, quantizer
+from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.groups import Costs, Errors, shape_of, units_of
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import Int8Model
-from edgevit.quantize.search import Logits, SearchResult, candidate_plans, search
+from edgevit.quantize.search import Outputs, SearchResult, candidate_plans, search
+from edgevit.quantize.tensor_names import kind_of, sibling
 from edgevit.targets.profiles import Npu
 
 FAKE_IMAGES = 96
@@ -29,7 +31,9 @@ JOINT_KINDS = (
     frozenset({"patch"}),
     frozenset({"embed", "residual1", "residual2", "norm1", "norm2"}),
     frozenset({"gelu"}),
-    *(frozenset({part}) for part in FUSED),
+    frozenset({"proj"}),
+    frozenset({"fc1"}),
+    frozenset({"fc2"}),
 )
 
 
@@ -47,9 +51,10 @@ def find_plan(
     effects: Mapping[str, float],
     images: torch.Tensor,
     npu: Npu,
+    fusion: Fusion,
     *,
     judged: int,
-    simulate: Callable[[PrecisionPlan], Logits],
+    simulate: Callable[[PrecisionPlan], Outputs],
     max_drop: float,
     minutes: float,
     state: Path | None = None,
@@ -60,18 +65,18 @@ def find_plan(
 
     `vit`, its all-int8 `plan` and the `effects` of its tensors (KL in nats an image) come from `prepare_int8` and
     `measured_effects`. `images` [n, channels, H, W] are the normalised calibration images; `simulate` realises a
-    plan and returns its logits [judged, classes] on the last of them. A search that was stopped goes on from
+    plan and returns its outputs [judged, classes] on the last of them. A search that was stopped goes on from
     the file `state`.
     """
-    every = logits_of(vit, images).numpy()
+    every = outputs_of(vit, images).numpy()
     images, reference = images[-judged:], every[-judged:]
-    shape = shape_of(vit)
+    shape = shape_of(vit, npu)
     units = [unit for unit in units_of(shape.blocks) if unit.possible(npu.never_sixteen_bit)]
-    candidates = candidate_plans(units, Errors(effects, shape.blocks), Costs(shape, npu))
+    candidates = candidate_plans(units, Errors(effects, shape.blocks, fusion), Costs(shape, npu, fusion))
     few = images[:FAKE_IMAGES]
 
-    def fake(sixteen_bit: tuple[str, ...]) -> Logits:
-        return int8_logits(vit, few, plan.ranges, sixteen_bit).numpy()
+    def fake(sixteen_bit: tuple[str, ...]) -> Outputs:
+        return int8_outputs(vit, few, plan.ranges, fusion, sixteen_bit).numpy()
 
     found = search(
         candidates,
@@ -97,21 +102,24 @@ def measured_effects(model: Int8Model, images: torch.Tensor) -> dict[str, float]
     """
     effects = predicted_effect(model.samples, model.plan.ranges)
     images = images[-FAKE_IMAGES:]
-    float_logits = logits_of(model.module, images)
+    float_outputs = outputs_of(model.module, images)
     for kinds in JOINT_KINDS:
         names = [name for name in effects if kind_of(name) in kinds]
         only = {name: model.plan.ranges[name] for name in names}
         # What fusion hides is stored, and rounded, only beside an operation in 16 bits.
-        apart = [sibling(name, FUSED[kind_of(name)]) for name in names if kind_of(name) in FUSED]
+        into = model.fusion.into
+        apart = [sibling(name, into[kind_of(name)]) for name in names if kind_of(name) in into]
         found = float(
-            divergence(logits_of(model.module, images, quantizer(only, apart)), float_logits).mean()
+            divergence(
+                outputs_of(model.module, images, quantizer(only, model.fusion, apart)), float_outputs
+            ).mean()
         )
         estimate = sum(effects[name] for name in names)
         effects |= {name: effects[name] * found / max(estimate, 1e-12) for name in names}
     return effects
 
 
-def fingerprint(plan: PrecisionPlan, reference: Logits) -> str:
+def fingerprint(plan: PrecisionPlan, reference: Outputs) -> str:
     """Changes with the model, its ranges or the images: measurements of another search are not reused."""
     digest = hashlib.sha256(json.dumps(plan.to_json(), sort_keys=True).encode())
     digest.update(np.round(reference, 3).tobytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,10 +12,10 @@ from pydantic import AfterValidator, Field
 
 from edgevit.targets.profiles import Strict, read_toml
 
-SEEN_IMAGES = (
-    8  # the first calibration images: by their extremes a backend finds tensors in the vendor's table
-)
+# The first calibration images: by their extremes a backend finds tensors in the vendor's table.
+MATCHED_IMAGES = 8
 
+Options = Mapping[str, Mapping[str, Any]]
 DEFAULT_MAX_DROP = 0.5  # points of top-1 that a plan may cost where the user sets no limit
 
 
@@ -22,20 +23,17 @@ DEFAULT_MAX_DROP = 0.5  # points of top-1 that a plan may cost where the user se
 class PrecisionPlan:
     """What a backend is asked to realise.
 
-    `precision` is "float" or "int8". `algorithm` names the vendor's range estimator, `litert_recipe` and
-    `onnx_recipe` ways to quantize for LiteRT and ONNX Runtime: used where edgevit gives no ranges of its own.
-    `sixteen_bit` names tensors kept at 16 bits, `ranges` gives (minimum, maximum) per tensor; both by the names of
-    `edgevit.quantize.activations`. `seen` holds what the calibration images showed before any range was narrowed,
-    by which a backend finds the tensors in the vendor's own table.
+    `precision` is "float" or "int8". `options` are the vendors' own settings by the backend's name, each checked by
+    that backend's type. `sixteen_bit` names tensors kept at 16 bits, `ranges` gives (minimum, maximum) per tensor;
+    both by the names of `edgevit.quantize.tensor_names`. `calibrated_ranges` are the extremes of the first
+    calibration images, before any range was narrowed: a backend finds the tensors in the vendor's table by them.
     """
 
     precision: str = "float"
-    algorithm: str = "normal"
-    litert_recipe: str = "dynamic_wi8_afp32"
-    onnx_recipe: str = "dynamic"
+    options: Options = field(default_factory=dict)
     sixteen_bit: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    seen: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    calibrated_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def quantized(self) -> bool:
@@ -50,17 +48,21 @@ class PrecisionPlan:
         """The plan as a file that can be read, edited and given back."""
         lines = [
             f'precision = "{self.precision}"',
-            f'algorithm = "{self.algorithm}"',
-            f'litert_recipe = "{self.litert_recipe}"',
-            f'onnx_recipe = "{self.onnx_recipe}"',
             "# Tensors kept in 16 bits; everything else is int8.",
             "sixteen_bit = [" + "".join(f'\n    "{name}",' for name in self.sixteen_bit) + "\n]",
         ]
-        for title, values in (("ranges", self.ranges), ("seen", self.seen)):
+        for name, options in self.options.items():
+            lines += ["", f"[options.{name}]", *(f"{key} = {toml(value)}" for key, value in options.items())]
+        for title, values in (("ranges", self.ranges), ("calibrated_ranges", self.calibrated_ranges)):
             if values:
                 lines += ["", f"[{title}]"]
                 lines += [f'"{name}" = [{low!r}, {high!r}]' for name, (low, high) in values.items()]
         return "\n".join(lines) + "\n"
+
+
+def toml(value: Any) -> str:
+    """A setting as TOML writes it: JSON's strings, numbers, booleans and lists are TOML's too."""
+    return json.dumps(value)
 
 
 def ascending(values: tuple[float, float]) -> tuple[float, float]:
@@ -78,12 +80,10 @@ class PlanFile(Strict):
 
     id: str = ""
     precision: Literal["float", "int8"]
-    algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
-    litert_recipe: str = "dynamic_wi8_afp32"
-    onnx_recipe: str = "dynamic"
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sixteen_bit: tuple[str, ...] = ()
     ranges: dict[str, Range] = Field(default_factory=dict)
-    seen: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    calibrated_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
 
 def read_plan(path: Path) -> PrecisionPlan:

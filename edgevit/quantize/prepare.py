@@ -12,7 +12,7 @@ from torch import nn
 
 from edgevit.errors import InputError
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.activations import logits_of, prepared
+from edgevit.quantize.activations import outputs_of, prepared
 from edgevit.quantize.calibration import NARROWINGS, Stability, narrowed, ranges_of, stability
 from edgevit.quantize.conditioning import (
     IMAGES,
@@ -23,9 +23,10 @@ from edgevit.quantize.conditioning import (
     score,
 )
 from edgevit.quantize.diagnosis import MassiveActivation, in_words, massive_activations
-from edgevit.quantize.fake_quantization import int8_logits
+from edgevit.quantize.fake_quantization import int8_outputs
+from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.observers import OBSERVERS, Range
-from edgevit.quantize.plan import SEEN_IMAGES, PrecisionPlan
+from edgevit.quantize.plan import MATCHED_IMAGES, PrecisionPlan
 from edgevit.quantize.statistics import Samples, collect, extremes, joined_extremes
 
 DIAGNOSED_IMAGES = 64
@@ -47,6 +48,7 @@ class Int8Model:
 
     module: Any
     plan: PrecisionPlan
+    fusion: Fusion
     samples: Samples
     steps: tuple[Transform, ...]
     trials: tuple[RangeTrial, ...]
@@ -72,6 +74,7 @@ class Int8Model:
 def prepare_int8(
     model: nn.Module,
     images: torch.Tensor,
+    fusion: Fusion,
     *,
     observer: str = MEASURED,
     seed: int = 0,
@@ -79,8 +82,9 @@ def prepare_int8(
 ) -> Int8Model:
     """Condition a canonical ViT and choose ranges, on normalised calibration images [n, channels, H, W].
 
-    `observer` is a name in OBSERVERS, or "measured": the best of a few on held-out images. Call it after the
-    exact rewrites, and export the module it gives. Raises InputError for a model that isn't canonical.
+    `fusion` says where the compiler rounds. `observer` is a name in OBSERVERS, or "measured": the best of a few
+    on held-out images. Call it after the exact rewrites, and export the module it gives. Raises InputError for
+    a model that isn't canonical.
     """
     if len(images) < MIN_IMAGES:
         raise InputError(
@@ -90,7 +94,7 @@ def prepare_int8(
         )
     vit = prepared(model)
     massive = massive_activations(vit, images[:DIAGNOSED_IMAGES])
-    vit, steps = condition(vit, images, seed=seed, progress=progress)
+    vit, steps = condition(vit, images, fusion, seed=seed, progress=progress)
     half = min(IMAGES, len(images)) // 2
     samples = collect(vit, images[:half], seed=seed, progress=progress)
     held_out = images[half : 2 * half]
@@ -98,7 +102,7 @@ def prepare_int8(
         [f"{MEASURED} {share}" for share in NARROWINGS] + ["minmax"] if observer == MEASURED else [observer]
     )
     tried = ranges_by(samples, names)
-    trials = [RangeTrial(name, try_ranges(vit, held_out, tried[name])) for name in names]
+    trials = [RangeTrial(name, try_ranges(vit, held_out, tried[name], fusion)) for name in names]
     best = min(trials, key=lambda trial: trial.errors.error_score)
     samples = joined_extremes(samples, extremes(vit, images[half:]))
     steady = stability(samples)
@@ -107,9 +111,9 @@ def prepare_int8(
     plan = PrecisionPlan(
         precision="int8",
         ranges=ranges_by(samples, [best.observer])[best.observer],
-        seen=full_ranges(extremes(vit, images[:SEEN_IMAGES])),
+        calibrated_ranges=full_ranges(extremes(vit, images[:MATCHED_IMAGES])),
     )
-    return Int8Model(vit, plan, samples, tuple(steps), tuple(trials), steady, tuple(massive))
+    return Int8Model(vit, plan, fusion, samples, tuple(steps), tuple(trials), steady, tuple(massive))
 
 
 def save_module(module: nn.Module, path: Path) -> None:
@@ -138,6 +142,6 @@ def ranges_by(samples: Samples, names: list[str]) -> dict[str, dict[str, Range]]
     }
 
 
-def try_ranges(vit: Any, images: torch.Tensor, ranges: dict[str, Range]) -> Score:
+def try_ranges(vit: Any, images: torch.Tensor, ranges: dict[str, Range], fusion: Fusion) -> Score:
     """Errors of everything int8 with these ranges."""
-    return score(int8_logits(vit, images, ranges), logits_of(vit, images))
+    return score(int8_outputs(vit, images, ranges, fusion), outputs_of(vit, images))

@@ -23,8 +23,8 @@ from edgevit.files import write_atomically
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.groups import Costs, Errors, Unit
 
-Logits = npt.NDArray[np.float32]
-Simulate = Callable[[tuple[str, ...]], Logits]
+Outputs = npt.NDArray[np.float32]
+Simulate = Callable[[tuple[str, ...]], Outputs]
 
 # Changed predictions, in percent, that a target allows per point of accuracy: as if a third were net losses.
 CHANGES_PER_POINT = 3.0
@@ -64,15 +64,15 @@ class Drop:
         return self.least / max(max_drop, 1e-9)
 
 
-def drop_of(logits: Logits, reference: Logits, more: Logits | None = None) -> Drop:
-    """Compare an int8 model's logits [n, classes] with the float model's on the same images.
+def drop_of(outputs: Outputs, reference: Outputs, more: Outputs | None = None) -> Drop:
+    """Compare an int8 model's outputs [n, classes] with the float model's on the same images.
 
     A hundred images show few changed predictions, by luck none. So every image's margins meet every image's
     errors: the share of pairs that would change is counted (a two-sample U-statistic), and the float model's
     own probabilities stand for the labels: a change from class a to class b costs p(a) - p(b). `more` are float
-    logits [m, classes] whose margins to use, of more images than were simulated.
+    outputs [m, classes] whose margins to use, of more images than were simulated.
     """
-    ours, theirs = logits.astype(np.float64), reference.astype(np.float64)
+    ours, theirs = outputs.astype(np.float64), reference.astype(np.float64)
     margins, worth, leading = leads(theirs if more is None else more.astype(np.float64))
     if more is not None:
         leading = leads(theirs)[2]
@@ -104,10 +104,10 @@ def upper_bound(pairs: npt.NDArray[np.float64]) -> float:
     return float(pairs.mean() + CONFIDENCE * spread)
 
 
-def leads(logits: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """How far the predicted class leads its rivals [n, rivals], in logits and probability, and which they are."""
-    leading, rows = np.argsort(-logits, axis=1)[:, : RIVALS + 1], np.arange(len(logits))[:, None]
-    found = logits[rows, leading], np.exp(log_softmax(logits, axis=1))[rows, leading]
+def leads(outputs: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """How far the predicted class leads its rivals [n, rivals], in outputs and probability, and which they are."""
+    leading, rows = np.argsort(-outputs, axis=1)[:, : RIVALS + 1], np.arange(len(outputs))[:, None]
+    found = outputs[rows, leading], np.exp(log_softmax(outputs, axis=1))[rows, leading]
     lead, worth = (values[:, :1] - values[:, 1:] for values in found)
     return lead, worth, leading
 
@@ -169,7 +169,12 @@ class Trials:
                 self.done = stored["trials"]
 
     def measure(
-        self, how: str, candidate: CandidatePlan, reference: Logits, run: Simulate, more: Logits | None = None
+        self,
+        how: str,
+        candidate: CandidatePlan,
+        reference: Outputs,
+        run: Simulate,
+        more: Outputs | None = None,
     ) -> Drop:
         """Measure a plan, or recall it."""
         name = f"{how}: {' '.join(candidate.sixteen_bit)}"
@@ -193,7 +198,7 @@ def search(
     *,
     fake: Simulate,
     simulate: Simulate,
-    references: Mapping[str, Logits],
+    references: Mapping[str, Outputs],
     max_drop: float,
     minutes: float,
     state: Path | None = None,
@@ -203,8 +208,8 @@ def search(
 ) -> SearchResult:
     """The first candidate whose simulation keeps the predictions within `max_drop` points.
 
-    `fake` and `simulate` give logits of a plan by fake quantization and by the vendor's simulator, on images
-    whose float logits are `references["fake"]` and `references["simulate"]`; those under "more", if any, lend
+    `fake` and `simulate` give outputs of a plan by fake quantization and by the vendor's simulator, on images
+    whose float outputs are `references["fake"]` and `references["simulate"]`; those under "more", if any, lend
     their margins. Stops after `minutes` with the best plan so far. Nothing is drawn at random: the same inputs
     give the same plan. If the compiler crashes on a plan, cheaper plans
     are not tried, with a warning. `advice` is given where no plan meets the target.

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.activations import STREAM_TAPS, forward, kind_of
+from edgevit.quantize.activations import forward
 from edgevit.quantize.observers import Sample
+from edgevit.quantize.tensor_names import STREAM_TAPS, kind_of
 
 VALUES = 120_000  # kept of each tensor: enough for a range
 STREAM_VALUES = 400_000  # of the residual stream, whose rare tokens decide its rotation
@@ -69,9 +70,9 @@ def collect(vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = Q
     collector = Collector(len(first), seed)
     for done, part in enumerate(torch.split(first, BATCH)):
         with torch.enable_grad():
-            logits = forward(vit, part, collector)
-            drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=collector.generator)
-            logits.log_softmax(-1).gather(1, drawn).sum().backward()  # type: ignore[no-untyped-call]
+            outputs = forward(vit, part, collector)
+            drawn = torch.multinomial(outputs.detach().softmax(-1), 1, generator=collector.generator)
+            outputs.log_softmax(-1).gather(1, drawn).sum().backward()  # type: ignore[no-untyped-call]
         collector.finish_batch()
         progress.advance(min(len(images), (done + 1) * BATCH), len(images), "calibration statistics")
     samples = {name: joined(parts) for name, parts in collector.parts.items()}

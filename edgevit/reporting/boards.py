@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgevit.backends.registry import by_suffix
 from edgevit.metrics.classification import Accuracy
 from edgevit.reporting.sections import Bench, Loss, Timing
 from edgevit.reporting.text import clean, lines, pairs
@@ -50,7 +51,8 @@ def settings_of(record: Measurement) -> dict[str, measurement.Timing]:
             f"NPU cores {clean(name, 40)}" if name[:1].isdigit() else clean(name, 60): each
             for name, each in record.core_masks.items()
         }
-    if record.artefact.endswith(".rknn"):
+    backend = by_suffix(record.artefact)
+    if backend is not None and backend.for_npu:
         return dict(zip(["NPU"], threads.values(), strict=False))
     return {setting_of(name): each for name, each in threads.items()}
 
@@ -98,5 +100,5 @@ def same(record: SameAsLocal | None) -> str | None:
     if record is None:
         return None
     text = f"same predictions as the local evaluation on {record.agree} of {record.n} images"
-    difference = record.max_logit_difference
-    return text if difference is None else f"{text}, largest logit difference {difference:.2g}"
+    difference = record.max_output_difference
+    return text if difference is None else f"{text}, largest output difference {difference:.2g}"

@@ -30,7 +30,7 @@ class Predictions:
     """Both models' answers on the validation images, [n] and [n, classes]; `labels` None where there are none."""
 
     reference: Array
-    logits: Array
+    outputs: Array
     labels: Array | None
     names: tuple[str, ...] | None
 
@@ -42,23 +42,23 @@ class Predictions:
 
 
 def predictions(run: RunFiles, result: Result, names: tuple[str, ...] | None) -> Predictions:
-    """Read both models' logits. Raises LookupError where arrays are missing, damaged or don't belong together."""
+    """Read both models' outputs. Raises LookupError where arrays are missing, damaged or don't belong together."""
     step, manifest = run.manifest.step(result.step), run.manifest
-    reference, logits = run.array(manifest.stage("float"), "logits.npy"), run.array(step, "logits.npy")
+    reference, outputs = run.array(manifest.stage("float"), "outputs.npy"), run.array(step, "outputs.npy")
     labelled = manifest.images.validation is not None and manifest.images.validation.labelled
     labels = run.array(run.validation_of(step), "labels.npy") if labelled else None
-    if reference.ndim != 2 or reference.shape != logits.shape or not len(logits):
-        raise LookupError("its logits and the float model's have different shapes")
-    if labels is not None and labels.shape != logits.shape[:1]:
-        raise LookupError("there are not as many labels as logits")
-    return Predictions(reference, logits, labels, names)
+    if reference.ndim != 2 or reference.shape != outputs.shape or not len(outputs):
+        raise LookupError("its outputs and the float model's have different shapes")
+    if labels is not None and labels.shape != outputs.shape[:1]:
+        raise LookupError("there are not as many labels as outputs")
+    return Predictions(reference, outputs, labels, names)
 
 
 def classes(found: Predictions) -> Classes | None:
     """Per-class outcome; None without labels."""
     if found.labels is None:
         return None
-    before, after = found.reference.argmax(1) == found.labels, found.logits.argmax(1) == found.labels
+    before, after = found.reference.argmax(1) == found.labels, found.outputs.argmax(1) == found.labels
     rows, same = [], 0
     for label in np.unique(found.labels):
         mine = found.labels == label
@@ -75,7 +75,7 @@ def classes(found: Predictions) -> Classes | None:
 
 def changes(run: RunFiles, result: Result, found: Predictions) -> Changes:
     """Images whose prediction changed; images that were right before come first, the surest of them on top."""
-    before, after = found.reference.argmax(1), found.logits.argmax(1)
+    before, after = found.reference.argmax(1), found.outputs.argmax(1)
     changed = np.flatnonzero(before != after)
     surest = softmax(found.reference[changed].astype(np.float64), axis=1).max(1, initial=0.0)
     order = {"lost": 0, "won": 1, "other": 2}
@@ -94,7 +94,7 @@ def changed_image(
     found: Predictions, index: int, names: list[str], pixels: Array | None, channels: str
 ) -> ChangedImage:
     """One image with both answers."""
-    before, after = found.reference[index], found.logits[index]
+    before, after = found.reference[index], found.outputs[index]
     first, then = int(before.argmax()), int(after.argmax())
     return ChangedImage(
         name=clean(names[index], 120) if index < len(names) else f"image {index}",
@@ -116,7 +116,7 @@ def kind(found: Predictions, index: int) -> Literal["lost", "won", "other"]:
     label = found.labels[index]
     if found.reference[index].argmax() == label:
         return "lost"
-    return "won" if found.logits[index].argmax() == label else "other"
+    return "won" if found.outputs[index].argmax() == label else "other"
 
 
 def file_names(run: RunFiles, validation: StepRecord | None) -> list[str]:

@@ -183,7 +183,7 @@ def proof(each: Artefact) -> Iterator[str]:
     """Parity and rewrites."""
     yield from ("### Proof that exact steps were exact", "")
     if each.parity is not None:
-        yield from (f"Exported graph against torch: largest logit difference {each.parity:.1e}.", "")
+        yield from (f"Exported graph against torch: largest output difference {each.parity:.1e}.", "")
     yield from (f"- {escape(name)}: {escape(what)}" for name, what in each.rewrites)
     yield from (escape_item(text) for text in each.warnings)
     yield ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgevit.backends.registry import backend_of, check_options
 from edgevit.errors import InputError
 from edgevit.quantize.plan import DEFAULT_MAX_DROP, PrecisionPlan, read_plan
 from edgevit.request.compression import CompressionRequest, parse_compression
@@ -116,6 +117,9 @@ def make_job(
         compression=parse_compression(options),
         **options,
     )
+    check_options(chosen.options, f"cannot use the recipe {chosen.id}")
+    if job.plan is not None:
+        check_options(job.plan.options, f"cannot use --plan {plan}")
     refuse_unknown_rewrites(job)
     if job.plan is not None and job.plan.precision not in job.precisions:
         asked = " and ".join(job.precisions)
@@ -145,6 +149,7 @@ def resolve_targets(names: tuple[str | Board, ...], precisions: tuple[str, ...])
             f"Rename one board file, for example to {twice[0]}-mine.toml",
         )
     for board in boards:
+        backend_of(board)  # a live profile of the library's face was not loaded by name
         for precision in precisions:
             if precision not in board.precisions:
                 raise InputError(
@@ -157,9 +162,8 @@ def resolve_targets(names: tuple[str | Board, ...], precisions: tuple[str, ...])
 
 def delegates_of(board: Board) -> tuple[str, ...]:
     """What may run a board's artefacts; the CPU stands for whatever leaves no choice."""
-    from edgevit.backends.registry import CANDIDATES
-
-    return CANDIDATES[board.backend].delegates if board.backend in CANDIDATES else ("cpu",)
+    quantizers = backend_of(board).quantizers
+    return quantizers.delegates if quantizers else ("cpu",)
 
 
 def refuse_unknown_rewrites(job: Job) -> None:
@@ -178,8 +182,8 @@ def check(job: Job) -> None:
     if not any(job.delegate in delegates_of(board) for board in job.targets):
         raise InputError(
             f"cannot use --delegate {job.delegate}",
-            "no target makes a .tflite",
-            "Add --target tflite, or leave the option out",
+            "no target's artefacts run on one",
+            "Add a target whose do, such as tflite, or leave the option out",
         )
     if job.model == DEMO:
         if job.weights is not None:

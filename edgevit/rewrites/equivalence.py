@@ -60,7 +60,7 @@ class RewriteRecord:
     name: str
     changed: bool
     what: str
-    max_logit_difference: float | None
+    max_output_difference: float | None
 
 
 def apply_rewrites(
@@ -107,7 +107,9 @@ def prove(name: str, before: nn.Module, after: nn.Module, inputs: torch.Tensor, 
     allowed = tolerance * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
         raise ParityError(
-            f"{name} changed the outputs", f"a logit moved by {difference:.2g}, more than {allowed:.2g}", FIX
+            f"{name} changed the outputs",
+            f"an output moved by {difference:.2g}, more than {allowed:.2g}",
+            FIX,
         )
     return difference
 

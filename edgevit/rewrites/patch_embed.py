@@ -24,10 +24,6 @@ from edgevit.targets.profiles import Npu
 Chain = tuple[tuple[int, int], ...]
 
 MAX_STAGES = 3
-CHANNEL_BLOCK = 32  # input channels an NPU multiplies at once
-OUTPUT_BLOCK = 32
-PIXEL_BLOCK = 16
-DDR_BYTES_PER_CYCLE = 21.3
 
 
 def split_patch_embed(model: nn.Module, npu: Npu | None) -> RewriteResult:
@@ -73,10 +69,17 @@ def why_not_split(stem: Any, npu: Npu | None) -> str | None:
 def best_chain(
     kernel: tuple[int, int], npu: Npu, image: tuple[int, int], channels: int, dim: int
 ) -> Chain | None:
-    """The chain of strides with the fewest `cycles`, the shorter one on a tie; None if there is none."""
+    """The chain of strides with the fewest `cycles`, on a tie the shorter and more even one; None if there is none.
+
+    A profile that tells neither speed nor memory traffic leaves all chains equal.
+    """
     limit = npu.max_conv_stride or max(kernel)
-    found = list(chains(kernel, limit))
-    return min(found, key=lambda chain: (cycles(chain, npu, image, channels, dim), len(chain)), default=None)
+
+    def rank(chain: Chain) -> tuple[float, int, int]:
+        cost = cycles(chain, npu, image, channels, dim)
+        return cost, len(chain), max(max(strides) for strides in chain)
+
+    return min(chains(kernel, limit), key=rank, default=None)
 
 
 def chains(kernel: tuple[int, int], limit: int) -> Iterator[Chain]:
@@ -98,31 +101,20 @@ def ordered_factors(number: int, count: int, limit: int) -> list[tuple[int, ...]
 def cycles(chain: Chain, npu: Npu, image: tuple[int, int], channels: int, dim: int) -> float:
     """Cycles of a chain by the model that reproduces the vendor compiler's own count for int8 convolutions.
 
-    Multiply-accumulates with pixels, input and output channels rounded up to blocks, or memory traffic,
-    whichever takes longer, summed over the convolutions.
+    The time of int8 multiply-accumulates in whole blocks, or of memory traffic, whichever takes longer, summed
+    over the convolutions. What the profile does not tell is not counted.
     """
-    outputs = npu.channel_alignment_int8 if npu.channel_alignment_int8 > 1 else OUTPUT_BLOCK
-    pixels_block = npu.token_alignment if npu.token_alignment > 1 else PIXEL_BLOCK
-    macs = npu.macs_per_cycle_int8 or CHANNEL_BLOCK * OUTPUT_BLOCK
+    macs = npu.macs_per_cycle_int8 or math.inf
     (height, width), total, before = image, 0.0, image[0] * image[1] * channels
     for index, (down, across) in enumerate(chain):
         height, width, taps = height // down, width // across, down * across
         out = dim if index == len(chain) - 1 else channels * taps
-        work = (
-            round_up(height * width, pixels_block)
-            * taps
-            * round_up(channels, CHANNEL_BLOCK)
-            * round_up(out, outputs)
-        )
+        work = taps * npu.macs_of(height * width, channels, out)
         weights, after = channels * taps * out, height * width * out
-        traffic = (before + weights + after) / (npu.ddr_bytes_per_cycle or DDR_BYTES_PER_CYCLE)
+        traffic = (before + weights + after) / (npu.ddr_bytes_per_cycle or math.inf)
         total += max(work / macs, traffic)
         channels, before = out, after
     return total
-
-
-def round_up(value: int, block: int) -> int:
-    return -(-value // block) * block
 
 
 def chained(stem: Any, chain: Chain) -> SplitPatchEmbed:

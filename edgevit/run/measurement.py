@@ -54,7 +54,7 @@ class SameAsLocal(Record):
 
     n: Count
     agree: Count
-    max_logit_difference: float | None = None
+    max_output_difference: float | None = None
 
 
 class Measurement(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -31,6 +32,9 @@ class Npu(Strict):
     target: str = Field(description="the name the vendor's toolkit gives this platform")
     max_conv_stride: Count | None = Field(None, description="largest convolution stride run in one pass")
     token_alignment: Count = Field(1, description="tokens are computed in blocks of this many")
+    input_channel_alignment: Count = Field(
+        1, description="input channels are multiplied in blocks of this many"
+    )
     channel_alignment_int8: Count = Field(
         1, description="int8 output channels are computed in blocks of this many"
     )
@@ -52,6 +56,12 @@ class Npu(Strict):
         default_factory=dict, description="op type -> why it leaves the NPU, what to try"
     )
 
+    def macs_of(self, pixels: int, inputs: int, outputs: int) -> int:
+        """Multiply-accumulates of a 1x1 convolution as this NPU computes them, in whole blocks."""
+        blocks = (self.token_alignment, self.input_channel_alignment, self.channel_alignment_int8)
+        sizes = zip((pixels, inputs, outputs), blocks, strict=True)
+        return math.prod(-(-size // block) * block for size, block in sizes)
+
 
 class Clock(Strict):
     """One clock domain: where its governor lives, which value to pin."""
@@ -68,7 +78,7 @@ class Board(Strict):
 
     id: str = Field("", description="the file's name without .toml; filled in when read")
     name: str
-    backend: Literal["rknn", "litert", "onnxruntime"]
+    backend: str = Field(description="whose tools make the artefact, and which runtime runs it")
     source: str = Field(description="where the limits come from")
     precisions: tuple[PrecisionName, ...] = Field(("float", "int8"), min_length=1)
     refuse: dict[str, str] = Field(
@@ -84,17 +94,15 @@ class Board(Strict):
 
 
 class Recipe(Strict):
-    """A named way to quantize: which images, how many, which range estimator."""
+    """A named way to quantize: how many images, whether to condition, who chooses ranges, the vendors' settings."""
 
     id: str = ""
     name: str
     source: str
     calibration_images: int = Field(ge=1, le=4096)
-    rknn_algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
-    litert_recipe: str | None = Field(
-        None, description="LiteRT's way to quantize; none: chosen by measurement"
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="settings of a vendor's tools, by the backend's name"
     )
-    onnx_recipe: str | None = Field(None, description="ONNX Runtime's, likewise")
     conditioning: StrictBool = Field(
         False, description="rotate and shift the float model, exactly, to fit int8"
     )

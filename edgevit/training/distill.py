@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import Closeness, closeness, logits_of
+from edgevit.compression.blocks import Closeness, closeness, outputs_of
 from edgevit.compression.calibration_split import hold_out
 from edgevit.errors import InputError
 from edgevit.progress import QUIET, Progress
@@ -75,7 +75,7 @@ def recover(
 
     `inputs` [n, C, H, W] are normalised by the student's preprocessing, `teacher_inputs` are the same pictures
     by the teacher's (left out: the same). Both must be canonical ViTs of the same depth and width. The loss is
-    the logits' KL divergence plus the block outputs' relative squared error; a quarter of the images (512 at
+    the outputs' KL divergence plus the block outputs' relative squared error; a quarter of the images (512 at
     most) is held out and looked at 12 times. What is returned is the best seen there of points on the way from
     the weights given to a running average of the trained ones; the model given if none is better. With a
     `checkpoint` path a killed run continues where it was last saved (every 20 s), and Ctrl-C saves before it is
@@ -140,7 +140,7 @@ def result_of(run: Run, stopped: str, *, resumed: bool) -> Recovered:
         module = copy.deepcopy(run.given)
         module.load_state_dict(run.best)
         with torch.no_grad():
-            after = closeness(run.expected, logits_of(module, run.images.check_student))
+            after = closeness(run.expected, outputs_of(module, run.images.check_student))
         improved = after.kl < run.before.kl
     if not improved:
         module, after = run.given, run.before

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import closeness, logits_of
+from edgevit.compression.blocks import closeness, outputs_of
 from edgevit.progress import Progress
 from edgevit.training import checkpoint as checkpoints
 from edgevit.training.augment import at_size, random_views
@@ -59,16 +59,16 @@ class Run:
         self.generator = torch.Generator().manual_seed(seed)
         self.train_images = images.train.to(self.device)
         with torch.no_grad():
-            self.expected = self.logits(self.teacher, images.check_teacher)
-            self.before = closeness(self.expected, self.logits(self.student, images.check_student))
+            self.expected = self.outputs(self.teacher, images.check_teacher)
+            self.before = closeness(self.expected, self.outputs(self.student, images.check_student))
         self.start = weights_of(self.student)
         self.average = {name: tensor.clone() for name, tensor in self.start.items()}
         self.best_kl, self.best = self.before.kl, self.start
         self.steps, self.seconds, self.since_best = 0, 0.0, 0
         self.checks: list[tuple[float, float]] = []
 
-    def logits(self, model: Any, images: torch.Tensor) -> torch.Tensor:
-        return logits_of(lambda batch: model(batch.to(self.device)).float().cpu(), images)
+    def outputs(self, model: Any, images: torch.Tensor) -> torch.Tensor:
+        return outputs_of(lambda batch: model(batch.to(self.device)).float().cpu(), images)
 
     def fingerprint(self, settings: str) -> str:
         images = self.images
@@ -139,7 +139,7 @@ class Run:
             state = between(self.start, self.average, share)
             trial.load_state_dict(state)
             with torch.no_grad():
-                kl = closeness(self.expected, self.logits(trial, self.images.check_student)).kl
+                kl = closeness(self.expected, self.outputs(trial, self.images.check_student)).kl
             lowest = min(lowest, kl)
             if kl < self.best_kl:
                 self.best_kl, self.best, self.since_best = kl, state, 0
@@ -190,8 +190,8 @@ def step(run: Run) -> None:
     with mixed_precision(run.device):
         with torch.no_grad():
             wanted, targets = states_and_logits(run.teacher, theirs)
-        found, logits = states_and_logits(run.student, ours)
-    loss = distillation_loss(logits, targets, found, wanted, run.grids)
+        found, outputs = states_and_logits(run.student, ours)
+    loss = distillation_loss(outputs, targets, found, wanted, run.grids)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(run.student.parameters(), 1.0)

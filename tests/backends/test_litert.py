@@ -33,8 +33,8 @@ def request(folder: Path, precision: str = "float", recipe: str = "dynamic_wi8_a
     out.mkdir()
     return CompileRequest(
         onnx=None,
-        lowered=folder / "float.tflite",
-        plan=PrecisionPlan(precision=precision, litert_recipe=recipe),
+        vendor_float=folder / "float.tflite",
+        plan=PrecisionPlan(precision=precision, options={"litert": {"recipe": recipe}}),
         board=load_board("tflite"),
         preprocessing=TINY,
         calibration=folder / "calibration.npy",
@@ -68,12 +68,12 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, di
 
 
 def test_program_is_converted_once_for_all(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
-    made = backend.lower(tmp_path / "tiny.pt2", tmp_path, QUIET)
+    made = backend.convert_float(tmp_path / "tiny.pt2", tmp_path, QUIET)
     assert asked == [("convert", {"program": str(tmp_path / "tiny.pt2"), "artefact": str(made)})]
 
 
 def test_float_is_run_as_it_is(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
-    result = backend.compile(request(tmp_path), QUIET)
+    result = backend.make(request(tmp_path), QUIET)
     assert [name for name, _ in asked] == ["run"]
     assert asked[0][1]["mean"] == pytest.approx(MEAN)
     assert result.artefact.read_bytes() == b"float"
@@ -85,18 +85,18 @@ def test_int8_is_quantized_from_float_by_the_plans_recipe(
     tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]
 ) -> None:
     wanted = request(tmp_path, "int8", "static_wi8_ai8")
-    backend.compile(wanted, QUIET)
+    backend.make(wanted, QUIET)
     assert [name for name, _ in asked] == ["quantize", "run"]
     quantize = asked[0][1]
-    assert quantize["model"] == str(wanted.lowered)
+    assert quantize["model"] == str(wanted.vendor_float)
     assert (quantize["recipe"], quantize["calibration"]) == ("static_wi8_ai8", str(wanted.calibration))
     assert [path.name for path in wanted.out.rglob("*.tflite")] == ["model.tflite"]
 
 
 def test_without_images_nothing_is_run(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
-    result = backend.compile(dataclasses.replace(request(tmp_path), evaluate=None), QUIET)
+    result = backend.make(dataclasses.replace(request(tmp_path), evaluate=None), QUIET)
     assert [name for name, _ in asked] == ["partitions"]
-    assert result.logits is None
+    assert result.outputs is None
 
 
 @pytest.fixture
@@ -104,11 +104,11 @@ def trial(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> TrialReque
     """A request to try two ways, on the worker that does nothing."""
     (tmp_path / "trials").mkdir()
     return TrialRequest(
-        handed=tmp_path / "float.tflite",
+        source_model=tmp_path / "float.tflite",
         candidates=backend.candidates("cpu")[:2],
         preprocessing=TINY,
         fit=tmp_path / "calibration.npy",
-        judge=tmp_path / "evaluate.npy",
+        held_out=tmp_path / "evaluate.npy",
         timed=True,
         out=tmp_path / "trials",
     )
@@ -127,7 +127,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, failing: str = "") -> list[str]:
         if "artefact" in args:
             Path(args["artefact"]).write_bytes(b"model")
         if name == "run":
-            np.save(args["logits"], np.eye(5, CLASSES, dtype=np.float32))
+            np.save(args["outputs"], np.eye(5, CLASSES, dtype=np.float32))
         return {"partitions": 1, "ms": [[2.0, 2.0], *[[1.0, 1.0] for _ in args.get("models", ())[1:]]]}
 
     monkeypatch.setattr(backend, "run_job", reply)
@@ -137,12 +137,12 @@ def answer(monkeypatch: pytest.MonkeyPatch, failing: str = "") -> list[str]:
 def test_candidates_are_timed_together_and_leave_the_float_files_folder_alone(
     trial: TrialRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, before = answer(monkeypatch), set(trial.handed.parent.iterdir())
+    calls, before = answer(monkeypatch), set(trial.source_model.parent.iterdir())
     trials = backend.measure(trial, QUIET)
     assert calls[0] == "run-float"
     assert calls[-1] == "time"
     assert len(calls) == 1 + 2 * 2 + 1
-    assert set(trial.handed.parent.iterdir()) == before
+    assert set(trial.source_model.parent.iterdir()) == before
     assert trials.float_ms == (2.0, 2.0)
     assert [each.latencies_ms for each in trials.tried] == [(1.0, 1.0)] * 2
     assert trials.tried[0].details == {"partitions": 1, "bytes": 5}
@@ -166,7 +166,7 @@ def test_every_offered_way_is_known_to_the_worker_or_spelt_out() -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny ViT's program, pixels, and torch's logits of those to evaluate."""
+    """A folder with a tiny ViT's program, pixels, and torch's outputs of those to evaluate."""
     try:
         environment.python_of(backend.TOOLCHAIN)
     except ToolchainError as error:
@@ -180,7 +180,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pixels(folder)
     model = tiny_vit()
     export_program(model, TINY.size, 3, folder / "tiny.pt2")
-    backend.lower(folder / "tiny.pt2", folder, QUIET)
+    backend.convert_float(folder / "tiny.pt2", folder, QUIET)
     with torch.inference_mode():
         images = torch.from_numpy(TINY.normalise(np.load(folder / "evaluate.npy")))
         np.save(folder / "torch.npy", model(images).numpy())
@@ -205,11 +205,11 @@ def tiny_vit() -> Any:
 def tiny_trial(tiny: Path, tmp_path: Path) -> TrialRequest:
     """A request to try the tiny ViT's float file on its own pixels, untimed, with no candidate yet."""
     return TrialRequest(
-        handed=tiny / "float.tflite",
+        source_model=tiny / "float.tflite",
         candidates=(),
         preprocessing=TINY,
         fit=tiny / "calibration.npy",
-        judge=tiny / "evaluate.npy",
+        held_out=tiny / "evaluate.npy",
         timed=False,
         out=tmp_path,
     )
@@ -217,15 +217,15 @@ def tiny_trial(tiny: Path, tmp_path: Path) -> TrialRequest:
 
 @pytest.fixture(scope="module")
 def in_float(tiny: Path) -> CompileResult:
-    return backend.compile(request(tiny), QUIET)
+    return backend.make(request(tiny), QUIET)
 
 
 def errors(result: CompileResult, tiny: Path) -> tuple[float, float]:
     """(largest logit difference to torch, largest logit)."""
-    assert result.logits is not None
-    logits, wanted = np.load(result.logits), np.load(tiny / "torch.npy")
-    assert (logits.shape, logits.dtype) == ((5, CLASSES), np.float32)
-    return float(np.abs(logits - wanted).max()), float(np.abs(wanted).max())
+    assert result.outputs is not None
+    outputs, wanted = np.load(result.outputs), np.load(tiny / "torch.npy")
+    assert (outputs.shape, outputs.dtype) == ((5, CLASSES), np.float32)
+    return float(np.abs(outputs - wanted).max()), float(np.abs(wanted).max())
 
 
 @pytest.mark.toolchain
@@ -240,7 +240,7 @@ def test_float_computes_what_torch_computes(tiny: Path, in_float: CompileResult)
 @pytest.mark.toolchain
 @pytest.mark.slow
 def test_same_program_gives_the_same_bytes(tiny: Path, in_float: CompileResult, tmp_path: Path) -> None:
-    again = backend.lower(tiny / "tiny.pt2", tmp_path, QUIET)
+    again = backend.convert_float(tiny / "tiny.pt2", tmp_path, QUIET)
     assert sha256_file(again) == sha256_file(in_float.artefact)
 
 
@@ -261,9 +261,9 @@ def test_int8_is_smaller_and_close(
         "threads": 1,
     }
     run_job(
-        "litert", "run", asked | {"logits": str(tmp_path / "logits.npy")}, tmp_path / "run", timeout_s=300
+        "litert", "run", asked | {"logits": str(tmp_path / "outputs.npy")}, tmp_path / "run", timeout_s=300
     )
-    ran = dataclasses.replace(in_float, logits=tmp_path / "logits.npy")
+    ran = dataclasses.replace(in_float, outputs=tmp_path / "outputs.npy")
     error, largest = errors(ran, tiny)
     assert 0 < error < tolerance * largest
 
@@ -283,8 +283,8 @@ def test_every_way_to_quantize_is_made_and_measured(
         assert len(each.latencies_ms) == len(trials.float_ms)
         assert (len(each.latencies_ms) >= 7) == timed
         assert delegate == "npu" or each.details["partitions"] == 1
-        assert each.logits is not None
-        assert 0 < float(np.abs(each.logits - trials.reference).max()) < 0.25 * largest
+        assert each.outputs is not None
+        assert 0 < float(np.abs(each.outputs - trials.reference).max()) < 0.25 * largest
 
 
 @pytest.mark.toolchain
@@ -298,12 +298,12 @@ def test_fixed_ranges_hold_the_one_image_that_needs_them(
     np.save(tmp_path / "judge.npy", vivid)
     candidates = [Candidate("static_wi8_ai16", "int16 activations: rounding costs next to nothing")]
     wanted = dataclasses.replace(
-        tiny_trial, candidates=candidates, fit=tmp_path / "fit.npy", judge=tmp_path / "judge.npy"
+        tiny_trial, candidates=candidates, fit=tmp_path / "fit.npy", held_out=tmp_path / "judge.npy"
     )
     trials = backend.measure(wanted, QUIET)
-    logits = trials.tried[0].logits
-    assert logits is not None
-    assert np.abs(logits - trials.reference).max() < 0.02 * np.abs(trials.reference).max()
+    outputs = trials.tried[0].outputs
+    assert outputs is not None
+    assert np.abs(outputs - trials.reference).max() < 0.02 * np.abs(trials.reference).max()
 
 
 @pytest.mark.toolchain
@@ -351,11 +351,11 @@ def test_trained_model_keeps_its_logits_in_float(reference_data: Path, tmp_path:
     images = read_image_set(csv, num_classes=1000, labelled=True, limit=16, seed=0, progress=QUIET)
     write_photographs(images, loaded.preprocessing, tmp_path / "evaluate.npy", QUIET)
     export_program(loaded.module, loaded.preprocessing.size, 3, tmp_path / "tiny.pt2")
-    backend.lower(tmp_path / "tiny.pt2", tmp_path, QUIET)
+    backend.convert_float(tmp_path / "tiny.pt2", tmp_path, QUIET)
     asked = dataclasses.replace(request(tmp_path), preprocessing=loaded.preprocessing)
-    result = backend.compile(asked, QUIET)
+    result = backend.make(asked, QUIET)
     with torch.inference_mode():
         pixels = np.load(tmp_path / "evaluate.npy")
         wanted = loaded.module(torch.from_numpy(loaded.preprocessing.normalise(pixels))).numpy()
-    assert result.logits is not None
-    np.testing.assert_allclose(np.load(result.logits), wanted, rtol=0, atol=1e-4)
+    assert result.outputs is not None
+    np.testing.assert_allclose(np.load(result.outputs), wanted, rtol=0, atol=1e-4)

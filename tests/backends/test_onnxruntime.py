@@ -44,7 +44,7 @@ def request(folder: Path, precision: str, *, evaluate: bool = True) -> CompileRe
     (folder / "out").mkdir()
     return CompileRequest(
         onnx=export_onnx(tiny(), (32, 32), 3, folder / "float.onnx"),
-        lowered=None,
+        vendor_float=None,
         plan=PrecisionPlan(precision=precision),
         board=BOARD,
         preprocessing=PREPROCESSING,
@@ -54,7 +54,7 @@ def request(folder: Path, precision: str, *, evaluate: bool = True) -> CompileRe
     )
 
 
-def torch_logits(folder: Path) -> np.ndarray:
+def torch_outputs(folder: Path) -> np.ndarray:
     inputs = PREPROCESSING.normalise(np.load(folder / "pixels.npy"))
     with torch.inference_mode():
         return tiny()(torch.from_numpy(inputs)).numpy()
@@ -62,28 +62,28 @@ def torch_logits(folder: Path) -> np.ndarray:
 
 def test_float_artefact_is_the_graph_itself_and_agrees_with_torch(tmp_path: Path) -> None:
     asked = request(tmp_path, "float")
-    result = backend.compile(asked, Quiet())
+    result = backend.make(asked, Quiet())
     assert asked.onnx is not None
     assert sha256_file(result.artefact) == sha256_file(asked.onnx)
-    assert result.logits is not None
-    logits = np.load(result.logits)
-    assert (logits.shape, logits.dtype) == ((5, 7), np.float32)
-    np.testing.assert_allclose(logits, torch_logits(tmp_path), atol=1e-4)
+    assert result.outputs is not None
+    outputs = np.load(result.outputs)
+    assert (outputs.shape, outputs.dtype) == ((5, 7), np.float32)
+    np.testing.assert_allclose(outputs, torch_outputs(tmp_path), atol=1e-4)
     assert result.how == "host CPU"
     assert set(result.tools) == {"onnx", "onnxruntime"}
 
 
 def test_int8_artefact_is_smaller_close_and_has_int8_matmuls(tmp_path: Path) -> None:
     asked = request(tmp_path, "int8")
-    result = backend.compile(asked, Quiet())
+    result = backend.make(asked, Quiet())
     ops = [node.op_type for node in onnx.load(result.artefact).graph.node]
     assert ops.count("MatMulInteger") == 2 * 4 + 1  # qkv, proj, fc1, fc2 of each block, and the head
     assert asked.onnx is not None
     assert result.artefact.stat().st_size < 0.7 * asked.onnx.stat().st_size
-    assert result.logits is not None
-    logits, expected = np.load(result.logits), torch_logits(tmp_path)
-    assert not np.array_equal(logits, expected)
-    cosine = (logits * expected).sum(1) / np.linalg.norm(logits, axis=1) / np.linalg.norm(expected, axis=1)
+    assert result.outputs is not None
+    outputs, expected = np.load(result.outputs), torch_outputs(tmp_path)
+    assert not np.array_equal(outputs, expected)
+    cosine = (outputs * expected).sum(1) / np.linalg.norm(outputs, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosine.min() > 0.99
 
 
@@ -92,9 +92,9 @@ def test_same_request_gives_the_same_bytes_and_nothing_else_in_the_folder(
     tmp_path: Path, precision: str
 ) -> None:
     first, second = (
-        backend.compile(request(tmp_path / name, precision, evaluate=False), Quiet()) for name in ("a", "b")
+        backend.make(request(tmp_path / name, precision, evaluate=False), Quiet()) for name in ("a", "b")
     )
-    assert first.logits is None
+    assert first.outputs is None
     assert sha256_file(first.artefact) == sha256_file(second.artefact)
     assert [path.name for path in (tmp_path / "a" / "out").iterdir()] == ["model.onnx"]
 
@@ -103,11 +103,11 @@ def trial(folder: Path) -> TrialRequest:
     asked = request(folder, "int8")
     assert asked.onnx is not None
     return TrialRequest(
-        handed=asked.onnx,
+        source_model=asked.onnx,
         candidates=backend.candidates("cpu"),
         preprocessing=PREPROCESSING,
         fit=asked.calibration,
-        judge=asked.calibration,
+        held_out=asked.calibration,
         timed=True,
         out=asked.out,
     )
@@ -115,17 +115,17 @@ def trial(folder: Path) -> TrialRequest:
 
 def test_every_way_is_made_run_and_timed_beside_float(tmp_path: Path) -> None:
     trials = backend.measure(trial(tmp_path), Quiet())
-    np.testing.assert_allclose(trials.reference, torch_logits(tmp_path), atol=1e-4)
+    np.testing.assert_allclose(trials.reference, torch_outputs(tmp_path), atol=1e-4)
     assert [each.label for each in trials.tried] == [each.label for each in backend.candidates("cpu")]
     for each in trials.tried:
         assert each.failure is None
         assert len(each.latencies_ms) == len(trials.float_ms) >= 7
         assert min(each.latencies_ms) > 0
-        assert each.logits is not None
-        cosine = (each.logits * trials.reference).sum(1)
-        cosine /= np.linalg.norm(each.logits, axis=1) * np.linalg.norm(trials.reference, axis=1)
+        assert each.outputs is not None
+        cosine = (each.outputs * trials.reference).sum(1)
+        cosine /= np.linalg.norm(each.outputs, axis=1) * np.linalg.norm(trials.reference, axis=1)
         assert cosine.min() > 0.98
-        assert not np.array_equal(each.logits, trials.reference)
+        assert not np.array_equal(each.outputs, trials.reference)
 
 
 def test_way_the_vendors_tools_refuse_is_a_failed_trial(
@@ -137,8 +137,8 @@ def test_way_the_vendors_tools_refuse_is_a_failed_trial(
     monkeypatch.setitem(recipes.RECIPES, "dynamic", refuse)
     trials = backend.measure(trial(tmp_path), Quiet())
     assert trials.tried[0].failure == "RuntimeError: no such type"
-    assert trials.tried[0].logits is None
-    assert trials.tried[1].logits is not None
+    assert trials.tried[0].outputs is None
+    assert trials.tried[1].outputs is not None
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_way_the_vendors_tools_refuse_is_a_failed_trial(
 )
 def test_attentions_own_products_stay_float(tmp_path: Path, recipe: str, kept: dict[str, int]) -> None:
     asked = request(tmp_path, "int8")
-    plan = PrecisionPlan(precision="int8", onnx_recipe=recipe)
-    graph = onnx.load(backend.compile(dataclasses.replace(asked, plan=plan), Quiet()).artefact).graph
+    plan = PrecisionPlan(precision="int8", options={"onnxruntime": {"recipe": recipe}})
+    graph = onnx.load(backend.make(dataclasses.replace(asked, plan=plan), Quiet()).artefact).graph
     makers = {output: node for node in graph.node for output in node.output}
     ops = [node.op_type for node in graph.node]
     assert {name: ops.count(name) for name in kept} == kept
@@ -166,9 +166,10 @@ def test_attentions_own_products_stay_float(tmp_path: Path, recipe: str, kept: d
 
 
 def test_recipe_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    plan = PrecisionPlan(precision="int8", onnx_recipe="dinamic")
+    plan = PrecisionPlan(precision="int8", options={"onnxruntime": {"recipe": "dinamic"}})
     with pytest.raises(InputError) as caught:
-        backend.compile(dataclasses.replace(request(tmp_path, "int8"), plan=plan), Quiet())
+        backend.make(dataclasses.replace(request(tmp_path, "int8"), plan=plan), Quiet())
     assert str(caught.value) == (
-        "unknown onnx_recipe 'dinamic': ONNX Runtime is not quantized so. Rename it to dynamic."
+        "cannot use a plan: options.onnxruntime: recipe: input should be 'dynamic', 'dynamic_7bit', "
+        "'dynamic_static_convolution' or 'static_linear_convolution'. Correct the value."
     )

@@ -38,8 +38,8 @@ def request(
     out.mkdir()
     return CompileRequest(
         onnx=folder / "tiny.onnx",
-        lowered=None,
-        plan=PrecisionPlan(precision=precision, algorithm=algorithm),
+        vendor_float=None,
+        plan=PrecisionPlan(precision=precision, options={"rknn": {"algorithm": algorithm}}),
         board=load_board(board),
         preprocessing=preprocessing,
         calibration=folder / "calibration.npy",
@@ -177,7 +177,7 @@ def tiny(
     return folder, TINY if channels == 3 else GREY
 
 
-def float_logits(folder: Path, preprocessing: Preprocessing, images: str) -> np.ndarray:
+def float_outputs(folder: Path, preprocessing: Preprocessing, images: str) -> np.ndarray:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / "tiny.onnx")
@@ -186,16 +186,16 @@ def float_logits(folder: Path, preprocessing: Preprocessing, images: str) -> np.
 
 
 def compiled(tiny: tuple[Path, Preprocessing], board: str, precision: str, **options: str) -> CompileResult:
-    return backend.compile(request(tiny[0], board, precision, tiny[1], **options), Quiet())
+    return backend.make(request(tiny[0], board, precision, tiny[1], **options), Quiet())
 
 
 @pytest.mark.toolchain
 @pytest.mark.filterwarnings("ignore")
 def test_simulated_float16_build_computes_the_float_logits(tiny: tuple[Path, Preprocessing]) -> None:
     result = compiled(tiny, "rk3588", "float")
-    assert result.logits is not None
-    expected = float_logits(*tiny, "evaluate")
-    np.testing.assert_allclose(np.load(result.logits), expected, atol=0.01 * np.abs(expected).max())
+    assert result.outputs is not None
+    expected = float_outputs(*tiny, "evaluate")
+    np.testing.assert_allclose(np.load(result.outputs), expected, atol=0.01 * np.abs(expected).max())
     assert result.how == "vendor simulator"
     assert result.tools == {"rknn-toolkit2": "2.5.0"}
 
@@ -205,10 +205,10 @@ def test_simulated_float16_build_computes_the_float_logits(tiny: tuple[Path, Pre
 @pytest.mark.parametrize("board", ["rk3588", "rk3576", "rk3566", "rv1106"])
 def test_int8_build_follows_the_float_logits(tiny: tuple[Path, Preprocessing], board: str) -> None:
     result = compiled(tiny, board, "int8")
-    assert result.logits is not None
-    logits, expected = np.load(result.logits), float_logits(*tiny, "evaluate")
-    assert logits.dtype == np.float32
-    cosine = (logits * expected).sum() / np.linalg.norm(logits) / np.linalg.norm(expected)
+    assert result.outputs is not None
+    outputs, expected = np.load(result.outputs), float_outputs(*tiny, "evaluate")
+    assert outputs.dtype == np.float32
+    cosine = (outputs * expected).sum() / np.linalg.norm(outputs) / np.linalg.norm(expected)
     assert cosine > 0.9
     assert Placement.from_json(result.details["placement"]).cycles > 0
 
@@ -219,9 +219,9 @@ def test_building_twice_gives_the_same_function_in_nearly_the_same_bytes(
     tiny: tuple[Path, Preprocessing],
 ) -> None:
     first, second = (compiled(tiny, "rk3588", "int8") for _ in range(2))
-    assert first.logits is not None
-    assert second.logits is not None
-    np.testing.assert_array_equal(np.load(first.logits), np.load(second.logits))
+    assert first.outputs is not None
+    assert second.outputs is not None
+    np.testing.assert_array_equal(np.load(first.outputs), np.load(second.outputs))
     bytes_of = [np.fromfile(result.artefact, dtype=np.uint8) for result in (first, second)]
     assert bytes_of[0].size == bytes_of[1].size
     # The compiler writes host addresses into unused fields; on a busy machine they may still vary.
@@ -244,10 +244,10 @@ def test_calibration_sees_what_the_float_model_sees(tiny: tuple[Path, Preprocess
     first = {name: values[name] for name in STEP_1}
     step1 = call.run_job("rknn", "hybrid_step1", first, asked.out, timeout_s=120)
     table = Path(step1["table"]).read_text()
-    found = re.search(r"(?ms)^    logits:$.*?min:\n +- +(\S+)\n +max:\n +- +(\S+)", table)
+    found = re.search(r"(?ms)^    outputs:$.*?min:\n +- +(\S+)\n +max:\n +- +(\S+)", table)
     assert found is not None
-    logits = float_logits(folder, preprocessing, "calibration")
-    assert (float(found[1]), float(found[2])) == pytest.approx((logits.min(), logits.max()), rel=1e-4)
+    outputs = float_outputs(folder, preprocessing, "calibration")
+    assert (float(found[1]), float(found[2])) == pytest.approx((outputs.min(), outputs.max()), rel=1e-4)
 
 
 @pytest.mark.toolchain
@@ -255,7 +255,7 @@ def test_calibration_sees_what_the_float_model_sees(tiny: tuple[Path, Preprocess
 def test_two_hybrid_steps_compute_what_one_build_does(tiny: tuple[Path, Preprocessing]) -> None:
     folder, preprocessing = tiny
     asked = request(folder, "rk3588", "int8", preprocessing)
-    built = backend.compile(asked, Quiet())
+    built = backend.make(asked, Quiet())
     values = backend.worker_arguments(asked, folder / "hybrid.rknn", folder / "hybrid.npy")
     first = {name: values[name] for name in STEP_1}
     second = {name: values[name] for name in ("artefact", "evaluate", "logits")}
@@ -263,5 +263,5 @@ def test_two_hybrid_steps_compute_what_one_build_does(tiny: tuple[Path, Preproce
     step1 = call.run_job("rknn", "hybrid_step1", first, job, timeout_s=120)
     second |= {name: step1[name] for name in ("graph", "data", "table")}
     call.run_job("rknn", "hybrid_step2", second, job, timeout_s=120)
-    assert built.logits is not None
-    np.testing.assert_array_equal(np.load(folder / "hybrid.npy"), np.load(built.logits))
+    assert built.outputs is not None
+    np.testing.assert_array_equal(np.load(folder / "hybrid.npy"), np.load(built.outputs))

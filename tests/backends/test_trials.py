@@ -12,19 +12,19 @@ IMAGES, CLASSES, ROUNDS = 96, 10, 12
 
 
 def reference() -> np.ndarray:
-    """Float logits with every image surely recognised but the first few."""
+    """Float outputs with every image surely recognised but the first few."""
     random = np.random.default_rng(0)
-    logits = random.normal(size=(IMAGES, CLASSES))
-    logits[np.arange(IMAGES), random.integers(0, CLASSES, IMAGES)] += 12
-    return logits.astype(np.float32)
+    outputs = random.normal(size=(IMAGES, CLASSES))
+    outputs[np.arange(IMAGES), random.integers(0, CLASSES, IMAGES)] += 12
+    return outputs.astype(np.float32)
 
 
 def trial(label: str, ms: float, *, error: float = 0.01, noise: float = 0.02) -> Trial:
-    """A candidate that takes `ms` give or take `noise`, and whose logits err by `error`."""
+    """A candidate that takes `ms` give or take `noise`, and whose outputs err by `error`."""
     random = np.random.default_rng(len(label))
-    logits = (reference() + error * random.normal(size=(IMAGES, CLASSES))).astype(np.float32)
+    outputs = (reference() + error * random.normal(size=(IMAGES, CLASSES))).astype(np.float32)
     times = ms * (1 + noise * random.standard_normal(ROUNDS))
-    return Trial(label, logits, tuple(times), details={"partitions": 1})
+    return Trial(label, outputs, tuple(times), details={"partitions": 1})
 
 
 def measured(*tried: Trial, float_ms: float = 30.0) -> Trials:
@@ -47,7 +47,7 @@ def test_difference_within_the_noise_keeps_the_more_faithful(ms: float) -> None:
 def test_one_lucky_round_in_two_is_not_clearly_faster() -> None:
     lucky = trial("static", 15, noise=0)
     times = tuple(5.0 if number % 2 else 15.0 for number in range(ROUNDS))
-    assert chosen(trial("dynamic", 15), Trial("static", lucky.logits, times)) == "dynamic"
+    assert chosen(trial("dynamic", 15), Trial("static", lucky.outputs, times)) == "dynamic"
 
 
 def test_faster_candidate_that_loses_too_much_is_refused() -> None:
@@ -61,11 +61,11 @@ def test_candidate_on_the_edge_is_taken_only_with_images_enough_to_tell(
     repeated: int, accepted: bool
 ) -> None:
     random = np.random.default_rng(0)
-    logits = np.zeros((IMAGES, CLASSES), np.float32)
-    logits[:, 0], logits[:4, 1] = 12.0, 11.99  # four near ties, each as likely to change as not
-    logits = np.tile(logits, (repeated, 1))
-    near = (logits + 0.3 * random.normal(size=logits.shape)).astype(np.float32)
-    trials = Trials(logits, (30.0,) * ROUNDS, (Trial("static", near, (10.0,) * ROUNDS),))
+    outputs = np.zeros((IMAGES, CLASSES), np.float32)
+    outputs[:, 0], outputs[:4, 1] = 12.0, 11.99  # four near ties, each as likely to change as not
+    outputs = np.tile(outputs, (repeated, 1))
+    near = (outputs + 0.3 * random.normal(size=outputs.shape)).astype(np.float32)
+    trials = Trials(outputs, (30.0,) * ROUNDS, (Trial("static", near, (10.0,) * ROUNDS),))
     (judged,) = choose(trials, 0.5, where="tflite").judged
     assert judged.drop is not None and judged.drop.upper < 0.5
     assert judged.drop.changes / 6 < 0.5
@@ -90,7 +90,7 @@ def test_slower_than_float_is_said_in_capitals() -> None:
 
 
 def test_untimed_candidates_are_taken_in_their_order() -> None:
-    untimed = [Trial(each.label, each.logits) for each in (trial("int8", 1), trial("int16", 1))]
+    untimed = [Trial(each.label, each.outputs) for each in (trial("int8", 1), trial("int16", 1))]
     result = choose(Trials(reference(), (), tuple(untimed)), 0.5, where="npu")
     assert result.chosen.trial.label == "int8"
     assert result.chosen.speedup is None
@@ -99,8 +99,8 @@ def test_untimed_candidates_are_taken_in_their_order() -> None:
 
 def test_numbers_that_are_not_finite_are_never_accepted() -> None:
     broken = trial("static", 5)
-    assert broken.logits is not None
-    broken.logits[3, 2] = np.nan
+    assert broken.outputs is not None
+    broken.outputs[3, 2] = np.nan
     assert chosen(trial("dynamic", 15), broken) == "dynamic"
 
 

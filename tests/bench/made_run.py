@@ -50,7 +50,7 @@ class Tree:
 
 
 def write_model(path: Path) -> None:
-    """Mean colour, then a linear layer: logits [1, classes] of float32 [1, 3, 8, 8]."""
+    """Mean colour, then a linear layer: outputs [1, classes] of float32 [1, 3, 8, 8]."""
     weights = np.random.default_rng(1).normal(size=(3, CLASSES)).astype(np.float32)
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
@@ -58,29 +58,29 @@ def write_model(path: Path) -> None:
         helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
     ]
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, SIZE, SIZE])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, CLASSES])
+    outputs = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, CLASSES])
     graph = helper.make_graph(
-        nodes, "linear", [image], [logits], [numpy_helper.from_array(weights, "weights")]
+        nodes, "linear", [image], [outputs], [numpy_helper.from_array(weights, "weights")]
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
 
 
 def make_run(folder: Path, tree: Tree | None = None, cores: int = 1) -> Path:
-    """A run with an .onnx and a made-up .rknn, their local logits and the float reference."""
+    """A run with an .onnx and a made-up .rknn, their local outputs and the float reference."""
     folder.mkdir(parents=True)
     preprocessing = Preprocessing((SIZE, SIZE))
     pixels = np.random.default_rng(2).integers(0, 256, (IMAGES, SIZE, SIZE, 3), np.uint8)
     write_model(folder / "m-onnx-int8.onnx")
     session = onnxruntime.InferenceSession(folder / "m-onnx-int8.onnx")
-    logits = np.concatenate(
+    outputs = np.concatenate(
         [session.run(None, {"image": preprocessing.normalise(p[None])})[0] for p in pixels]
     )
     (folder / "m-npu-int8.rknn").write_bytes(b"RKNN made up")
     arrays = {
-        "validation": {"pixels.npy": pixels, "labels.npy": logits.argmax(1)},
-        "float": {"logits.npy": logits + np.float32(0.01)},
-        "onnx-int8": {"logits.npy": logits},
-        "npu-int8": {"logits.npy": logits},
+        "validation": {"pixels.npy": pixels, "labels.npy": outputs.argmax(1)},
+        "float": {"outputs.npy": outputs + np.float32(0.01)},
+        "onnx-int8": {"outputs.npy": outputs},
+        "npu-int8": {"outputs.npy": outputs},
     }
     for stage, files in arrays.items():
         (folder / "stages" / stage).mkdir(parents=True)

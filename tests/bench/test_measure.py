@@ -66,9 +66,9 @@ def bench(*arguments: object) -> Result:
 
 
 def assert_same(record: dict[str, Any]) -> None:
-    """Every prediction is the local one; logits differ by rounding at most."""
+    """Every prediction is the local one; outputs differ by rounding at most."""
     assert record["same_as_local"]["n"] == record["same_as_local"]["agree"] == IMAGES
-    assert record["same_as_local"]["max_logit_difference"] < 1e-6
+    assert record["same_as_local"]["max_output_difference"] < 1e-6
 
 
 def test_host_run_is_saved_in_the_run_directory(run: Path) -> None:
@@ -121,7 +121,7 @@ def test_every_tensor_is_kept(run: Path) -> None:
     with np.load(run / "bench" / "host-m-onnx-int8-tensors.npz", allow_pickle=False) as found:
         names = list(found["names"])
         assert set(names) == {"pooled", "flat", "logits"}
-        local = np.load(run / "stages" / "onnx-int8" / "logits.npy")[0]
+        local = np.load(run / "stages" / "onnx-int8" / "outputs.npy")[0]
         np.testing.assert_allclose(found[str(names.index("logits"))][0], local, atol=1e-6)
 
 

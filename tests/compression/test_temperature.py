@@ -1,4 +1,4 @@
-"""Attention spread for another number of tokens: exactly scaled logits, on any ViT."""
+"""Attention spread for another number of tokens: exactly scaled outputs, on any ViT."""
 
 from __future__ import annotations
 

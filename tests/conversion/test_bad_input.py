@@ -154,12 +154,16 @@ def test_unusual_images_simply_work(project: Project, name: str) -> None:
 
 def test_delegate_that_no_target_has(project: Project) -> None:
     assert project.error("--delegate", "npu") == (
-        "cannot use --delegate npu: no target makes a .tflite. Add --target tflite, or leave the option out."
+        "cannot use --delegate npu: no target's artefacts run on one. "
+        "Add a target whose do, such as tflite, or leave the option out."
     )
 
 
 def test_way_to_quantize_that_does_not_exist(project: Project) -> None:
-    (project.folder / "mine.toml").write_text('precision = "int8"\nonnx_recipe = "dinamic"\n')
+    (project.folder / "mine.toml").write_text(
+        'precision = "int8"\n[options.onnxruntime]\nrecipe = "dinamic"\n'
+    )
     assert project.error("--plan", "mine.toml") == (
-        "unknown onnx_recipe 'dinamic': ONNX Runtime is not quantized so. Rename it to dynamic."
+        "cannot use --plan mine.toml: options.onnxruntime: recipe: input should be 'dynamic', 'dynamic_7bit', "
+        "'dynamic_static_convolution' or 'static_linear_convolution'. Correct the value."
     )

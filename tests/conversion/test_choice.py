@@ -18,17 +18,17 @@ def test_every_way_tried_is_in_the_manifest_and_the_choice_in_the_summary(projec
         "static_linear_convolution",
     ]
     assert all(each["latency_ratio"] > 0 for each in search["tried"])
-    assert search["chosen"]["label"] == result["plan"]["onnx_recipe"]
+    assert search["chosen"]["label"] == result["plan"]["options"]["onnxruntime"]["recipe"]
     assert search["max_drop"] == 0.5
     assert f"onnx int8: {search['sentence']}"[:70] in shown
 
 
 def test_plan_of_the_users_own_is_made_and_measured_alone(project: Project) -> None:
     plan = project.folder / "mine.toml"
-    plan.write_text('precision = "int8"\nonnx_recipe = "static_linear_convolution"\n')
+    plan.write_text('precision = "int8"\n[options.onnxruntime]\nrecipe = "static_linear_convolution"\n')
     project.convert("--plan", "mine.toml")
     (result,) = project.manifest()["results"]
-    assert result["plan"]["onnx_recipe"] == "static_linear_convolution"
+    assert result["plan"]["options"]["onnxruntime"]["recipe"] == "static_linear_convolution"
     assert [each["label"] for each in result["search"]["tried"]] == ["static_linear_convolution"]
     assert result["search"]["fixed"]
 

@@ -93,8 +93,8 @@ def test_missed_gate_is_exit_code_4_and_keeps_the_artefact(project: Project) -> 
     paths = sorted((project.folder / "images" / "validation").rglob("*.png"))
     project.convert("--precision", "float")
     step = next(s for s in project.manifest()["stages"] if s["stage"] == "float")
-    logits = np.load(project.folder / "runs" / "model" / "stages" / step["folder"] / "logits.npy")
-    rows = [f"{path},{label}" for path, label in zip(paths, logits.argmax(1), strict=True)]
+    outputs = np.load(project.folder / "runs" / "model" / "stages" / step["folder"] / "outputs.npy")
+    rows = [f"{path},{label}" for path, label in zip(paths, outputs.argmax(1), strict=True)]
     reference.write_text("path,label\n" + "\n".join(rows) + "\n")
     assert len(labels) == len(paths)
     done = project.convert("--validation", "all.csv", "--max-drop", "0", "--precision", "int8", check=None)

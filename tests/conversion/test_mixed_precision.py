@@ -12,25 +12,27 @@ from edgevit.targets.profiles import load_board
 OWN = PrecisionPlan(
     precision="int8",
     ranges={"blocks.0.gelu": (-0.2, 4.0), "embed": (-1.0, 1.0)},
-    seen={"blocks.0.gelu": (-0.2, 6.0), "embed": (-1.0, 1.0)},
+    calibrated_ranges={"blocks.0.gelu": (-0.2, 6.0), "embed": (-1.0, 1.0)},
 )
 
 
 def given(*sixteen_bit: str, **ranges: tuple[float, float]) -> PrecisionPlan:
-    return PrecisionPlan(precision="int8", sixteen_bit=sixteen_bit, ranges=ranges, seen={"embed": (0.0, 9.0)})
+    return PrecisionPlan(
+        precision="int8", sixteen_bit=sixteen_bit, ranges=ranges, calibrated_ranges={"embed": (0.0, 9.0)}
+    )
 
 
-def refusal(own: PrecisionPlan, plan: PrecisionPlan, board: str, *, takes_ranges: bool = True) -> str:
+def refusal(own: PrecisionPlan, plan: PrecisionPlan, board: str) -> str:
     with pytest.raises(InputError) as caught:
-        merged(own, plan, takes_ranges=takes_ranges, board=load_board(board))
+        merged(own, plan, load_board(board))
     return str(caught.value)
 
 
 def test_a_given_plan_keeps_the_ranges_it_does_not_name_and_what_calibration_saw() -> None:
-    plan = merged(OWN, given("embed", embed=(-0.5, 0.5)), takes_ranges=True, board=load_board("rk3588"))
+    plan = merged(OWN, given("embed", embed=(-0.5, 0.5)), load_board("rk3588"))
     assert plan.sixteen_bit == ("embed",)
     assert plan.ranges == {"blocks.0.gelu": (-0.2, 4.0), "embed": (-0.5, 0.5)}
-    assert plan.seen == OWN.seen
+    assert plan.calibrated_ranges == OWN.calibrated_ranges
 
 
 def test_a_misspelt_tensor_is_named_with_the_nearest() -> None:
@@ -47,7 +49,7 @@ def test_a_plan_for_a_model_without_names_is_refused() -> None:
 
 
 def test_a_backend_that_takes_no_ranges_refuses_them() -> None:
-    assert refusal(OWN, given("embed"), "tflite", takes_ranges=False) == (
+    assert refusal(OWN, given("embed"), "tflite") == (
         "cannot realise --plan for tflite: its backend, litert, takes no ranges or 16-bit tensors. "
         "Remove sixteen_bit and [ranges] from the plan, or choose another target."
     )
@@ -69,7 +71,7 @@ def test_a_tensor_that_the_compiler_cannot_make_in_16_bits_is_refused_by_name() 
         "cannot realise --plan for rv1106: its compiler can't make blocks.0.attention in int16. "
         "Remove blocks.0.attention from sixteen_bit."
     )
-    assert merged(own, given("blocks.0.attention"), takes_ranges=True, board=load_board("rk3588")).sixteen_bit
+    assert merged(own, given("blocks.0.attention"), load_board("rk3588")).sixteen_bit
 
 
 @pytest.mark.parametrize(("count", "judged"), [(256, 128), (512, 128), (64, 32), (20, 16), (8, 8)])

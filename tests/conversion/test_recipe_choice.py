@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from edgevit.backends import registry
+from edgevit.backends.litert.backend import LITERT
 from edgevit.backends.litert.recipes import DELEGATES
+from edgevit.backends.onnxruntime.backend import ONNXRUNTIME
 from edgevit.backends.trials import Candidate, Quantizers, Trial, TrialRequest, Trials
 from edgevit.conversion import recipe_choice
 from edgevit.conversion.recipe_choice import Choosing, choose_plan, fixed_recipe, split
@@ -21,7 +24,7 @@ from edgevit.targets.profiles import Recipe, load_board, load_recipe
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrialRequest]:
+def asked() -> Iterator[list[TrialRequest]]:
     """Requests to a backend whose second way is three times as fast as its first, and slower than float."""
     requests: list[TrialRequest] = []
 
@@ -32,25 +35,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrialRequest]:
 
     def measure(request: TrialRequest, progress: Progress) -> Trials:
         requests.append(request)
-        logits = np.eye(5, dtype=np.float32)[np.arange(len(np.load(request.judge))) % 5] * 20
+        outputs = np.eye(5, dtype=np.float32)[np.arange(len(np.load(request.held_out))) % 5] * 20
         times = {"slow": 30.0, "fast": 10.0}
         tried = [
-            Trial(each.label, logits, (times.get(each.label, 1.0),) * 9 if request.timed else ())
+            Trial(each.label, outputs, (times.get(each.label, 1.0),) * 9 if request.timed else ())
             for each in request.candidates
         ]
         (request.out / "0.tflite").write_bytes(b"large")
-        return Trials(logits, (5.0,) * 9 if request.timed else (), tuple(tried))
+        return Trials(outputs, (5.0,) * 9 if request.timed else (), tuple(tried))
 
-    monkeypatch.setitem(
-        registry.CANDIDATES, "litert", Quantizers("litert_recipe", ("cpu", "npu"), candidates, measure)
-    )
-    return requests
+    quantizers = Quantizers(("cpu", "npu"), candidates, measure)
+    with registry.registered(replace(LITERT, quantizers=quantizers)):
+        yield requests
 
 
 def make(folder: Path, images: int = 64, **changes: Any) -> Choosing:
     np.save(folder / "pixels.npy", np.arange(images, dtype=np.uint8)[:, None, None, None])
     plain = Choosing(
-        handed=folder / "model.pt2",
+        source_model=folder / "model.pt2",
         board=load_board("tflite"),
         delegate="cpu",
         preprocessing=Preprocessing(size=(1, 1), mean=(0.5,), std=(0.5,)),
@@ -66,7 +68,7 @@ def test_fastest_way_is_written_into_the_plan(tmp_path: Path, asked: list[TrialR
     progress = Quiet()
     found = choose_plan(make(tmp_path), tmp_path, progress)
     plan = read_plan(tmp_path / "plan.toml")
-    assert (plan.precision, plan.litert_recipe) == ("int8", "fast")
+    assert (plan.precision, plan.options["litert"]["recipe"]) == ("int8", "fast")
     assert found["chosen"]["label"] == "fast"
     assert [each["label"] for each in found["tried"]] == ["slow", "fast"]
     assert (found["n"], found["max_drop"], found["fixed"]) == (48, 0.5, False)
@@ -79,7 +81,7 @@ def test_fastest_way_is_written_into_the_plan(tmp_path: Path, asked: list[TrialR
 def test_no_image_both_fits_and_judges(tmp_path: Path, asked: list[TrialRequest], monkeypatch: Any) -> None:
     monkeypatch.setattr(recipe_choice, "clear", lambda work: None)
     choose_plan(make(tmp_path), tmp_path, Quiet())
-    fitted, judged = (set(np.load(path).ravel()) for path in (asked[0].fit, asked[0].judge))
+    fitted, judged = (set(np.load(path).ravel()) for path in (asked[0].fit, asked[0].held_out))
     assert (len(fitted), len(judged)) == (16, 48)
     assert not fitted & judged
 
@@ -87,7 +89,7 @@ def test_no_image_both_fits_and_judges(tmp_path: Path, asked: list[TrialRequest]
 def test_way_the_user_names_is_measured_alone(tmp_path: Path, asked: list[TrialRequest]) -> None:
     found = choose_plan(make(tmp_path, fixed="slow"), tmp_path, Quiet())
     assert [each.label for each in asked[0].candidates] == ["slow"]
-    assert read_plan(tmp_path / "plan.toml").litert_recipe == "slow"
+    assert read_plan(tmp_path / "plan.toml").options["litert"]["recipe"] == "slow"
     assert found["fixed"]
     assert found["warning"].startswith("tflite: THE QUANTIZED MODEL IS SLOWER THAN FLOAT")
 
@@ -110,12 +112,17 @@ def test_split(count: int, fitted: int, judged: int) -> None:
 
 
 def test_plan_counts_before_recipe_and_recipe_before_measurement() -> None:
-    board, open_recipe = load_board("tflite"), load_recipe("conditioned")
-    named = Recipe(name="mine", source="me", calibration_images=8, litert_recipe="static_wi8_ai8")
-    assert fixed_recipe(board, None, open_recipe) is None
-    assert fixed_recipe(board, None, named) == "static_wi8_ai8"
-    assert fixed_recipe(board, PrecisionPlan(litert_recipe="dynamic_linear"), named) == "dynamic_linear"
-    assert fixed_recipe(load_board("onnx"), None, load_recipe("vendor-default")) == "dynamic"
+    open_recipe = load_recipe("conditioned")
+    named = Recipe(
+        name="mine", source="me", calibration_images=8, options={"litert": {"recipe": "static_wi8_ai8"}}
+    )
+    assert fixed_recipe(LITERT, None, open_recipe) is None
+    assert fixed_recipe(LITERT, None, named) == "static_wi8_ai8"
+    assert (
+        fixed_recipe(LITERT, PrecisionPlan(options={"litert": {"recipe": "dynamic_linear"}}), named)
+        == "dynamic_linear"
+    )
+    assert fixed_recipe(ONNXRUNTIME, None, load_recipe("vendor-default")) == "dynamic"
 
 
 def test_sixteen_bit_activations_are_for_npus_only() -> None:

@@ -43,7 +43,7 @@ def test_conditioned_recipe_is_realised_in_the_vendors_table(project: Project) -
     manifest = project.manifest("runs/demo")
     export = next(stage for stage in manifest["stages"] if stage["stage"] == "export")
     assert export["metrics"]["int8"]["conditioning"]
-    assert export["metrics"]["max_logit_difference"] < 1e-3
+    assert export["metrics"]["max_output_difference"] < 1e-3
     assert manifest["results"][0]["accuracy"]["agreement"] > 0.97
 
 

@@ -225,7 +225,7 @@ def test_order_is_kept_whatever_thread_finishes_first(tmp_path: Path) -> None:
 @pytest.mark.yardstick
 @pytest.mark.slow
 def test_reference_photographs_reach_the_known_float_accuracy(reference_data: Path, tmp_path: Path) -> None:
-    from edgevit.conversion.reference import logits_of
+    from edgevit.conversion.reference import outputs_of
     from edgevit.models import load_model
 
     images = read_image_set(
@@ -240,7 +240,7 @@ def test_reference_photographs_reach_the_known_float_accuracy(reference_data: Pa
     kept = write_pixels(images, preprocessing, tmp_path / "pixels.npy", Quiet())
     weights = reference_data / "deit-tiny" / "deit_tiny_patch16_224.safetensors"
     module = load_model("deit_tiny_patch16_224", weights).module
-    logits = logits_of(module, np.load(tmp_path / "pixels.npy", mmap_mode="r"), preprocessing, Quiet())
-    right = logits.argmax(1) == np.asarray(kept.labels)
+    outputs = outputs_of(module, np.load(tmp_path / "pixels.npy", mmap_mode="r"), preprocessing, Quiet())
+    right = outputs.argmax(1) == np.asarray(kept.labels)
     assert len(right) == 744
     assert round(100 * right.mean(), 2) == 87.37

@@ -14,9 +14,9 @@ def logits_for(predictions: list[int], classes: int = 10) -> np.ndarray:
 
 
 def test_identical_logits_lose_nothing() -> None:
-    logits = np.random.default_rng(0).standard_normal((50, 10)).astype(np.float32)
-    labels = logits.argmax(1)
-    found = compare(logits, logits, labels)
+    outputs = np.random.default_rng(0).standard_normal((50, 10)).astype(np.float32)
+    labels = outputs.argmax(1)
+    found = compare(outputs, outputs, labels)
     assert (found.top1, found.agreement, found.drop_points, found.lost, found.won) == (1, 1, 0, 0, 0)
     assert found.kl == pytest.approx(0, abs=1e-12)
     assert found.cosine == pytest.approx(1)
@@ -57,13 +57,13 @@ def test_nan_logits_are_an_error() -> None:
     with pytest.raises(EdgevitError) as caught:
         compare(broken, logits_for([0, 1]), None)
     assert str(caught.value) == (
-        "the artefact is broken: 1 of 2 images gave NaN or infinite logits. "
+        "the artefact is broken: 1 of 2 images gave NaN or infinite outputs. "
         "Try --precision float or another recipe."
     )
 
 
 def test_other_shape_is_an_error() -> None:
-    with pytest.raises(EdgevitError, match=r"its logits have shape \(2, 3\) instead of \(2, 10\)"):
+    with pytest.raises(EdgevitError, match=r"its outputs have shape \(2, 3\) instead of \(2, 10\)"):
         compare(logits_for([0, 1], 3), logits_for([0, 1]), None)
 
 

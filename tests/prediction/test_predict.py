@@ -72,8 +72,8 @@ def test_an_artefact_gives_the_logits_that_were_evaluated(run: Path) -> None:
     manifest = chosen.run.manifest
     step = manifest.step(manifest.results[0].step)
     pixels = np.asarray(chosen.run.array(manifest.stage("validation"), "pixels.npy")[:4])
-    logits = predict.logits_of(chosen, pixels, predict.QUIET)
-    np.testing.assert_allclose(logits, chosen.run.array(step, "logits.npy")[:4], atol=1e-5)
+    outputs = predict.outputs_of(chosen, pixels, predict.QUIET)
+    np.testing.assert_allclose(outputs, chosen.run.array(step, "outputs.npy")[:4], atol=1e-5)
 
 
 def test_an_artefact_in_its_run_needs_nothing_more(
@@ -226,7 +226,7 @@ def test_a_damaged_artefact_is_one_line(run: Path, digits: list[Path], tmp_path:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(b"not a model")
     chosen = predict.choose(damaged, like=run)
-    with pytest.raises(InputError, match="^cannot predict with damaged.onnx: "):
+    with pytest.raises(InputError, match="^cannot run damaged.onnx: "):
         predict.predict(chosen, digits)
 
 
@@ -241,7 +241,7 @@ def test_a_tflite_gives_the_logits_that_were_evaluated(
     manifest = chosen.run.manifest
     step = manifest.step(manifest.results[0].step)
     pixels = np.asarray(chosen.run.array(manifest.stage("validation"), "pixels.npy")[:4])
-    logits = predict.logits_of(chosen, pixels, predict.QUIET)
-    np.testing.assert_allclose(logits, chosen.run.array(step, "logits.npy")[:4], atol=1e-4)
+    outputs = predict.outputs_of(chosen, pixels, predict.QUIET)
+    np.testing.assert_allclose(outputs, chosen.run.array(step, "outputs.npy")[:4], atol=1e-4)
     found = answers(capsys, *digits, "--model", out, "--top", "1")
     assert [each["guesses"][0]["name"] for each in found["images"]] == ["2", "5", "7"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgevit.errors import InputError
 from edgevit.quantize import equalization
-from edgevit.quantize.activations import forward, prepared, tap_names, why_not_tapped
+from edgevit.quantize.activations import forward, prepared, why_not_tapped
 from edgevit.quantize.rotation import (
     centre_stream,
     learned_rotation,
@@ -23,6 +23,7 @@ from edgevit.quantize.rotation import (
     why_not_rotated,
 )
 from edgevit.quantize.statistics import collect
+from edgevit.quantize.tensor_names import tap_names
 from edgevit.rewrites.equivalence import apply_rewrites
 from edgevit.rewrites.last_block import trim_last_block
 from edgevit.targets.profiles import load_board, shipped

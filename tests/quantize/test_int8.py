@@ -9,24 +9,33 @@ import numpy as np
 import pytest
 import torch
 
+from edgevit.backends.rknn.backend import FUSION
 from edgevit.errors import InputError
 from edgevit.quantize.activations import prepared
 from edgevit.quantize.diagnosis import in_words, massive_activations, sensitivity
-from edgevit.quantize.fake_quantization import int8_logits
+from edgevit.quantize.fake_quantization import int8_outputs
 from edgevit.quantize.mixed_precision import find_plan, measured_effects
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.quantize.prepare import Int8Model, prepare_int8, restored, save_module
 from edgevit.targets.profiles import Npu
 from tests.vits import images, random_vit
 
-NPU = Npu(target="fake", macs_per_cycle_int8=1024, macs_per_cycle_float=512)
+NPU = Npu(
+    target="fake",
+    macs_per_cycle_int8=1024,
+    macs_per_cycle_float=512,
+    ddr_bytes_per_cycle=21.3,
+    token_alignment=16,
+    input_channel_alignment=32,
+    channel_alignment_int8=32,
+)
 
 
 @pytest.fixture(scope="module")
 def ready() -> tuple[Any, torch.Tensor, Int8Model]:
     model = random_vit(seed=3, embed_dim=24, patch_size=8)
     inputs = images(model, 24)
-    return model, inputs, prepare_int8(model, inputs, seed=0)
+    return model, inputs, prepare_int8(model, inputs, FUSION, seed=0)
 
 
 def test_the_conditioned_model_computes_the_same(ready: tuple[Any, torch.Tensor, Int8Model]) -> None:
@@ -48,14 +57,14 @@ def test_steps_are_kept_exactly_where_they_lower_the_error(
 
 def test_the_same_seed_gives_the_same_model(ready: tuple[Any, torch.Tensor, Int8Model]) -> None:
     model, inputs, first = ready
-    second = prepare_int8(model, inputs, seed=0)
+    second = prepare_int8(model, inputs, FUSION, seed=0)
     assert second.plan == first.plan
     assert torch.equal(second.module.head.weight, first.module.head.weight)
 
 
 def test_the_plan_has_a_range_for_every_tensor(ready: tuple[Any, torch.Tensor, Int8Model]) -> None:
     plan = ready[2].plan
-    assert plan.ranges.keys() == plan.seen.keys()
+    assert plan.ranges.keys() == plan.calibrated_ranges.keys()
     assert all(low <= 0.0 <= high for low, high in plan.ranges.values())
 
 
@@ -64,7 +73,7 @@ def test_a_plan_survives_its_file(ready: tuple[Any, torch.Tensor, Int8Model], tm
         precision="int8",
         sixteen_bit=("blocks.0.gelu", "embed"),
         ranges=ready[2].plan.ranges,
-        seen=ready[2].plan.seen,
+        calibrated_ranges=ready[2].plan.calibrated_ranges,
     )
     path = tmp_path / "plan.toml"
     path.write_text(plan.to_toml())
@@ -85,11 +94,20 @@ def test_the_search_meets_its_target_in_its_own_simulation(
     _, inputs, int8 = ready
 
     def simulate(plan: PrecisionPlan) -> np.ndarray:
-        return int8_logits(int8.module, inputs, plan.ranges, plan.sixteen_bit).numpy()
+        return int8_outputs(int8.module, inputs, plan.ranges, FUSION, plan.sixteen_bit).numpy()
 
     effects = measured_effects(int8, inputs)
     planned = find_plan(
-        int8.module, int8.plan, effects, inputs, NPU, judged=24, simulate=simulate, max_drop=20.0, minutes=1.0
+        int8.module,
+        int8.plan,
+        effects,
+        inputs,
+        NPU,
+        FUSION,
+        judged=24,
+        simulate=simulate,
+        max_drop=20.0,
+        minutes=1.0,
     )
     assert planned.found.met
     assert planned.plan.sixteen_bit == planned.found.candidate.sixteen_bit
@@ -109,7 +127,7 @@ def test_a_conditioned_model_is_restored_from_its_weights(
 def test_too_few_images_are_refused() -> None:
     model = random_vit()
     with pytest.raises(InputError) as caught:
-        prepare_int8(model, images(model, 4))
+        prepare_int8(model, images(model, 4), FUSION)
     assert str(caught.value) == (
         "cannot calibrate int8: 4 calibration images are too few. Give at least 8, better 64 to 512."
     )
@@ -153,6 +171,6 @@ def test_sensitivity_says_which_kind_of_tensor_the_error_comes_from(
     for index in range(2):
         low, high = coarse[f"blocks.{index}.gelu"]
         coarse[f"blocks.{index}.gelu"] = (40 * low, 40 * high)
-    found = sensitivity(int8.module, inputs, coarse, int8.samples)
+    found = sensitivity(int8.module, inputs, coarse, int8.samples, FUSION)
     assert max(found.kinds, key=lambda kind: found.kinds[kind].kl) == "gelu"
     assert found.activations_only.kl > found.weights_only.kl

@@ -9,16 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgevit.backends.rknn.backend import FUSION
 from edgevit.errors import ToolchainError
 from edgevit.progress import Quiet
-from edgevit.quantize.activations import tap_names
-from edgevit.quantize.fake_quantization import rounded_when_made, rounded_when_read
+from edgevit.quantize.fusion import rounded_when_read
 from edgevit.quantize.groups import Costs, Errors, Shape, units_of
 from edgevit.quantize.search import CandidatePlan, Drop, candidate_plans, drop_of, search
+from edgevit.quantize.tensor_names import tap_names
 from edgevit.targets.profiles import Npu
 
 IMAGES, CLASSES = 200, 5
-NPU = Npu(target="fake", macs_per_cycle_int8=1024, macs_per_cycle_float=512, ddr_bytes_per_cycle=21.3)
+NPU = Npu(
+    target="fake",
+    macs_per_cycle_int8=1024,
+    macs_per_cycle_float=512,
+    ddr_bytes_per_cycle=21.3,
+    token_alignment=16,
+    input_channel_alignment=32,
+    channel_alignment_int8=32,
+)
 SHAPE = Shape(dim=192, hidden=768, heads=3, tokens=197, queries=(197, 197))
 
 
@@ -35,7 +44,7 @@ def candidates(count: int = 12) -> list[CandidatePlan]:
 
 
 class Simulator:
-    """Logits whose error falls with every 16-bit tensor, and are the float ones from `enough` on."""
+    """Outputs whose error falls with every 16-bit tensor, and are the float ones from `enough` on."""
 
     def __init__(self, enough: int) -> None:
         self.enough, self.calls = enough, []  # type: ignore[var-annotated]
@@ -191,8 +200,8 @@ def effects(**known: float) -> dict[str, float]:
 
 
 def test_the_ladder_starts_at_int8_and_takes_the_worst_tensor_first() -> None:
-    errors = Errors(effects(blocks_1_residual1=0.5), 2)
-    found = candidate_plans(units_of(2), errors, Costs(SHAPE, NPU))
+    errors = Errors(effects(blocks_1_residual1=0.5), 2, FUSION)
+    found = candidate_plans(units_of(2), errors, Costs(SHAPE, NPU, FUSION))
     assert found[0].sixteen_bit == ()
     assert "blocks.1.residual1" in found[1].sixteen_bit
     assert "blocks.1.norm2" in found[1].sixteen_bit
@@ -204,27 +213,27 @@ def test_the_ladder_starts_at_int8_and_takes_the_worst_tensor_first() -> None:
 
 def test_a_massive_fc2_takes_its_addition_and_its_input_along() -> None:
     massive = effects(blocks_0_fc2=5.0, blocks_0_residual2=5.0, blocks_0_gelu=2.0)
-    found = candidate_plans(units_of(2), Errors(massive, 2), Costs(SHAPE, NPU))
+    found = candidate_plans(units_of(2), Errors(massive, 2, FUSION), Costs(SHAPE, NPU, FUSION))
     assert {"blocks.0.fc2", "blocks.0.gelu", "blocks.0.residual2"} <= set(found[1].sixteen_bit)
 
 
 def test_float16_convolutions_cost_what_the_compiler_says() -> None:
     # DeiT-Ti's fc2 on RK3588: 29952 cycles in int8, 59904 in float16.
-    costs = Costs(SHAPE, NPU)
+    costs = Costs(SHAPE, NPU, FUSION)
     assert costs.compiler({"blocks.0.fc2"}) == 29952
     assert costs.compiler({"blocks.0.residual1", "blocks.0.norm2"}) == 0
     assert costs({"blocks.0.residual1", "blocks.0.norm2"}) > 1000
 
 
 def test_a_fused_result_is_rounded_on_its_own_only_beside_a_16_bit_addition() -> None:
-    assert not rounded_when_made("blocks.0.fc2", ())
-    assert rounded_when_made("blocks.0.fc2", {"blocks.0.residual2"})
-    assert not rounded_when_made("blocks.0.fc2", {"blocks.0.residual2", "blocks.0.fc2"})
+    assert not FUSION.rounded_when_made("blocks.0.fc2", ())
+    assert FUSION.rounded_when_made("blocks.0.fc2", {"blocks.0.residual2"})
+    assert not FUSION.rounded_when_made("blocks.0.fc2", {"blocks.0.residual2", "blocks.0.fc2"})
 
 
 def test_attention_in_16_bits_rounds_no_weights() -> None:
-    assert rounded_when_made("blocks.0.softmax", ())
-    assert not rounded_when_made("blocks.0.softmax", {"blocks.0.attention"})
+    assert FUSION.rounded_when_made("blocks.0.softmax", ())
+    assert not FUSION.rounded_when_made("blocks.0.softmax", {"blocks.0.attention"})
 
 
 def test_a_16_bit_tensor_is_rounded_for_an_int8_reader() -> None:

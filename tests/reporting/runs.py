@@ -56,7 +56,7 @@ def write_run(
             validation,
             {"labels.npy": truth, "pixels.npy": random.integers(0, 256, (n, size, size, 3), np.uint8)},
         ),
-        stage(folder, "float", {}, {"n": n}, {"logits.npy": reference}),
+        stage(folder, "float", {}, {"n": n}, {"outputs.npy": reference}),
         stage(folder, "export", {"images": "validation-key"}, {}, {}),
     ]
     (folder / "stages" / "validation-0" / "images.json").write_text(json.dumps({"names": files}))
@@ -65,7 +65,7 @@ def write_run(
     for target in targets:
         inputs = {"export": "export-key", "validation": "validation-key", "plan": {"precision": "int8"}}
         metrics = {"tools": {"toolkit": "2.5.0"}}
-        stages.append(stage(folder, f"{target}-int8", inputs, metrics, {"logits.npy": one_hot(now)}))
+        stages.append(stage(folder, f"{target}-int8", inputs, metrics, {"outputs.npy": one_hot(now)}))
         results.append(result(target, accuracy, max_drop))
     manifest = {
         "format": 2,
@@ -114,7 +114,7 @@ def stage(
 
 
 def one_hot(answers: Any) -> Any:
-    """Logits that say these classes."""
+    """Outputs that say these classes."""
     return 4.0 * np.eye(CLASSES, dtype=np.float32)[answers]
 
 
@@ -217,7 +217,7 @@ def bench(artefact: str, *, how: str = "measured on Radxa ROCK 5B", p50: float =
         "versions": {"librknnrt": "2.5.0"}, "latency": {"threads": {"1": row, "4": row}, "best": "4"},
         "first_ms": 30.0, "load_ms": 12.0, "peak_rss_mb": 88.0, "accuracy": None,
         "clocks": {"pinned": True, "throttled": False}, "warnings": [], "written": "2026-11-21",
-        "same_as_local": {"n": 50, "agree": 49, "max_logit_difference": 0.25},
+        "same_as_local": {"n": 50, "agree": 49, "max_output_difference": 0.25},
     }  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def test_measurements_on_a_board_are_matched_and_decide(tmp_path: Path) -> None:
     assert npu.gains[0].value == "8.00 ms"
     assert npu.gains[0].how == "measured on Radxa ROCK 5B"
     assert npu.benches[0].same_as_local == (
-        "same predictions as the local evaluation on 49 of 50 images, largest logit difference 0.25"
+        "same predictions as the local evaluation on 49 of 50 images, largest output difference 0.25"
     )
 
 
@@ -234,11 +234,11 @@ def test_the_command_is_the_one_typed_or_says_that_it_is_not(tmp_path: Path) -> 
 def test_missing_arrays_are_a_stated_omission(tmp_path: Path) -> None:
     runs.write_run(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "stages" / "rk3588-int8-0")
-    (tmp_path / "run" / "stages" / "tflite-int8-0" / "logits.npy").write_bytes(b"damaged")
+    (tmp_path / "run" / "stages" / "tflite-int8-0" / "outputs.npy").write_bytes(b"damaged")
     report = report_on(tmp_path / "run")
     assert report.runs[0].omissions == (
-        "rk3588 int8, classes and images: logits.npy of a stage is gone from the run directory",
-        "tflite int8, classes and images: tflite-int8-0/logits.npy is damaged",
+        "rk3588 int8, classes and images: outputs.npy of a stage is gone from the run directory",
+        "tflite int8, classes and images: tflite-int8-0/outputs.npy is damaged",
     )
     assert first(report).loss is not None
     assert report.runs[0].omissions[0] in html.render(report)
@@ -257,7 +257,7 @@ def test_arrays_outside_the_run_are_never_read(tmp_path: Path) -> None:
     manifest = runs.write_run(tmp_path / "run")
     secret = tmp_path / "secret"
     secret.mkdir()
-    np.save(secret / "logits.npy", np.zeros((200, 4)))
+    np.save(secret / "outputs.npy", np.zeros((200, 4)))
     for record in manifest["stages"]:
         record["folder"] = "../../secret"
     runs.save(tmp_path / "run", manifest)

@@ -101,8 +101,21 @@ COMPILED = [
 
 @pytest.mark.parametrize(("chain", "dim", "side", "large", "small"), COMPILED)
 def test_cycles_agree_with_the_compiler(chain: Any, dim: int, side: int, large: int, small: int) -> None:
-    big = Npu(target="a", macs_per_cycle_int8=1024, channel_alignment_int8=32, ddr_bytes_per_cycle=21.3)
-    little = Npu(target="b", macs_per_cycle_int8=512, channel_alignment_int8=16, ddr_bytes_per_cycle=5.9)
+    blocks = {"token_alignment": 16, "input_channel_alignment": 32}
+    big = Npu(
+        target="a",
+        macs_per_cycle_int8=1024,
+        channel_alignment_int8=32,
+        ddr_bytes_per_cycle=21.3,
+        **blocks,
+    )
+    little = Npu(
+        target="b",
+        macs_per_cycle_int8=512,
+        channel_alignment_int8=16,
+        ddr_bytes_per_cycle=5.9,
+        **blocks,
+    )
     assert cycles(chain, big, (side, side), 3, dim) == pytest.approx(large, rel=0.03)
     assert cycles(chain, little, (side, side), 3, dim) == pytest.approx(small, rel=0.08)
 

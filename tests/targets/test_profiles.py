@@ -56,10 +56,6 @@ def test_users_own_board_is_read_by_path(tmp_path: Path) -> None:
             "unknown key npu.max_conv_strid. Rename it to max_conv_stride.",
         ),
         ('name = "X"\nsource = "me"\n', "backend: field required. Correct the value."),
-        (
-            BOARD.replace("rknn", "cuda"),
-            "backend: input should be 'rknn', 'litert' or 'onnxruntime'. Correct the value.",
-        ),
         ("name = ", "Invalid value (at end of document). Correct the file."),
     ],
 )

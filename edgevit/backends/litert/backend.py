@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgevit.backends.litert.recipes import DELEGATES, rules
+from edgevit.backends.litert.on_board import ON_BOARD
+from edgevit.backends.litert.recipes import DELEGATES, VENDOR_DEFAULT, rules
 from edgevit.backends.protocol import (
     BUILD_SECONDS,
     IMAGE_SECONDS,
+    Backend,
     CompileRequest,
     CompileResult,
-    Handover,
+    Outputs,
+    Pixels,
     time_limit_s,
 )
-from edgevit.backends.trials import Candidate, Trial, TrialRequest, Trials
+from edgevit.backends.trials import Candidate, Quantizers, Trial, TrialRequest, Trials
 from edgevit.errors import ToolchainError
 from edgevit.files import publish
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
+from edgevit.targets.profiles import Strict
 from edgevit.toolchains import environment
 from edgevit.toolchains.call import run_job
 
-HANDOVER: Handover = "program"
-TAKES_RANGES = False
 TOOLCHAIN = "litert"
 ROUNDS, ROUNDS_SECONDS = 40, 20.0
+PREDICT_SECONDS = 120.0
+
+
+class LitertOptions(Strict):
+    """`recipe`: edgevit's name of a way to quantize, or one of the vendor's quantizer; None: it is measured."""
+
+    recipe: str | None = None
 
 
 def candidates(delegate: str) -> tuple[Candidate, ...]:
@@ -42,7 +52,7 @@ def tools() -> dict[str, str]:
     return environment.versions(TOOLCHAIN)
 
 
-def lower(program: Path, out: Path, progress: Progress) -> Path:
+def convert_float(program: Path, out: Path, progress: Progress) -> Path:
     """Make a float .tflite of a saved torch.export program in the folder `out`. Raises ToolchainError."""
     in_float = out / "float.tflite"
     run_job(
@@ -56,7 +66,7 @@ def lower(program: Path, out: Path, progress: Progress) -> Path:
     return in_float
 
 
-def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # noqa: A001 - the protocol's word
+def make(request: CompileRequest, progress: Progress) -> CompileResult:
     """Make a .tflite that takes float32 [1, height, width, channels] normalised; run it on this machine's CPU.
 
     Details: `partitions` (pieces that XNNPACK runs; more than one costs time), `operations`, `outside` (those
@@ -64,6 +74,7 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
     """
     timeout_s = time_limit_s(request)
     peaks = []
+    options: LitertOptions = LITERT.options_of(request.plan.options)
     jobs = request.out / "jobs"
     scaling = pixel_scaling(request.preprocessing)
 
@@ -76,23 +87,23 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
     if request.plan.quantized:
         call(
             "quantize",
-            model=text(request.lowered),
+            model=text(request.vendor_float),
             artefact=text(artefact),
-            recipe=rules(request.plan.litert_recipe),
+            recipe=rules(options.recipe or VENDOR_DEFAULT),
             calibration=text(request.calibration),
             **scaling,
         )
     else:
-        assert request.lowered is not None
-        publish(request.lowered, artefact)
-    logits = None
+        assert request.vendor_float is not None
+        publish(request.vendor_float, artefact)
+    outputs = None
     if request.evaluate is not None:
-        logits = request.out / "logits.npy"
+        outputs = request.out / "outputs.npy"
         ran = call(
             "run",
             model=text(artefact),
             pixels=text(request.evaluate),
-            logits=text(logits),
+            outputs=text(outputs),
             threads=os.cpu_count() or 1,
             **scaling,
         )
@@ -100,17 +111,17 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
         ran = call("partitions", model=text(artefact))
     details = {name: ran[name] for name in ("partitions", "operations", "outside")}
     details["peak_bytes"] = max(peaks)
-    return CompileResult(artefact, logits, "host CPU", tools(), details)
+    return CompileResult(artefact, outputs, "host CPU", tools(), details)
 
 
 def measure(request: TrialRequest, progress: Progress) -> Trials:
-    """Make every candidate from the float .tflite, run all on the images to judge by, and time all in turns.
+    """Make every candidate from the float .tflite, run all on the held-out images, and time all in turns.
 
     A candidate that the vendor's tools refuse or die of is a failed trial; float must work.
     """
     call = caller(request, progress)
-    in_float = request.handed
-    reference = run(call, "float", in_float, request)["logits"]
+    in_float = request.source_model
+    reference = run(call, "float", in_float, request)["outputs"]
     found: dict[str, tuple[Path, dict[str, Any]] | str] = {}
     for number, candidate in enumerate(request.candidates):
         label, model = candidate.label, request.out / f"{number}.tflite"
@@ -141,7 +152,7 @@ def measure(request: TrialRequest, progress: Progress) -> Trials:
 
 def caller(request: TrialRequest, progress: Progress) -> Callable[..., dict[str, Any]]:
     """A function (job's name, call, arguments) that runs one call of the worker."""
-    images = sum(len(np.load(path, mmap_mode="r")) for path in (request.fit, request.judge))
+    images = sum(len(np.load(path, mmap_mode="r")) for path in (request.fit, request.held_out))
     timeout_s = BUILD_SECONDS + IMAGE_SECONDS * images
 
     def call(job: str, name: str, **args: Any) -> dict[str, Any]:
@@ -154,19 +165,19 @@ def caller(request: TrialRequest, progress: Progress) -> Callable[..., dict[str,
 def run(
     call: Callable[..., dict[str, Any]], label: str, model: Path, request: TrialRequest
 ) -> dict[str, Any]:
-    """What the worker tells of a model, its partitions among it, and its `logits` on the images to judge by."""
+    """What the worker tells of a model, its partitions among it, and its `outputs` on the held-out images."""
     # Not beside the model: the float one lies in another step's folder.
-    logits = request.out / f"{model.stem}.npy"
+    outputs = request.out / f"{model.stem}.npy"
     ran = call(
         f"run-{label}",
         "run",
         model=text(model),
-        pixels=text(request.judge),
-        logits=text(logits),
+        pixels=text(request.held_out),
+        outputs=text(outputs),
         threads=os.cpu_count() or 1,
         **pixel_scaling(request.preprocessing),
     )
-    return {**ran, "logits": np.load(logits)}
+    return {**ran, "outputs": np.load(outputs)}
 
 
 def trial_of(
@@ -177,7 +188,25 @@ def trial_of(
         return Trial(label, None, failure=found)
     model, ran = found
     details = {"partitions": ran["partitions"], "bytes": model.stat().st_size}
-    return Trial(label, ran["logits"], by_model[model], details=details)
+    return Trial(label, ran["outputs"], by_model[model], details=details)
+
+
+def predict(artefact: Path, pixels: Pixels, preprocessing: Preprocessing, progress: Progress) -> Outputs:
+    """Outputs of a .tflite on this machine's CPU, one thread. Raises ToolchainError."""
+    with tempfile.TemporaryDirectory(prefix="edgevit-predict-") as name:
+        folder = Path(name)
+        np.save(folder / "pixels.npy", pixels)
+        arguments = {
+            "model": text(artefact),
+            "pixels": str(folder / "pixels.npy"),
+            "outputs": str(folder / "outputs.npy"),
+            "threads": 1,
+            **pixel_scaling(preprocessing),
+        }
+        limit_s = PREDICT_SECONDS + IMAGE_SECONDS * len(pixels)
+        run_job(TOOLCHAIN, "run", arguments, folder / "job", progress=progress, timeout_s=limit_s)
+        outputs: Outputs = np.load(folder / "outputs.npy", allow_pickle=False)
+    return outputs
 
 
 def pixel_scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:
@@ -192,3 +221,19 @@ def text(path: Path | None) -> str:
     """An absolute path for a worker, which runs in a folder of its own."""
     assert path is not None
     return str(path.resolve())
+
+
+LITERT = Backend(
+    name="litert",
+    suffix=".tflite",
+    device="a CPU",
+    source="LiteRT documentation, XNNPACK delegate",
+    export_format="program",
+    options=LitertOptions,
+    tools=tools,
+    compile=make,
+    on_board=ON_BOARD,
+    convert_float=convert_float,
+    quantizers=Quantizers(("cpu", "npu"), candidates, measure),
+    run=predict,
+)

@@ -13,6 +13,8 @@ from edgevit.backends.trials import Candidate
 Rules = list[dict[str, Any]]
 
 DYNAMIC, FULL_INT8, FULL_16X8 = "dynamic_wi8_afp32", "static_wi8_ai8", "static_wi8_ai16"
+# What the vendor's guide recommends for CPUs: used where there is nothing to measure on.
+VENDOR_DEFAULT = DYNAMIC
 WEIGHTS = {"num_bits": 8, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"}
 DYNAMIC_INT8 = {
     "weight_tensor_config": WEIGHTS,

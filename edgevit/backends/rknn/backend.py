@@ -10,23 +10,37 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from edgevit.backends.protocol import CompileRequest, CompileResult, Handover, time_limit_s
+from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs, time_limit_s
 from edgevit.backends.rknn import hybrid
 from edgevit.backends.rknn.build import TOOLCHAIN, build
 from edgevit.backends.rknn.log import parse_log
+from edgevit.backends.rknn.on_board import ON_BOARD
 from edgevit.errors import InputError
 from edgevit.progress import Progress
+from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.plan import PrecisionPlan
+from edgevit.targets.profiles import Strict
 from edgevit.toolchains import environment
 
-HANDOVER: Handover = "onnx"
-TAKES_RANGES = True
 HOW = "vendor simulator"
+
+# The compiler fuses the addition after proj and fc2 and the GELU after fc1 into the convolution, so that its
+# result is rounded once, after the addition or GELU. In 16 bits those are operations of their own, and the
+# convolution's int8 result is rounded before them. The attention product holds its scores and weights inside.
+FUSION = Fusion(
+    into={"proj": "residual1", "fc1": "gelu", "fc2": "residual2"},
+    inside={"scores": "attention", "softmax": "attention"},
+)
+
+
+class RknnOptions(Strict):
+    """`algorithm`: the toolkit's range estimator, used where edgevit gives no ranges of its own."""
+
+    algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
 
 
 WARNING = re.compile(r"[WE] (?:RKNN: \[[0-9:.]+\] ?)?(.*)")
@@ -47,15 +61,15 @@ def tools() -> dict[str, str]:
     return {"lock": environment.digest(TOOLCHAIN)}
 
 
-def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # noqa: A001 - the protocol's word
+def make(request: CompileRequest, progress: Progress) -> CompileResult:
     """Make a .rknn that takes uint8 pixels [1, height, width, channels]; run it on `request.evaluate`.
 
     mean and std are folded into it. Details: `placement` (layers, cycles, memory), `disabled_rules`,
     `warnings`, `peak_bytes` of the worker, `fixed_addresses` (whether a rebuild
     usually gives the same bytes; without, unused fields hold other host addresses).
     """
-    artefact, logits = request.out / "model.rknn", request.out / "logits.npy"
-    arguments = worker_arguments(request, artefact, logits)
+    artefact, outputs = request.out / "model.rknn", request.out / "outputs.npy"
+    arguments = worker_arguments(request, artefact, outputs)
     timeout_s = time_limit_s(request)
     jobs = request.out / "jobs"
     if request.plan.ranges or request.plan.sixteen_bit:
@@ -69,7 +83,7 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
         progress.warn(f"{request.board.name}: {text}")
     return CompileResult(
         artefact=artefact,
-        logits=logits if request.evaluate else None,
+        outputs=outputs if request.evaluate else None,
         how=HOW,
         tools={"rknn-toolkit2": built.result["toolkit"]},
         details={
@@ -83,31 +97,29 @@ def compile(request: CompileRequest, progress: Progress) -> CompileResult:  # no
 
 
 @contextmanager
-def simulations(
-    request: CompileRequest, progress: Progress
-) -> Iterator[Callable[[PrecisionPlan], npt.NDArray[np.float32]]]:
-    """Gives a function from a plan to the simulator's logits [n, classes] on `request.evaluate`.
+def simulations(request: CompileRequest, progress: Progress) -> Iterator[Callable[[PrecisionPlan], Outputs]]:
+    """Gives a function from a plan to the simulator's outputs [n, classes] on `request.evaluate`.
 
     The model is read and calibrated once; what that takes is removed at the end.
     """
-    arguments = worker_arguments(request, request.out / "model.rknn", request.out / "logits.npy")
+    arguments = worker_arguments(request, request.out / "model.rknn", request.out / "outputs.npy")
     jobs, timeout_s = request.out / "search", time_limit_s(request)
     begun = hybrid.begin(request, arguments, jobs / "calibrate", progress, timeout_s)
 
-    def simulate(plan: PrecisionPlan) -> npt.NDArray[np.float32]:
+    def simulate(plan: PrecisionPlan) -> Outputs:
         hybrid.finish(begun, plan, arguments, jobs / "plan", progress, timeout_s)
-        logits: npt.NDArray[np.float32] = np.load(arguments["logits"], allow_pickle=False)
-        return logits
+        outputs: Outputs = np.load(arguments["outputs"], allow_pickle=False)
+        return outputs
 
     try:
         yield simulate
     finally:
         shutil.rmtree(jobs, ignore_errors=True)
-        for name in ("artefact", "logits"):
+        for name in ("artefact", "outputs"):
             Path(arguments[name]).unlink(missing_ok=True)
 
 
-def worker_arguments(request: CompileRequest, artefact: Path, logits: Path) -> dict[str, Any]:
+def worker_arguments(request: CompileRequest, artefact: Path, outputs: Path) -> dict[str, Any]:
     """The request in the toolkit's terms: mean and std in 0..255, absolute paths."""
     if request.onnx is None or request.board.npu is None:
         raise InputError(
@@ -124,12 +136,12 @@ def worker_arguments(request: CompileRequest, artefact: Path, logits: Path) -> d
         "std": [value * 255 for value in preprocessing.std],
         "artefact": str(artefact.resolve()),
         "quantize": plan.quantized,
-        "algorithm": plan.algorithm,
-        # Keeps the last reshape of the logits off the CPU; they come out as [1, classes, 1, 1].
+        "algorithm": RKNN.options_of(plan.options).algorithm,
+        # Keeps the last reshape of the outputs off the CPU; they come out as [1, classes, 1, 1].
         "config": {"remove_reshape": True},
         "calibration": str(request.calibration.resolve()) if plan.quantized else None,
         "evaluate": evaluate,
-        "logits": str(logits.resolve()) if evaluate else None,
+        "outputs": str(outputs.resolve()) if evaluate else None,
     }
 
 
@@ -144,3 +156,20 @@ def warnings_in(log: str) -> list[str]:
             if text not in alike:
                 alike.append(text)
     return [first if not more else f"{first} (and {len(more)} like it)" for first, *more in found.values()]
+
+
+RKNN = Backend(
+    name="rknn",
+    suffix=".rknn",
+    device="its Rockchip NPU",
+    source="rknn-toolkit2 2.5.0, operator list",
+    export_format="onnx",
+    options=RknnOptions,
+    tools=tools,
+    compile=make,
+    on_board=ON_BOARD,
+    takes_ranges=True,
+    fusion=FUSION,
+    simulations=simulations,
+    for_npu=True,
+)

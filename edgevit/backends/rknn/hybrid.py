@@ -14,7 +14,7 @@ from edgevit.backends.rknn import table
 from edgevit.backends.rknn.build import TOOLCHAIN, Build, build, read_log
 from edgevit.files import write_atomically
 from edgevit.progress import Progress
-from edgevit.quantize.plan import SEEN_IMAGES, PrecisionPlan
+from edgevit.quantize.plan import MATCHED_IMAGES, PrecisionPlan
 from edgevit.toolchains.call import run_job
 
 FIRST = ("model", "target", "mean", "std", "algorithm", "config")
@@ -43,17 +43,18 @@ class Begun:
 def begin(
     request: CompileRequest, arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: float
 ) -> Begun:
-    """Calibrate on the few images whose extremes `request.plan.seen` holds, and find the planned tensors.
+    """Calibrate on few images and find the planned tensors in the table.
 
-    Raises ToolchainError naming a tensor with a range of its own that the table has not.
+    The images are those whose extremes `request.plan.calibrated_ranges` holds. Raises ToolchainError naming a
+    tensor with a range of its own that the table has not.
     """
     few = request.out / "seen.npy"
-    np.save(few, np.load(request.calibration, mmap_mode="r", allow_pickle=False)[:SEEN_IMAGES])
+    np.save(few, np.load(request.calibration, mmap_mode="r", allow_pickle=False)[:MATCHED_IMAGES])
     first = {name: arguments[name] for name in FIRST} | {"calibration": str(few.resolve())}
     begun = build("hybrid_step1", first, jobs, progress, timeout_s)
     few.unlink()
     text = Path(begun.result["table"]).read_text(encoding="utf-8")
-    found = table.match(table.read_table(text), request.plan.seen)
+    found = table.match(table.read_table(text), request.plan.calibrated_ranges)
     table.require(found, request.plan.ranges)
     return Begun(
         graph=Path(begun.result["graph"]),
@@ -81,6 +82,6 @@ def finish(
     edited = table.edit(begun.table, begun.found, plan.ranges, plan.sixteen_bit, begun.sixteen_bit_type)
     write_atomically(path, edited)
     second = {"graph": str(begun.graph), "data": str(begun.data), "table": str(path)}
-    second |= {name: arguments[name] for name in ("artefact", "evaluate", "logits")}
+    second |= {name: arguments[name] for name in ("artefact", "evaluate", "outputs")}
     result = run_job(TOOLCHAIN, "hybrid_step2", second, job, progress=progress, timeout_s=timeout_s)
     return Build(result, read_log(job), begun.disabled_rules)

@@ -98,8 +98,8 @@ def rules_of(recipe: str | list[Values], recipes: Any) -> list[Values]:
     return list(named[recipe]())
 
 
-def run(model: str, pixels: str, mean: list[float], std: list[float], logits: str, threads: int) -> Values:
-    """Run a .tflite over pixels uint8 [n, height, width, channels]; write logits float32 [n, classes]."""
+def run(model: str, pixels: str, mean: list[float], std: list[float], outputs: str, threads: int) -> Values:
+    """Run a .tflite over pixels uint8 [n, height, width, channels]; write outputs float32 [n, classes]."""
     import numpy as np
 
     step("run")
@@ -111,7 +111,7 @@ def run(model: str, pixels: str, mean: list[float], std: list[float], logits: st
         interpreter.invoke()
         rows.append(as_float(interpreter.get_tensor(take["index"]), take).reshape(-1).copy())
         event(done=number + 1, total=total)
-    with whole(logits) as staging:
+    with whole(outputs) as staging:
         np.save(staging, np.stack(rows).astype(np.float32))
     return partitions(model, threads) | {"images": len(rows)}
 
@@ -236,7 +236,7 @@ def as_input(image: Any, details: Values) -> Any:
 
 
 def as_float(output: Any, details: Values) -> Any:
-    """Logits in real numbers."""
+    """Outputs in real numbers."""
     import numpy as np
 
     if details["dtype"] == np.float32:

@@ -45,7 +45,7 @@ def build(
     algorithm: str = "normal",
     calibration: str | None = None,
     evaluate: str | None = None,
-    logits: str | None = None,
+    outputs: str | None = None,
     disable_rules: list[str] | None = None,
     config: Values | None = None,
     options: Values | None = None,
@@ -54,7 +54,7 @@ def build(
 
     `mean` and `std` are per channel in 0..255; the ONNX takes float32 [1, channels, height, width] normalised
     with them. `calibration` and `evaluate` are .npy files of pixels, uint8 [n, height, width, channels];
-    `logits` is written as float32 [n, classes]. The simulator only works in the session that built. `options`
+    `outputs` is written as float32 [n, classes]. The simulator only works in the session that built. `options`
     are passed to the toolkit's build.
     """
     with Session(target, mean, std, algorithm, disable_rules, config) as rknn:
@@ -62,7 +62,7 @@ def build(
         step("build")
         dataset = write_dataset(calibration, rows_of(model)) if quantize and calibration else None
         check(rknn.build(do_quantization=quantize, dataset=dataset, **(options or {})), "build")
-        return finish(rknn, artefact, evaluate, logits)
+        return finish(rknn, artefact, evaluate, outputs)
 
 
 def hybrid_step1(
@@ -97,7 +97,7 @@ def hybrid_step2(
     table: str,
     artefact: str,
     evaluate: str | None = None,
-    logits: str | None = None,
+    outputs: str | None = None,
 ) -> Values:
     """Compile step 1's graph with an edited table; simulate as `build` does."""
     from rknn.api import RKNN
@@ -109,7 +109,7 @@ def hybrid_step2(
             model_input=graph, data_input=data, model_quantization_cfg=table
         )
         check(done, "hybrid_step2")
-        return finish(rknn, artefact, evaluate, logits)
+        return finish(rknn, artefact, evaluate, outputs)
     finally:
         rknn.release()
 
@@ -162,7 +162,7 @@ def load(rknn: Any, model: str) -> None:
     check(rknn.load_onnx(model=MODEL), "load_onnx")
 
 
-def finish(rknn: Any, artefact: str, evaluate: str | None, logits: str | None) -> Values:
+def finish(rknn: Any, artefact: str, evaluate: str | None, outputs: str | None) -> Values:
     """Export under the final name only once whole, then simulate."""
     step("export")
     staging = "model.rknn"
@@ -170,7 +170,7 @@ def finish(rknn: Any, artefact: str, evaluate: str | None, logits: str | None) -
     if not Path(staging).is_file():
         raise VendorFailed("export_rknn wrote no file")
     publish(staging, artefact)
-    images = simulate(rknn, evaluate, logits) if evaluate and logits else 0
+    images = simulate(rknn, evaluate, outputs) if evaluate and outputs else 0
     return {
         "artefact": artefact,
         "size_bytes": Path(artefact).stat().st_size,
@@ -178,7 +178,7 @@ def finish(rknn: Any, artefact: str, evaluate: str | None, logits: str | None) -
     } | common()
 
 
-def simulate(rknn: Any, evaluate: str, logits: str) -> int:
+def simulate(rknn: Any, evaluate: str, outputs: str) -> int:
     """Run every image of `evaluate` through the compiled graph on this machine; returns how many."""
     import numpy as np
 
@@ -187,13 +187,13 @@ def simulate(rknn: Any, evaluate: str, logits: str) -> int:
     pixels = np.load(evaluate, mmap_mode="r", allow_pickle=False)
     rows = []
     for number, image in enumerate(pixels):
-        outputs = rknn.inference(inputs=[image[None]], data_format=["nhwc"])
-        if not outputs:
+        found = rknn.inference(inputs=[image[None]], data_format=["nhwc"])
+        if not found:
             raise VendorFailed(f"inference gave nothing for image {number}")
-        rows.append(np.asarray(outputs[0], dtype=np.float32).reshape(-1))
+        rows.append(np.asarray(found[0], dtype=np.float32).reshape(-1))
         event(done=number + 1, total=len(pixels))
-    np.save("logits.npy", np.stack(rows), allow_pickle=False)
-    publish("logits.npy", logits)
+    np.save("outputs.npy", np.stack(rows), allow_pickle=False)
+    publish("outputs.npy", outputs)
     return len(rows)
 
 

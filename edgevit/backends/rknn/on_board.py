@@ -1,0 +1,92 @@
+"""How .rknn artefacts run on a board, and what it needs for that: driver, library, Python package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgevit.backends.protocol import OnBoard
+from edgevit.targets.facts import Facts, Missing, pip, version
+from edgevit.toolchains import environment
+
+PACKAGE = "rknn-toolkit-lite2"
+RUNTIME_SITE = "https://github.com/airockchip/rknn-toolkit2"
+# airockchip/rknn-toolkit2 issue 378: with 0.9.6, toolkit 2.3 models with softmax fail ("failed to submit").
+OLDEST_GOOD_DRIVER = (0, 9, 7)
+
+PROBE = r"""
+for f in /sys/kernel/debug/rknpu/version /proc/rknpu/version /sys/module/rknpu/version; do
+  v="$(cat "$f" 2>/dev/null)"; [ -n "$v" ] && break
+done
+[ -n "$v" ] || v="$(dmesg 2>/dev/null | grep -m1 -o 'Initialized rknpu [0-9.]*')"
+say npu_driver "$v"
+n=""
+for f in /sys/module/rknpu /dev/rknpu /sys/kernel/debug/rknpu /sys/class/devfreq/*npu*; do
+  [ -e "$f" ] && n="$f"
+done
+say npu_node "$n"
+for f in /usr/lib/librknnrt.so /usr/lib64/librknnrt.so /usr/lib/aarch64-linux-gnu/librknnrt.so \
+  /vendor/lib64/librknnrt.so /usr/local/lib/librknnrt.so /oem/usr/lib/librknnmrt.so /usr/lib/librknnmrt.so; do
+  if [ -e "$f" ]; then
+    say npu_library "$f"
+    say npu_library_version "$(grep -a -o -m1 'librknnm*rt version: [0-9.]*' "$f" 2>/dev/null)"
+    break
+  fi
+done
+"""
+
+
+def needs(facts: Facts) -> list[Missing]:
+    """What .rknn artefacts need: driver, library, Python package."""
+    found = []
+    if facts.npu_driver is None and facts.npu_node is None:
+        found.append(
+            Missing(
+                "the NPU driver (rknpu)",
+                f"kernel {facts.kernel} has none; mainline kernels have another driver that can't run .rknn files",
+                "Boot the board vendor's image (kernel 5.10 or 6.1 with rknpu)",
+            )
+        )
+    elif facts.npu_driver and version(facts.npu_driver) < OLDEST_GOOD_DRIVER:
+        found.append(
+            Missing(
+                "a newer NPU driver",
+                f"{facts.npu_driver} is known to fail on softmax with runtimes from 2.3 on",
+                "Update the board vendor's image (rknpu 0.9.7 or later)",
+            )
+        )
+    found += library(facts)
+    if PACKAGE not in facts.modules:
+        found.append(install(facts))
+    return found
+
+
+def library(facts: Facts) -> list[Missing]:
+    """The runtime library, at least as new as the toolkit that makes the artefacts."""
+    toolkit = environment.title("rknn").split()[-1]
+    copy = f"Copy rknpu2/runtime/Linux/librknn_api/aarch64/librknnrt.so of {RUNTIME_SITE} to /usr/lib"
+    if facts.npu_library is None:
+        return [Missing("librknnrt.so", "it runs .rknn artefacts", copy)]
+    have = facts.npu_library_version
+    if have and version(have) < version(toolkit):
+        why = f"{have} is older than the toolkit of the artefacts ({toolkit}): it may refuse or misread them"
+        return [Missing("a newer librknnrt.so", why, f"{copy}, if it has that release")]
+    return []
+
+
+def install(facts: Facts) -> Missing:
+    """How to get rknn-toolkit-lite2: wheels exist for 64-bit Arm and Python 3.7 to 3.12."""
+    fix = pip(PACKAGE)
+    if facts.machine != "aarch64":
+        fix = f"It exists only for 64-bit Arm Linux, and this is {facts.machine}; use the C API there"
+    elif facts.python and version(facts.python)[:2] > (3, 12):
+        fix = f"It exists for Python 3.7 to 3.12, and this is {facts.python}; install one of those"
+    return Missing(PACKAGE, "it runs .rknn artefacts", fix)
+
+
+ON_BOARD = OnBoard(
+    runtime=Path(__file__).with_name("runtime.py"),
+    packages=(PACKAGE,),
+    needs=needs,
+    install=install,
+    probe=PROBE,
+)

@@ -10,17 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgevit.errors import EdgevitError
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.metrics.acceptance import Acceptance, least
+from edgevit.metrics.predicted_loss import PredictedLoss, predict_loss
 from edgevit.progress import Progress
-
-if TYPE_CHECKING:
-    from edgevit.quantize.search import Drop
 
 Outputs = npt.NDArray[np.float32]
 
@@ -29,16 +28,14 @@ HOST = "host CPU"
 # no noise of a busy machine decides which artefact is made.
 CLEARLY_FASTER = 1.1
 CLEARLY_SHARE = 0.25
-# Changed predictions, in percent, that a target allows per point: as if a sixth of them were net losses.
-CHANGES_PER_POINT = 6.0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to quantize: its name in a plan, and what it does in words."""
+    """One way to quantize: its name in a plan, and what it does."""
 
     label: str
-    words: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class Judged:
     """
 
     trial: Trial
-    drop: Drop | None
+    loss: PredictedLoss | None
     speedups: tuple[float, ...]
     accepted: bool
 
@@ -129,14 +126,14 @@ class Choice:
     warning: str | None
 
 
-def choose(trials: Trials, max_drop: float, *, where: str) -> Choice:
-    """The fastest candidate that keeps within `max_drop` points; where none does, the most faithful.
+def choose(trials: Trials, acceptance: Acceptance, *, where: str) -> Choice:
+    """The fastest candidate that keeps within `acceptance`; where none does, the most faithful.
 
     Candidates come in the order of preference: a later one is taken only where it is clearly faster. `where` is
     the target's name, for the words. Raises EdgevitError where no candidate could be made.
     """
-    judged = tuple(judge(trial, trials, max_drop) for trial in trials.tried)
-    made = [each for each in judged if each.drop is not None]
+    judged = tuple(judge(trial, trials, acceptance) for trial in trials.tried)
+    made = [each for each in judged if each.loss is not None]
     if not made:
         raise EdgevitError(
             f"cannot quantize for {where}",
@@ -149,44 +146,40 @@ def choose(trials: Trials, max_drop: float, *, where: str) -> Choice:
         for each in accepted[1:]:
             best = each if each.clearly_faster(best) else best
     else:
-        best = min(made, key=least)
-    return Choice(best, judged, sentence(best, max_drop), slower(best, where))
+        best = min(made, key=kept_within)
+    return Choice(best, judged, sentence(best, acceptance), slower(best, where))
 
 
-def judge(trial: Trial, trials: Trials, max_drop: float) -> Judged:
+def judge(trial: Trial, trials: Trials, acceptance: Acceptance) -> Judged:
     """One trial against the float artefact's outputs and times."""
     if trial.outputs is None:
         return Judged(trial, None, (), accepted=False)
-    from edgevit.quantize.search import drop_of  # brings torch
-
     finite = bool(np.isfinite(trial.outputs).all())
-    drop = drop_of(np.nan_to_num(trial.outputs), trials.reference)
+    loss = predict_loss(np.nan_to_num(trial.outputs), trials.reference)
     pairs = zip(trials.float_ms, trial.latencies_ms, strict=True) if trial.latencies_ms else ()
     speedups = tuple(theirs / ours for theirs, ours in pairs)
-    judged = Judged(trial, drop, speedups, accepted=False)
-    return Judged(trial, drop, speedups, accepted=finite and least(judged) <= max_drop)
+    return Judged(trial, loss, speedups, accepted=finite and acceptance.keeps(loss))
 
 
-def least(judged: Judged) -> float:
-    """The smallest drop, in points, that a candidate can be said to keep within, by the upper ends of both
-    estimates: a candidate is measured once, and one on the edge of a target would come and go with the images."""
-    assert judged.drop is not None
-    return max(judged.drop.upper, judged.drop.changes_upper / CHANGES_PER_POINT)
+def kept_within(judged: Judged) -> float:
+    """The smallest drop, in points, that a candidate that was made can be said to keep within."""
+    assert judged.loss is not None
+    return least(judged.loss)
 
 
-def sentence(best: Judged, max_drop: float) -> str:
+def sentence(best: Judged, acceptance: Acceptance) -> str:
     """The outcome in plain words."""
-    assert best.drop is not None
-    drop, speed = best.drop, best.speedup
+    assert best.loss is not None
+    loss, speed, limit = best.loss, best.speedup, f"{acceptance.max_drop:g} points"
     pace = "not timed: this machine is not the target" if speed is None else pace_of(speed)
     measured = (
-        f"{drop.points:.2f} points expected drop (95 % below {drop.upper:.2f}) and {drop.changes:.1f} % changed "
-        f"predictions (95 % below {drop.changes_upper:.1f}) by {drop.images} calibration images; {pace}"
+        f"{loss.points:.2f} points expected drop (95 % below {loss.upper:.2f}) and {loss.changes:.1f} % changed "
+        f"predictions (95 % below {loss.changes_upper:.1f}) by {loss.images} calibration images; {pace}"
     )
     if best.accepted:
-        return f"{best.trial.label} keeps within {max_drop:g} points: {measured}"
+        return f"{best.trial.label} keeps within {limit}: {measured}"
     return (
-        f"no way to quantize keeps within {max_drop:g} points; {best.trial.label} is the closest: {measured}. "
+        f"no way to quantize keeps within {limit}; {best.trial.label} is the closest: {measured}. "
         "Use --precision float, or accept a larger --max-drop"
     )
 
@@ -210,16 +203,12 @@ def slower(best: Judged, where: str) -> str | None:
 
 def record(judged: Judged) -> dict[str, Any]:
     """One line of the manifest's list of what was tried."""
-    drop, times = judged.drop, judged.trial.latencies_ms
+    loss, times = judged.loss, judged.trial.latencies_ms
     return {
         "label": judged.trial.label,
         "latency_ms": median(times) if times else None,
         "latency_ratio": judged.speedup,
-        "drop_points": drop.points if drop else None,
-        "drop_upper": drop.upper if drop else None,
-        "changes": drop.changes if drop else None,
-        "agreement": drop.agreement if drop else None,
-        "kl": drop.kl if drop else None,
+        **(loss.to_json() if loss else {}),
         "how": HOST,
         "accepted": judged.accepted,
         "failure": judged.trial.failure,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from edgevit import torch_setup  # noqa: F401
-from edgevit.compression.resolution import divergence
 from edgevit.errors import InputError
 from edgevit.rewrites.canonical import require_canonical
 
@@ -96,21 +94,3 @@ def unscaled(residual: torch.Tensor, scale: nn.Module) -> torch.Tensor:
         return residual
     gamma = scale.gamma.detach()
     return residual * torch.where(gamma == 0, 0.0, 1.0 / torch.where(gamma == 0, 1.0, gamma))
-
-
-@dataclass(frozen=True)
-class Closeness:
-    """How close a student's predictions are to its teacher's: mean KL in nats, agreement 0..1, images."""
-
-    kl: float
-    agreement: float
-    images: int
-
-
-@torch.no_grad()
-def closeness(expected: torch.Tensor, found: torch.Tensor) -> Closeness:
-    """Compare outputs [n, classes]."""
-    same = (expected.argmax(-1) == found.argmax(-1)).float().mean()
-    # Rounding can put the divergence of equal predictions a hair under zero.
-    kl = max(0.0, float(divergence(expected, found).mean()))
-    return Closeness(kl, float(same), len(expected))

@@ -11,19 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import (
-    after_attention,
-    after_mlp,
-    closeness,
-    head,
-    head_outputs,
-    in_batches,
-    outputs_of,
-)
+from edgevit.compression.blocks import after_attention, after_mlp, head, head_outputs, in_batches, outputs_of
 from edgevit.compression.calibration_split import Split
 from edgevit.compression.compensation import Centred, Correction, correct, solve
 from edgevit.compression.fitting import TokenSensitivity, capped_weights, measure_projection
 from edgevit.compression.fitting_streams import start_streams
+from edgevit.metrics.difference import difference
 from edgevit.progress import QUIET, Progress
 
 # Candidates whose outputs are computed at least once; the rest are ranked by their local error until needed.
@@ -160,7 +153,7 @@ def kl_with(
             tokens = later(tokens)
         return head(student, tokens)
 
-    return closeness(expected, in_batches(rest, view.tokens, view.outputs)).kl
+    return difference(in_batches(rest, view.tokens, view.outputs), expected).kl
 
 
 def local_cost(block: Any, view: BlockView, index: int) -> float:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import Closeness, closeness, outputs_of, require_prunable
+from edgevit.compression.blocks import outputs_of, require_prunable
 from edgevit.compression.calibration_split import Split, split_images
 from edgevit.compression.fitting import LayerFit, TokenSensitivity, estimate_sensitivity, refit
 from edgevit.compression.head_choice import Removal, choose_heads, drop_heads, frozen_copy, heads_of
 from edgevit.errors import InputError
+from edgevit.metrics.difference import Difference, difference
 from edgevit.progress import QUIET, Progress
 
 
@@ -28,8 +29,8 @@ class Pruned:
     module: nn.Module
     removed: tuple[Removal, ...]
     heads: tuple[int, ...]
-    dropped: Closeness
-    refitted: Closeness
+    dropped: Difference
+    refitted: Difference
     fits: tuple[LayerFit, ...]
 
     @property
@@ -37,7 +38,7 @@ class Pruned:
         """One line for the report."""
         total = sum(self.heads) + len(self.removed)
         return (
-            f"{len(self.removed)} of {total} heads removed; on {self.refitted.images} held-out calibration "
+            f"{len(self.removed)} of {total} heads removed; on {self.refitted.n} held-out calibration "
             f"images KL {self.dropped.kl:.3f} dropped, {self.refitted.kl:.3f} refitted, "
             f"agreement {100 * self.refitted.agreement:.1f} %"
         )
@@ -66,7 +67,7 @@ def prune_heads(
     with torch.no_grad():
         expected = outputs_of(vit, split.check)
     if count == 0:
-        same = closeness(expected, expected)
+        same = difference(expected, expected)
         return Pruned(copy.deepcopy(vit), (), heads_of(vit), same, same, ())
     sensitivity = estimate_sensitivity(vit, split.fit, seed=seed)
     removed = choose_heads(vit, count, split, sensitivity, progress=progress)
@@ -87,9 +88,9 @@ def remove_and_refit(
         drop_heads(block.attn, [removal.head for removal in removed if removal.block == index])
     with torch.no_grad():
         expected = outputs_of(vit, split.check)
-        dropped = closeness(expected, outputs_of(student, split.check))
+        dropped = difference(outputs_of(student, split.check), expected)
         fits = refit(student, vit, split, sensitivity, progress=progress)
-        refitted = closeness(expected, outputs_of(student, split.check))
+        refitted = difference(outputs_of(student, split.check), expected)
     student.requires_grad_(True)
     return Pruned(student, tuple(removed), heads_of(student), dropped, refitted, tuple(fits))
 

@@ -8,15 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import (
-    Closeness,
-    after_attention,
-    after_mlp,
-    closeness,
-    in_batches,
-    outputs_of,
-    require_prunable,
-)
+from edgevit.compression.blocks import after_attention, after_mlp, in_batches, outputs_of, require_prunable
 from edgevit.compression.calibration_split import Split, split_images
 from edgevit.compression.compensation import Centred
 from edgevit.compression.fitting import (
@@ -30,6 +22,7 @@ from edgevit.compression.fitting import (
 from edgevit.compression.fitting_streams import start_streams
 from edgevit.compression.head_choice import frozen_copy, linear_of
 from edgevit.errors import InputError
+from edgevit.metrics.difference import Difference, difference
 from edgevit.progress import QUIET, Progress
 
 RIDGE = 1e-3
@@ -42,8 +35,8 @@ class Thinned:
     module: nn.Module
     neurons: tuple[int, ...]
     removed: int
-    dropped: Closeness
-    refitted: Closeness
+    dropped: Difference
+    refitted: Difference
     fits: tuple[LayerFit, ...]
 
     @property
@@ -51,7 +44,7 @@ class Thinned:
         """One line for the report."""
         total = sum(self.neurons) + self.removed
         return (
-            f"{self.removed} of {total} MLP neurons removed; on {self.refitted.images} held-out calibration "
+            f"{self.removed} of {total} MLP neurons removed; on {self.refitted.n} held-out calibration "
             f"images KL {self.dropped.kl:.3f} dropped, {self.refitted.kl:.3f} refitted, "
             f"agreement {100 * self.refitted.agreement:.1f} %"
         )
@@ -90,10 +83,10 @@ def prune_mlp(
         kept = choose_neurons(vit, wanted, alignment, split, sensitivity)
         for block, neurons in zip(student.blocks, kept, strict=True):
             keep_neurons(block.mlp, neurons)
-        dropped = closeness(expected, outputs_of(student, split.check))
+        dropped = difference(outputs_of(student, split.check), expected)
         removed = sum(neurons_of(vit)) - sum(len(neurons) for neurons in kept)
         fits = refit(student, vit, split, sensitivity, progress=progress) if removed else []
-        refitted = closeness(expected, outputs_of(student, split.check))
+        refitted = difference(outputs_of(student, split.check), expected)
     student.requires_grad_(True)
     return Thinned(student, tuple(len(n) for n in kept), removed, dropped, refitted, tuple(fits))
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.metrics.difference import difference, kl_by_image
 from edgevit.progress import QUIET, Progress
 from edgevit.rewrites.canonical import require_canonical
 
@@ -152,23 +153,22 @@ def choose_crop(
     """
     size = tuple(model.patch_embed.img_size)  # type: ignore[union-attr,arg-type]
     options = list(dict.fromkeys(resized_preprocessing(preprocessing, size, factor) for factor in factors))
-    expected = torch.from_numpy(np.asarray(reference_outputs, dtype=np.float32))
     divergences, agreements = [], []
     for done, option in enumerate(options):
         found = predict(model, option, render(option))
-        divergences.append(divergence(expected, found))
-        agreements.append(float((expected.argmax(-1) == found.argmax(-1)).float().mean()))
+        divergences.append(kl_by_image(found, reference_outputs))
+        agreements.append(difference(found, reference_outputs).agreement)
         progress.advance(done + 1, len(options), f"crop ratio {ratio(option):.3f}")
     best = 0
     for index in range(1, len(options)):
         gain = divergences[best] - divergences[index]
-        if float(gain.mean()) > float(gain.std()) / math.sqrt(max(1, len(gain))):
+        if float(gain.mean()) > float(gain.std(ddof=1)) / math.sqrt(max(1, len(gain))):
             best = index
     tried = tuple(
         (ratio(option), float(values.mean()), agreement)
         for option, values, agreement in zip(options, divergences, agreements, strict=True)
     )
-    return CropChoice(options[best], tried, len(expected))
+    return CropChoice(options[best], tried, len(reference_outputs))
 
 
 @torch.inference_mode()
@@ -177,12 +177,6 @@ def predict(model: nn.Module, preprocessing: Preprocessing, pixels: npt.NDArray[
     starts = range(0, len(pixels), BATCH)
     batches = (torch.from_numpy(preprocessing.normalise(pixels[i : i + BATCH])) for i in starts)
     return torch.cat([model(batch) for batch in batches])
-
-
-def divergence(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    """KL divergence in nats of each row's softmax, [n]."""
-    log_expected = expected.log_softmax(-1)
-    return (log_expected.exp() * (log_expected - found.log_softmax(-1))).sum(-1)
 
 
 @dataclass(frozen=True)

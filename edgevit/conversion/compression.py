@@ -15,6 +15,7 @@ from edgevit.conversion.resize import resize
 from edgevit.errors import InputError
 from edgevit.images import ImageSet
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.metrics.acceptance import Acceptance
 from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.request.compression import AUTO, Amount
@@ -58,10 +59,12 @@ def resized(source: Source) -> Step | None:
         "size": wanted,
         "calibration": pixels.key if pixels else None,
         "seed": job.seed,
-        "limit": limit(job) if wanted == AUTO else None,
+        "max_drop": each_may_cost(job).max_drop if wanted == AUTO else None,
         "boards": [board.npu.model_dump(mode="json") if board.npu else None for board in job.targets],
     }
-    make = partial(resize, wanted=wanted, calibration=pixels, images=source.images, limit=limit(job))
+    make = partial(
+        resize, wanted=wanted, calibration=pixels, images=source.images, acceptance=each_may_cost(job)
+    )
     return run_step(source, None, "resolution", inputs, make)
 
 
@@ -84,10 +87,10 @@ def reductions(source: Source, first: Step | None) -> list[Step]:
             "amount": wanted,
             "calibration": pixels.key if pixels else None,
             "seed": job.seed,
-            "limit": limit(job) if wanted == AUTO else None,
+            "max_drop": each_may_cost(job).max_drop if wanted == AUTO else None,
             **settings,
         }
-        make = partial(remove, wanted=wanted, calibration=pixels, limit=limit(job), **settings)
+        make = partial(remove, wanted=wanted, calibration=pixels, acceptance=each_may_cost(job), **settings)
         done.append(run_step(source, before, stage, inputs, make))
     if request.recover:
         done.append(recovered(source, done[-1]))
@@ -179,6 +182,6 @@ def require_reducible(loaded: LoadedModel) -> None:
         )
 
 
-def limit(job: Job) -> float:
-    """Points of top-1 that each amount left to edgevit may cost: together they may cost --max-drop."""
-    return job.allowed_drop / max(1, job.compression.automatic)
+def each_may_cost(job: Job) -> Acceptance:
+    """What each amount left to edgevit may cost: together they may cost --max-drop."""
+    return job.acceptance.shared(job.compression.automatic)

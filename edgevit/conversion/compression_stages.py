@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgevit.compression.blocks import outputs_of, require_prunable
-from edgevit.compression.budget import most_within, predicted_drop
+from edgevit.compression.budget import most_within
 from edgevit.compression.calibration_split import split_images
 from edgevit.compression.fitting import estimate_sensitivity
 from edgevit.compression.head_choice import choose_heads, heads_of
@@ -21,6 +21,8 @@ from edgevit.compression.magnitude import drop_lightest_heads, drop_lightest_neu
 from edgevit.compression.neurons import Thinned, neurons_of, neurons_to_remove, prune_mlp
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.metrics.acceptance import Acceptance
+from edgevit.metrics.predicted_loss import predicted_points
 from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.request.compression import AUTO, Amount
@@ -62,7 +64,7 @@ class Made:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def remove_heads(work: Work, wanted: Amount, calibration: Step | None, limit: float) -> Made:
+def remove_heads(work: Work, wanted: Amount, calibration: Step | None, acceptance: Acceptance) -> Made:
     """Remove attention heads and refit the rest."""
     vit, preprocessing = work.start.module, work.start.preprocessing
     require_prunable(vit, "head pruning")
@@ -73,7 +75,7 @@ def remove_heads(work: Work, wanted: Amount, calibration: Step | None, limit: fl
         return Made(drop_lightest_heads(vit, count), preprocessing, label, NO_IMAGES)
     inputs = work.inputs(calibration)
     if wanted == AUTO:
-        return most_heads(work, inputs, limit)
+        return most_heads(work, inputs, acceptance)
     amount, seed = number(wanted, "--prune-heads"), work.job.seed
     pruned = prune_heads(vit, amount, inputs, seed=seed, progress=work.progress)
     return made_of_heads(pruned, preprocessing)
@@ -90,7 +92,7 @@ def made_of_heads(pruned: Pruned, preprocessing: Preprocessing, *notes: str) -> 
     return Made(pruned.module, preprocessing, label, pruned.what, notes, details)
 
 
-def most_heads(work: Work, inputs: torch.Tensor, limit: float) -> Made:
+def most_heads(work: Work, inputs: torch.Tensor, acceptance: Acceptance) -> Made:
     """Remove as many heads as the predicted drop allows."""
     vit = require_prunable(work.start.module, "head pruning")
     split = split_images(inputs, seed=work.job.seed)
@@ -99,23 +101,23 @@ def most_heads(work: Work, inputs: torch.Tensor, limit: float) -> Made:
         expected = outputs_of(vit, split.check)
     spare = sum(heads_of(vit)) - len(vit.blocks)
     order = choose_heads(
-        vit, spare, split, sensitivity, most_kl=NATS_PER_POINT * limit, progress=work.progress
+        vit, spare, split, sensitivity, most_kl=NATS_PER_POINT * acceptance.max_drop, progress=work.progress
     )
 
     def attempt(count: int) -> tuple[Pruned, float]:
         pruned = remove_and_refit(vit, order[:count], split, sensitivity, progress=work.progress)
         with torch.no_grad():
-            return pruned, predicted_drop(expected, outputs_of(pruned.module, split.check))
+            return pruned, predicted_points(outputs_of(pruned.module, split.check), expected)
 
-    _, best, tried = most_within(range(1, len(order) + 1), attempt, limit)
-    why = explain(tried, limit, "heads", len(split.check))
+    _, best, tried = most_within(range(1, len(order) + 1), attempt, acceptance)
+    why = explain(tried, acceptance, "heads", len(split.check))
     if best is None:
         return Made(vit, work.start.preprocessing, "no heads gone", why, (why,))
     return made_of_heads(best, work.start.preprocessing, why)
 
 
 def remove_neurons(
-    work: Work, wanted: Amount, calibration: Step | None, limit: float, *, alignment: int
+    work: Work, wanted: Amount, calibration: Step | None, acceptance: Acceptance, *, alignment: int
 ) -> Made:
     """Remove MLP neurons in multiples of `alignment` and refit the rest."""
     vit, preprocessing = work.start.module, work.start.preprocessing
@@ -127,7 +129,7 @@ def remove_neurons(
         return Made(thinner, preprocessing, neurons_label(total - sum(neurons_of(thinner))), NO_IMAGES)
     inputs = work.inputs(calibration)
     if wanted == AUTO:
-        return most_neurons(work, inputs, limit, alignment)
+        return most_neurons(work, inputs, acceptance, alignment)
     amount, seed = number(wanted, "--prune-mlp"), work.job.seed
     thinned = prune_mlp(vit, amount, inputs, alignment=alignment, seed=seed, progress=work.progress)
     return made_of_neurons(
@@ -150,7 +152,7 @@ def neurons_label(removed: int) -> str:
     return f"{removed} neurons gone"
 
 
-def most_neurons(work: Work, inputs: torch.Tensor, limit: float, alignment: int) -> Made:
+def most_neurons(work: Work, inputs: torch.Tensor, acceptance: Acceptance, alignment: int) -> Made:
     """Remove as large a share of the neurons as the predicted drop allows."""
     vit, seed = work.start.module, work.job.seed
     check = split_images(inputs, seed=seed).check
@@ -160,20 +162,21 @@ def most_neurons(work: Work, inputs: torch.Tensor, limit: float, alignment: int)
     def attempt(share: float) -> tuple[Thinned, float]:
         thinned = prune_mlp(vit, share, inputs, alignment=alignment, seed=seed, progress=work.progress)
         with torch.no_grad():
-            return thinned, predicted_drop(expected, outputs_of(thinned.module, check))
+            return thinned, predicted_points(outputs_of(thinned.module, check), expected)
 
-    _, best, tried = most_within(SHARES, attempt, limit)
-    why = explain(tried, limit, "of the neurons", len(check))
+    _, best, tried = most_within(SHARES, attempt, acceptance)
+    why = explain(tried, acceptance, "of the neurons", len(check))
     if best is None:
         return Made(vit, work.start.preprocessing, "no neurons gone", why, (why,))
     return made_of_neurons(best, work.start.preprocessing, why)
 
 
-def explain(tried: Sequence[tuple[object, float]], limit: float, what: str, images: int) -> str:
+def explain(tried: Sequence[tuple[object, float]], acceptance: Acceptance, what: str, images: int) -> str:
     """What an automatic choice saw and why it chose as it did."""
     in_order = sorted(tried, key=lambda pair: pair[0] if isinstance(pair[0], int | float) else 0.0)
     seen = ", ".join(f"{option} {what}: {drop:.2f}" for option, drop in in_order)
-    found = "the most" if any(drop <= limit for _, drop in tried) else "nothing was"
+    found = "the most" if any(acceptance.allows(drop) for _, drop in tried) else "nothing was"
+    limit = acceptance.max_drop
     return (
         f"{found} within {limit:.3g} points of predicted drop on {images} held-out calibration images "
         f"(tried {seen or 'nothing'})"

@@ -15,6 +15,7 @@ from edgevit.conversion.pipeline import Conversion, Outcome
 from edgevit.conversion.sources import fingerprint
 from edgevit.errors import EdgevitError, QualityGateMissed
 from edgevit.files import publish, write_atomically
+from edgevit.metrics.acceptance import Acceptance
 from edgevit.run.folder import Run
 from edgevit.run.manifest import Manifest, manifest_of, write_manifest
 from edgevit.run.step import Step, tool_versions
@@ -171,7 +172,7 @@ def gate(
     if max_drop is None or accuracy is None or accuracy["drop_points"] is None:
         return None
     unproved = search is not None and not search.get("met", True)
-    return "missed" if unproved or accuracy["drop_points"] > max_drop else "met"
+    return "met" if not unproved and Acceptance(max_drop).allows(accuracy["drop_points"]) else "missed"
 
 
 def refuse_incomplete(manifest: Manifest, outcomes: Sequence[Outcome]) -> None:

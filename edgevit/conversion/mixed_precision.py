@@ -17,6 +17,7 @@ from edgevit.backends.registry import backend_of
 from edgevit.conversion.reference import PARITY_IMAGES
 from edgevit.errors import InputError
 from edgevit.files import write_atomically
+from edgevit.metrics.acceptance import Acceptance
 from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.quantize.mixed_precision import find_plan
@@ -85,7 +86,7 @@ class Search:
     effects: dict[str, float]
     calibration: Path  # pixels uint8 [n, height, width, channels]
     board: Board
-    max_drop: float
+    acceptance: Acceptance
     minutes: float
     state: Path  # a stopped search goes on from here
 
@@ -124,7 +125,7 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
             backend.fusion,
             judged=judged,
             simulate=simulate,
-            max_drop=search.max_drop,
+            acceptance=search.acceptance,
             minutes=search.minutes - (time.monotonic() - begun) / 60,
             state=search.state,
             advice="--precision float" if float_too else "a platform that computes in float",
@@ -138,7 +139,7 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
         "tried": list(found.trials),
         "met": found.met,
         "sentence": found.sentence,
-        "max_drop": search.max_drop,
+        "max_drop": search.acceptance.max_drop,
         "n": judged,
         "chosen": asdict(found.candidate) | {"measured": asdict(found.measured)},
     }

@@ -171,11 +171,11 @@ class Conversion(Inputs):
 
         if not mixed_precision.searchable(board):
             return None
-        max_drop = self.job.allowed_drop
+        acceptance = self.job.acceptance
         inputs = {
             "export": exported.key,
             "calibration": self.calibration.key,
-            "max_drop": max_drop,
+            "max_drop": acceptance.max_drop,
             "minutes": minutes,
             "board": board_key(board),
             "tools": backend_of(board).tools(),
@@ -193,7 +193,7 @@ class Conversion(Inputs):
                 effects=dict(exported.metrics["int8"]["effects"]),
                 calibration=self.calibration.path("pixels.npy"),
                 board=board,
-                max_drop=max_drop,
+                acceptance=acceptance,
                 minutes=minutes,
                 state=self.run.unfinished / f"search-{board.id}-{exported.key[:12]}.json",
             )
@@ -217,14 +217,14 @@ class Conversion(Inputs):
             calibration=self.calibration.path("pixels.npy"),
             plan=plan_of(self.job, "int8", backend),
             fixed=recipe_choice.fixed_recipe(backend, self.job.plan, self.job.recipe),
-            max_drop=self.job.allowed_drop,
+            acceptance=self.job.acceptance,
         )
         inputs = {
             "export": exported.key,
             "calibration": self.calibration.key,
             "delegate": choice.delegate,
             "fixed": choice.fixed,
-            "max_drop": choice.max_drop,
+            "max_drop": choice.acceptance.max_drop,
             "plan": choice.plan.to_json(),
             "tools": backend_of(board).tools(),
         }

@@ -14,6 +14,7 @@ from edgevit.backends.registry import backend_of
 from edgevit.backends.trials import Candidate, Choice, TrialRequest, choose, record
 from edgevit.files import write_atomically
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.metrics.acceptance import Acceptance
 from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.targets.profiles import Board, Recipe
@@ -35,7 +36,7 @@ class Choosing:
     calibration: Path  # pixels uint8 [n, height, width, channels]
     plan: PrecisionPlan
     fixed: str | None
-    max_drop: float
+    acceptance: Acceptance
 
 
 def delegate_of(board: Board, wanted: str) -> str:
@@ -74,7 +75,7 @@ def choose_plan(choosing: Choosing, folder: Path, progress: Progress) -> dict[st
         out=work,
     )
     trials = quantizers.measure(request, progress)
-    choice = choose(trials, choosing.max_drop, where=choosing.board.id)
+    choice = choose(trials, choosing.acceptance, where=choosing.board.id)
     clear(work)
     own = {**choosing.plan.options.get(backend.name, {}), "recipe": choice.chosen.trial.label}
     plan = replace(choosing.plan, options={backend.name: own})
@@ -93,7 +94,7 @@ def choice_record(choice: Choice, choosing: Choosing, images: int) -> dict[str, 
         "fixed": choosing.fixed is not None,
         "sentence": choice.sentence,
         "warning": choice.warning,
-        "max_drop": choosing.max_drop,
+        "max_drop": choosing.acceptance.max_drop,
         "n": images,
     }
 

@@ -11,8 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import closeness
-from edgevit.compression.budget import most_within, predicted_drop
+from edgevit.compression.budget import most_within
 from edgevit.compression.resolution import (
     CropChoice,
     change_resolution,
@@ -27,6 +26,9 @@ from edgevit.conversion.compression_stages import Made, Work, explain
 from edgevit.errors import InputError
 from edgevit.images import ImageSet, write_pixels
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.metrics.acceptance import Acceptance
+from edgevit.metrics.difference import difference
+from edgevit.metrics.predicted_loss import predicted_points
 from edgevit.progress import QUIET
 from edgevit.request.compression import Auto, Size
 from edgevit.run.step import Step
@@ -41,7 +43,7 @@ def resize(
     wanted: Size | Auto,
     calibration: Step | None,
     images: Callable[[], ImageSet | None],
-    limit: float,
+    acceptance: Acceptance,
 ) -> Made:
     """Change the input size; the crop ratio is chosen on the calibration images where there are any."""
     work.progress.stage("change the resolution")
@@ -58,7 +60,7 @@ def resize(
         return Made(module, preprocessing, label(wanted), what, advice(module, work.job.targets))
     pictures = Pictures(work, calibration, images)
     if isinstance(wanted, str):
-        return largest_saving(work, pictures, limit)
+        return largest_saving(work, pictures, acceptance)
     tried = pictures.try_size(wanted, pictures.expected())
     return made(tried, work)
 
@@ -119,12 +121,12 @@ class Pictures:
         found = predict(module, choice.preprocessing, pixels)
         if factor != 1:
             untouched = predict(plain, choice.preprocessing, pixels)
-            if closeness(expected, untouched).kl <= closeness(expected, found).kl:
+            if difference(untouched, expected).kl <= difference(found, expected).kl:
                 return Tried(plain, choice, 1.0, untouched)
         return Tried(module, choice, factor, found)
 
 
-def largest_saving(work: Work, pictures: Pictures, limit: float) -> Made:
+def largest_saving(work: Work, pictures: Pictures, acceptance: Acceptance) -> Made:
     """The smallest size whose predicted drop is within the limit."""
     vit: Any = work.start.module
     sizes = smaller_sizes(tuple(vit.patch_embed.img_size), tuple(vit.patch_embed.patch_size))
@@ -132,10 +134,10 @@ def largest_saving(work: Work, pictures: Pictures, limit: float) -> Made:
 
     def attempt(size: Size) -> tuple[Tried, float]:
         tried = pictures.try_size(size, expected)
-        return tried, predicted_drop(expected, tried.outputs)
+        return tried, predicted_points(tried.outputs, expected)
 
-    _, best, tried = most_within(sizes, attempt, limit)
-    why = explain([(name(size), drop) for size, drop in tried], limit, "px", len(expected))
+    _, best, tried = most_within(sizes, attempt, acceptance)
+    why = explain([(name(size), drop) for size, drop in tried], acceptance, "px", len(expected))
     if best is None:
         own = tuple(vit.patch_embed.img_size)
         return Made(vit, work.start.preprocessing, label(own), why, (why,))

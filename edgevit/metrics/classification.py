@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax
 from scipy.stats import binomtest, norm
 
 from edgevit.errors import EdgevitError
+from edgevit.metrics.difference import difference
 
 CONFIDENCE = 0.95
 Floats = npt.NDArray[np.floating[Any]]
@@ -66,15 +66,15 @@ def compare(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64] | N
             f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} images gave NaN or infinite outputs",
             "Try --precision float or another recipe",
         )
-    same = logits.argmax(1) == reference.argmax(1)
-    low, high = wilson(int(same.sum()), len(same))
+    apart = difference(logits, reference)
+    low, high = wilson(round(apart.agreement * apart.n), apart.n)
     common: dict[str, Any] = {
-        "n": len(logits),
-        "agreement": float(same.mean()),
+        "n": apart.n,
+        "agreement": apart.agreement,
         "agreement_low": low,
         "agreement_high": high,
-        "kl": mean_kl(reference, logits),
-        "cosine": mean_cosine(reference, logits),
+        "kl": apart.kl,
+        "cosine": apart.cosine,
     }
     return (
         Accuracy(**common, **labelled(logits, reference, labels))
@@ -107,20 +107,6 @@ def in_top(logits: Floats, labels: npt.NDArray[np.int64], k: int) -> float:
     k = min(k, logits.shape[1])
     best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
     return float((best == labels[:, None]).any(1).mean())
-
-
-def mean_kl(reference: Floats, logits: Floats) -> float:
-    """Mean KL(softmax(reference) || softmax(logits)) in nats."""
-    expected = log_softmax(reference.astype(np.float64), axis=1)
-    found = log_softmax(logits.astype(np.float64), axis=1)
-    return float((np.exp(expected) * (expected - found)).sum(1).mean())
-
-
-def mean_cosine(reference: Floats, logits: Floats) -> float:
-    """Mean cosine between two logit vectors of each image."""
-    a, b = reference.astype(np.float64), logits.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(1) / np.maximum(norms, np.finfo(np.float64).tiny)).mean())
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from edgevit.errors import InputError
 from edgevit.rewrites.canonical import why_not_canonical
@@ -116,9 +115,3 @@ def attend(attention: Any, x: torch.Tensor, tap: Tap, prefix: str) -> torch.Tens
 def outputs_of(vit: Any, images: torch.Tensor, tap: Tap = keep, batch: int = 16) -> torch.Tensor:
     """Outputs [n, classes] in batches."""
     return torch.cat([forward(vit, part, tap) for part in torch.split(images, batch)])
-
-
-def divergence(outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """KL(reference || outputs) of the class probabilities, per image, in nats."""
-    found, expected = outputs.double().log_softmax(-1), reference.double().log_softmax(-1)
-    return functional.kl_div(found, expected, reduction="none", log_target=True).sum(-1)

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
+from edgevit.metrics.difference import Difference, difference
 from edgevit.quantize import equalization
-from edgevit.quantize.activations import divergence, outputs_of
+from edgevit.quantize.activations import outputs_of
 from edgevit.quantize.fake_quantization import int8_outputs
 from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.observers import Range
@@ -43,45 +43,18 @@ Kinds = frozenset[str]
 
 
 @dataclass(frozen=True)
-class Score:
-    """How far an int8 model is from the float one: KL in nats an image, mean and median; mean cosine."""
-
-    kl: float
-    median_kl: float
-    cosine: float
-    agreement: float
-
-    @property
-    def error_score(self) -> float:
-        """Geometric mean of three errors. One alone misleads: few images decide a mean, none a median."""
-        product = max(self.kl, 1e-9) * max(self.median_kl, 1e-9) * max(1 - self.cosine, 1e-9)
-        return float(product ** (1 / 3))
-
-
-@dataclass(frozen=True)
 class Transform:
     """One change: what it was, the errors without and with it on held-out images, whether it was kept."""
 
     name: str
     what: str
     kept: bool
-    before: Score
-    after: Score
+    before: Difference
+    after: Difference
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
         return asdict(self)
-
-
-def score(outputs: torch.Tensor, reference: torch.Tensor) -> Score:
-    """Errors of outputs [n, classes] against the float model's."""
-    kl = divergence(outputs, reference)
-    return Score(
-        kl=float(kl.mean()),
-        median_kl=float(kl.median()),
-        cosine=float(functional.cosine_similarity(outputs.double(), reference.double()).mean()),
-        agreement=float((outputs.argmax(1) == reference.argmax(1)).double().mean()),
-    )
 
 
 class Judge:
@@ -92,7 +65,7 @@ class Judge:
         self.fit, self.held_out = images[: len(images) // 2], images[len(images) // 2 :]
         self.reference = outputs_of(vit, self.held_out)
 
-    def __call__(self, vit: Any, kinds: Kinds | None = None) -> Score:
+    def __call__(self, vit: Any, kinds: Kinds | None = None) -> Difference:
         """Errors with everything int8, or only these kinds of tensors.
 
         Rounding errors of other tensors are as good as random from one candidate to the next: where a
@@ -100,7 +73,7 @@ class Judge:
         """
         ranges = full_ranges(extremes(vit, self.fit))
         rounded = {name: span for name, span in ranges.items() if kinds is None or kind_of(name) in kinds}
-        return score(int8_outputs(vit, self.held_out, rounded, self.fusion), self.reference)
+        return difference(int8_outputs(vit, self.held_out, rounded, self.fusion), self.reference)
 
 
 def full_ranges(ends: dict[str, torch.Tensor]) -> dict[str, Range]:
@@ -118,7 +91,7 @@ def condition(
     judge = Judge(vit, images[:IMAGES], fusion)
     samples = collect(vit, judge.fit, seed=seed, progress=progress)
     current, steps = vit, []
-    known: dict[Kinds, Score] = {}
+    known: dict[Kinds, Difference] = {}
     for number, (kinds, make) in enumerate(TRANSFORMS):
         progress.advance(number, len(TRANSFORMS), "conditioning")
         if kinds not in known:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from edgevit.metrics.difference import Difference, difference
 from edgevit.quantize.activations import forward, outputs_of
-from edgevit.quantize.conditioning import Score, score
 from edgevit.quantize.fake_quantization import Ranges, quantize_weights, quantizer
 from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.statistics import Samples
@@ -102,9 +102,9 @@ class Sensitivity:
     `kinds` are measured; `tensors` estimated from rounding errors and gradients, KL in nats an image.
     """
 
-    weights_only: Score
-    activations_only: Score
-    kinds: dict[str, Score]
+    weights_only: Difference
+    activations_only: Difference
+    kinds: dict[str, Difference]
     tensors: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -123,10 +123,10 @@ def sensitivity(
         for kind in (kinds if by_kind else ())
     }
     return Sensitivity(
-        weights_only=score(outputs_of(quantize_weights(vit), images), reference),
-        activations_only=score(outputs_of(vit, images, quantizer(ranges, fusion)), reference),
+        weights_only=difference(outputs_of(quantize_weights(vit), images), reference),
+        activations_only=difference(outputs_of(vit, images, quantizer(ranges, fusion)), reference),
         kinds={
-            kind: score(outputs_of(vit, images, quantizer(only, fusion)), reference)
+            kind: difference(outputs_of(vit, images, quantizer(only, fusion)), reference)
             for kind, only in alone.items()
         },
         tensors={name: samples[name].effect(span) for name, span in ranges.items()},

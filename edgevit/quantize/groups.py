@@ -1,6 +1,6 @@
 """What can be moved to 16 bits together, what that costs, and what error it should remove.
 
-A unit is a few neighbouring operations: moving one alone would only add conversions. Costs are cycles of the
+A group is a few neighbouring operations: moving one alone would only add conversions. Costs are cycles of the
 compiler's own model where it prices an operation (convolutions, by shape and number type) and the memory
 traffic at the same model's bytes per cycle where the compiler says zero (additions, norms, conversions).
 """
@@ -24,11 +24,11 @@ TRAFFIC_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Tensors that go to 16 bits together; `words` says what they are."""
+class PrecisionGroup:
+    """Tensors that go to 16 bits together; `description` says what they are."""
 
     name: str
-    words: str
+    description: str
     tensors: frozenset[str]
 
     def possible(self, never: Collection[str]) -> bool:
@@ -36,9 +36,11 @@ class Unit:
         return not any(kind_of(name) in never for name in self.tensors)
 
 
-def units_of(blocks: int) -> list[Unit]:
-    """Every unit of a ViT with so many blocks, the finest first."""
-    found = [Unit("embed", "the embedded tokens", frozenset({"embed", norm_after("embed", blocks)}))]
+def groups_of(blocks: int) -> list[PrecisionGroup]:
+    """Every group of a ViT with so many blocks, the finest first."""
+    found = [
+        PrecisionGroup("embed", "the embedded tokens", frozenset({"embed", norm_after("embed", blocks)}))
+    ]
     for index in range(blocks):
         prefix = f"blocks.{index}."
 
@@ -49,26 +51,30 @@ def units_of(blocks: int) -> list[Unit]:
         mlp, attention = tensors("gelu", "fc2"), tensors("attention")
         projected = stream | tensors("attention", "proj")
         found += [
-            Unit(f"stream.{index}", f"block {index}'s residual additions and the norms after them", stream),
-            Unit(f"attention.{index}", f"block {index}'s attention product", attention),
-            Unit(
+            PrecisionGroup(
+                f"stream.{index}", f"block {index}'s residual additions and the norms after them", stream
+            ),
+            PrecisionGroup(f"attention.{index}", f"block {index}'s attention product", attention),
+            PrecisionGroup(
                 f"proj.{index}", f"block {index}'s attention product, proj and residual additions", projected
             ),
-            Unit(
+            PrecisionGroup(
                 f"mixing.{index}",
                 f"block {index}'s whole attention and residual additions",
                 projected | tensors("norm1", "q", "k", "v"),
             ),
-            Unit(f"mlp.{index}", f"block {index}'s GELU and fc2", mlp),
-            Unit(f"mlp-stream.{index}", f"block {index}'s GELU, fc2 and residual additions", stream | mlp),
-            Unit(
+            PrecisionGroup(f"mlp.{index}", f"block {index}'s GELU and fc2", mlp),
+            PrecisionGroup(
+                f"mlp-stream.{index}", f"block {index}'s GELU, fc2 and residual additions", stream | mlp
+            ),
+            PrecisionGroup(
                 f"mlp-whole.{index}",
                 f"block {index}'s fc1, GELU, fc2 and residual additions",
                 stream | mlp | tensors("fc1"),
             ),
         ]
-    found.append(Unit("patch", "the patch embedding", frozenset({"patch"})))
-    return [*found, Unit("head", "the classifier", frozenset({"norm", "logits"}))]
+    found.append(PrecisionGroup("patch", "the patch embedding", frozenset({"patch"})))
+    return [*found, PrecisionGroup("head", "the classifier", frozenset({"norm", "logits"}))]
 
 
 def norm_after(stream: str, blocks: int) -> str:

@@ -10,19 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from edgevit.metrics.acceptance import Acceptance
+from edgevit.metrics.difference import difference
+from edgevit.metrics.predicted_loss import PredictedLoss, predict_loss
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.activations import divergence, outputs_of
+from edgevit.quantize.activations import outputs_of
 from edgevit.quantize.calibration import predicted_effect
+from edgevit.quantize.candidates import candidate_plans
 from edgevit.quantize.fake_quantization import int8_outputs, quantizer
 from edgevit.quantize.fusion import Fusion
-from edgevit.quantize.groups import Costs, Errors, shape_of, units_of
+from edgevit.quantize.groups import Costs, Errors, groups_of, shape_of
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import Int8Model
-from edgevit.quantize.search import Outputs, SearchResult, candidate_plans, search
+from edgevit.quantize.search import SearchResult, search
 from edgevit.quantize.tensor_names import kind_of, sibling
 from edgevit.targets.profiles import Npu
+
+Outputs = npt.NDArray[np.float32]
 
 FAKE_IMAGES = 96
 # Kinds of tensors measured together, as they err together.
@@ -55,13 +62,13 @@ def find_plan(
     *,
     judged: int,
     simulate: Callable[[PrecisionPlan], Outputs],
-    max_drop: float,
+    acceptance: Acceptance,
     minutes: float,
     state: Path | None = None,
     advice: str = "--precision float",
     progress: Progress = QUIET,
 ) -> PlannedPrecision:
-    """The cheapest plan that loses at most `max_drop` points, judged on `images` by `simulate`.
+    """The cheapest plan within `acceptance`, judged on `images` by `simulate`.
 
     `vit`, its all-int8 `plan` and the `effects` of its tensors (KL in nats an image) come from `prepare_int8` and
     `measured_effects`. `images` [n, channels, H, W] are the normalised calibration images; `simulate` realises a
@@ -71,19 +78,23 @@ def find_plan(
     every = outputs_of(vit, images).numpy()
     images, reference = images[-judged:], every[-judged:]
     shape = shape_of(vit, npu)
-    units = [unit for unit in units_of(shape.blocks) if unit.possible(npu.never_sixteen_bit)]
-    candidates = candidate_plans(units, Errors(effects, shape.blocks, fusion), Costs(shape, npu, fusion))
+    groups = [each for each in groups_of(shape.blocks) if each.possible(npu.never_sixteen_bit)]
+    candidates = candidate_plans(groups, Errors(effects, shape.blocks, fusion), Costs(shape, npu, fusion))
     few = images[:FAKE_IMAGES]
 
-    def fake(sixteen_bit: tuple[str, ...]) -> Outputs:
-        return int8_outputs(vit, few, plan.ranges, fusion, sixteen_bit).numpy()
+    # The float model's margins on every calibration image serve the few that plans are judged on.
+    def estimate(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
+        found = int8_outputs(vit, few, plan.ranges, fusion, sixteen_bit)
+        return predict_loss(found, reference[: len(few)], every)
+
+    def simulated(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
+        return predict_loss(simulate(replace(plan, sixteen_bit=sixteen_bit)), reference, every)
 
     found = search(
         candidates,
-        fake=fake,
-        simulate=lambda sixteen_bit: simulate(replace(plan, sixteen_bit=sixteen_bit)),
-        references={"fake": reference[: len(few)], "simulate": reference, "more": every},
-        max_drop=max_drop,
+        estimate=estimate,
+        simulate=simulated,
+        acceptance=acceptance,
         minutes=minutes,
         state=state,
         key=fingerprint(plan, reference),
@@ -109,11 +120,8 @@ def measured_effects(model: Int8Model, images: torch.Tensor) -> dict[str, float]
         # What fusion hides is stored, and rounded, only beside an operation in 16 bits.
         into = model.fusion.into
         apart = [sibling(name, into[kind_of(name)]) for name in names if kind_of(name) in into]
-        found = float(
-            divergence(
-                outputs_of(model.module, images, quantizer(only, model.fusion, apart)), float_outputs
-            ).mean()
-        )
+        rounded = outputs_of(model.module, images, quantizer(only, model.fusion, apart))
+        found = difference(rounded, float_outputs).kl
         estimate = sum(effects[name] for name in names)
         effects |= {name: effects[name] * found / max(estimate, 1e-12) for name in names}
     return effects

@@ -16,7 +16,6 @@ from edgevit.targets.profiles import Strict, read_toml
 MATCHED_IMAGES = 8
 
 Options = Mapping[str, Mapping[str, Any]]
-DEFAULT_MAX_DROP = 0.5  # points of top-1 that a plan may cost where the user sets no limit
 
 
 @dataclass(frozen=True)

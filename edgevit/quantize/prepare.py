@@ -11,16 +11,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgevit.errors import InputError
+from edgevit.metrics.difference import Difference, difference
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.activations import outputs_of, prepared
 from edgevit.quantize.calibration import NARROWINGS, Stability, narrowed, ranges_of, stability
 from edgevit.quantize.conditioning import (
     IMAGES,
-    Score,
     Transform,
     condition,
     full_ranges,
-    score,
 )
 from edgevit.quantize.diagnosis import MassiveActivation, in_words, massive_activations
 from edgevit.quantize.fake_quantization import int8_outputs
@@ -39,7 +38,7 @@ class RangeTrial:
     """One way to choose ranges and its errors on held-out images."""
 
     observer: str
-    errors: Score
+    errors: Difference
 
 
 @dataclass(frozen=True)
@@ -142,6 +141,6 @@ def ranges_by(samples: Samples, names: list[str]) -> dict[str, dict[str, Range]]
     }
 
 
-def try_ranges(vit: Any, images: torch.Tensor, ranges: dict[str, Range], fusion: Fusion) -> Score:
+def try_ranges(vit: Any, images: torch.Tensor, ranges: dict[str, Range], fusion: Fusion) -> Difference:
     """Errors of everything int8 with these ranges."""
-    return score(int8_outputs(vit, images, ranges, fusion), outputs_of(vit, images))
+    return difference(int8_outputs(vit, images, ranges, fusion), outputs_of(vit, images))

@@ -1,149 +1,28 @@
 """The fewest cycles that keep a model's predictions: a plan found with estimates, proved by the simulator.
 
-Moving units to 16 bits in the order of error removed per cycle gives a list of candidate plans, from everything
-int8 to everything in 16 bits. Fake quantization finds the first candidate that meets the target, the vendor's
-simulator has the last word: where it disagrees, the search climbs on; where there is room, it steps back down.
+Fake quantization finds the first of the candidate plans that meets the target, the vendor's simulator has the last
+word: where it disagrees, the search climbs on; where there is room, it steps back down.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from scipy.special import log_softmax
-
 from edgevit.errors import ToolchainError
 from edgevit.files import write_atomically
+from edgevit.metrics.acceptance import Acceptance, least
+from edgevit.metrics.predicted_loss import PredictedLoss
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.groups import Costs, Errors, Unit
+from edgevit.quantize.candidates import CandidatePlan
 
-Outputs = npt.NDArray[np.float32]
-Simulate = Callable[[tuple[str, ...]], Outputs]
+Measure = Callable[[tuple[str, ...]], PredictedLoss]
 
-# Changed predictions, in percent, that a target allows per point of accuracy: as if a third were net losses.
-CHANGES_PER_POINT = 3.0
-CONFIDENCE = 1.645  # one-sided 95 %
 FIRST_STEP = 4  # candidates
-RIVALS = 4  # classes next to the predicted one that may overtake it
-
-
-@dataclass(frozen=True)
-class Drop:
-    """Accuracy lost, estimated without labels: `points` expected, `upper` with 95 % confidence.
-
-    `changes` is the share of predictions expected to change, in percent, `changes_upper` with 95 % confidence;
-    `agreement` the share that did not on these images, 0..1, which so few images count coarsely.
-    """
-
-    points: float
-    upper: float
-    changes: float
-    changes_upper: float
-    agreement: float
-    cosine: float
-    kl: float
-    images: int
-
-    @property
-    def least(self) -> float:
-        """The smallest drop, in points, that this plan can be said to keep within."""
-        return max(self.upper, self.changes / CHANGES_PER_POINT)
-
-    def meets(self, max_drop: float) -> bool:
-        """Whether `max_drop` points are kept, with the confidence that so many images give."""
-        return self.least <= max_drop
-
-    def shortfall(self, max_drop: float) -> float:
-        """At most 1 where the target is met; otherwise how many times it is missed."""
-        return self.least / max(max_drop, 1e-9)
-
-
-def drop_of(outputs: Outputs, reference: Outputs, more: Outputs | None = None) -> Drop:
-    """Compare an int8 model's outputs [n, classes] with the float model's on the same images.
-
-    A hundred images show few changed predictions, by luck none. So every image's margins meet every image's
-    errors: the share of pairs that would change is counted (a two-sample U-statistic), and the float model's
-    own probabilities stand for the labels: a change from class a to class b costs p(a) - p(b). `more` are float
-    outputs [m, classes] whose margins to use, of more images than were simulated.
-    """
-    ours, theirs = outputs.astype(np.float64), reference.astype(np.float64)
-    margins, worth, leading = leads(theirs if more is None else more.astype(np.float64))
-    if more is not None:
-        leading = leads(theirs)[2]
-    rows = np.arange(len(theirs))[:, None]
-    moved = ours - theirs
-    errors = moved[rows, leading[:, :1]] - moved[rows, leading[:, 1:]]
-    remaining = margins[None] + errors[:, None]  # [errors of image, margins of image, rivals]
-    change = remaining.min(2) < 0
-    costs = np.where(change, worth[np.arange(len(worth)), remaining.argmin(2)], 0.0)
-    log_p, log_q = log_softmax(theirs, axis=1), log_softmax(ours, axis=1)
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    return Drop(
-        points=100 * float(costs.mean()),
-        upper=100 * upper_bound(costs),
-        changes=100 * float(change.mean()),
-        changes_upper=100 * upper_bound(change.astype(np.float64)),
-        agreement=float((ours.argmax(1) == theirs.argmax(1)).mean()),
-        cosine=float(((ours * theirs).sum(1) / norms).mean()),
-        kl=float((np.exp(log_p) * (log_p - log_q)).sum(1).mean()),
-        images=len(theirs),
-    )
-
-
-def upper_bound(pairs: npt.NDArray[np.float64]) -> float:
-    """The mean of [errors of image, margins of image] with 95 % confidence: images of both sorts were drawn."""
-    spread = np.hypot(
-        pairs.mean(1).std() / np.sqrt(len(pairs)), pairs.mean(0).std() / np.sqrt(pairs.shape[1])
-    )
-    return float(pairs.mean() + CONFIDENCE * spread)
-
-
-def leads(outputs: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """How far the predicted class leads its rivals [n, rivals], in outputs and probability, and which they are."""
-    leading, rows = np.argsort(-outputs, axis=1)[:, : RIVALS + 1], np.arange(len(outputs))[:, None]
-    found = outputs[rows, leading], np.exp(log_softmax(outputs, axis=1))[rows, leading]
-    lead, worth = (values[:, :1] - values[:, 1:] for values in found)
-    return lead, worth, leading
-
-
-@dataclass(frozen=True)
-class CandidatePlan:
-    """One candidate plan: its 16-bit tensors, the unit added last, extra cycles, estimated KL."""
-
-    added: str
-    words: str
-    sixteen_bit: tuple[str, ...]
-    cycles: float
-    compiler_cycles: float
-    estimated_kl: float
-
-
-def candidate_plans(units: list[Unit], errors: Errors, costs: Costs) -> list[CandidatePlan]:
-    """Plans from everything int8 upwards, each adding the unit that removes most error per cycle."""
-    kept: frozenset[str] = frozenset()
-    error, cost = errors(kept), costs(kept)
-    candidates = [CandidatePlan("", "everything int8", (), 0.0, 0.0, error)]
-    while True:
-        best: tuple[float, Unit, float, float] | None = None
-        for unit in units:
-            wider = kept | unit.tensors
-            if wider == kept:
-                continue
-            gain, price = error - errors(wider), max(costs(wider) - cost, 1.0)
-            if gain > 0 and (best is None or gain / price > best[0]):
-                best = (gain / price, unit, errors(wider), costs(wider))
-        if best is None:
-            return candidates
-        _, unit, error, cost = best
-        kept |= unit.tensors
-        tensors = tuple(sorted(kept))
-        candidates.append(CandidatePlan(unit.name, unit.words, tensors, cost, costs.compiler(kept), error))
 
 
 @dataclass(frozen=True)
@@ -151,14 +30,14 @@ class SearchResult:
     """The outcome: the plan's candidate, what the simulator measured on it, whether the target was met, why."""
 
     candidate: CandidatePlan
-    measured: Drop
+    measured: PredictedLoss
     met: bool
     sentence: str
     trials: tuple[dict[str, Any], ...]
 
 
 class Trials:
-    """Measured plans, remembered in a file so that a stopped search goes on where it was."""
+    """What was measured on which plan; on disk, so that a search that was stopped goes on where it was."""
 
     def __init__(self, path: Path | None, key: str) -> None:
         self.path, self.key = path, key
@@ -168,166 +47,158 @@ class Trials:
             if stored.get("key") == key:
                 self.done = stored["trials"]
 
-    def measure(
-        self,
-        how: str,
-        candidate: CandidatePlan,
-        reference: Outputs,
-        run: Simulate,
-        more: Outputs | None = None,
-    ) -> Drop:
+    def measure(self, how: str, candidate: CandidatePlan, run: Measure) -> PredictedLoss:
         """Measure a plan, or recall it."""
         name = f"{how}: {' '.join(candidate.sixteen_bit)}"
         if name not in self.done:
-            drop = drop_of(run(candidate.sixteen_bit), reference, more)
-            self.done[name] = {
-                "how": how,
-                "added": candidate.added,
-                "cycles": candidate.cycles,
-                **asdict(drop),
-            }
+            shown = {"how": how, "added": candidate.added, "cycles": candidate.cycles}
+            self.done[name] = {**shown, **run(candidate.sixteen_bit).to_json()}
             if self.path is not None:
                 state = json.dumps({"key": self.key, "trials": self.done}, indent=1)
                 write_atomically(self.path, state)
-        fields = Drop.__dataclass_fields__
-        return Drop(**{field: self.done[name][field] for field in fields})
+        return PredictedLoss(**{each.name: self.done[name][each.name] for each in fields(PredictedLoss)})
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Where a search stands: candidates up to `failed` miss the target, `met` is the lowest that met it.
+
+    `count` candidates can be built; `met` is `count` while none has met it.
+    """
+
+    failed: int
+    met: int
+    count: int
+
+    def after(self, candidate: int, met: bool) -> Bracket:
+        """What is known once a candidate was measured."""
+        return replace(self, met=candidate) if met else replace(self, failed=max(self.failed, candidate))
+
+    def without(self, candidate: int) -> Bracket:
+        """What is left once the compiler died of a candidate."""
+        if self.met < self.count:
+            return replace(self, failed=candidate)
+        return replace(self, met=candidate, count=candidate)
+
+    def following(self, shortfall: float, measured: int) -> int | None:
+        """Where to go on between the highest that failed and the lowest that met; None when they touch.
+
+        Estimates come close, so steps back from a candidate that met start small and double.
+        """
+        if self.met == self.count:
+            climbed = self.failed + max(1, round((self.count - self.failed) * min(0.5, 0.1 * shortfall)))
+            return min(climbed, self.count - 1) if self.failed < self.count - 1 else None
+        if self.met - self.failed <= 1:
+            return None
+        step: int = FIRST_STEP << (measured - 1)
+        return max((self.failed + self.met) // 2, self.met - step)
+
+    def middle(self) -> int | None:
+        """Half-way up to the plans that can't be built."""
+        return (self.failed + self.count) // 2 if self.count - self.failed > 1 else None
 
 
 def search(
     candidates: list[CandidatePlan],
     *,
-    fake: Simulate,
-    simulate: Simulate,
-    references: Mapping[str, Outputs],
-    max_drop: float,
+    estimate: Measure,
+    simulate: Measure,
+    acceptance: Acceptance,
     minutes: float,
     state: Path | None = None,
     key: str = "",
     advice: str = "--precision float",
     progress: Progress = QUIET,
 ) -> SearchResult:
-    """The first candidate whose simulation keeps the predictions within `max_drop` points.
+    """The first candidate whose simulation keeps the predictions within `acceptance`.
 
-    `fake` and `simulate` give outputs of a plan by fake quantization and by the vendor's simulator, on images
-    whose float outputs are `references["fake"]` and `references["simulate"]`; those under "more", if any, lend
-    their margins. Stops after `minutes` with the best plan so far. Nothing is drawn at random: the same inputs
-    give the same plan. If the compiler crashes on a plan, cheaper plans
-    are not tried, with a warning. `advice` is given where no plan meets the target.
+    `estimate` and `simulate` measure a plan by fake quantization and by the vendor's simulator. Stops after
+    `minutes` with the best plan so far; a search with the same `key` goes on from the file `state`. Nothing is
+    drawn at random: the same inputs give the same plan. If the compiler crashes on a plan, dearer plans are not
+    tried, with a warning. `advice` is given where no plan meets the target. Raises ToolchainError if it crashes
+    on the cheapest.
     """
     trials, deadline = Trials(state, key), time.monotonic() + 60 * minutes
-    more = references.get("more")
-    candidate = first_met(
-        candidates,
-        lambda candidate: trials.measure("fake", candidate, references["fake"], fake, more),
-        max_drop,
-        deadline,
+    first = first_met(
+        candidates, lambda candidate: acceptance.keeps(trials.measure("fake", candidate, estimate)), deadline
     )
-    measured: dict[int, Drop] = {}
-    failed, met = -1, len(candidates)
+    measured: dict[int, PredictedLoss] = {}
+    bracket, following = Bracket(-1, len(candidates), len(candidates)), first
     while True:
+        number = following
         progress.advance(
             len(measured),
             0,
-            so_far(candidates[candidate], [(candidates[n], drop) for n, drop in measured.items()]),
+            so_far(candidates[number], [(candidates[n], loss) for n, loss in measured.items()]),
         )
-        following: int | None
         try:
-            measured[candidate] = trials.measure(
-                "simulate", candidates[candidate], references["simulate"], simulate, more
-            )
+            measured[number] = trials.measure("simulate", candidates[number], simulate)
         except ToolchainError as error:
-            if candidate == 0:
+            if number == 0:
                 raise
-            progress.warn(f"no plan with {candidates[candidate].words} in 16 bits: {error}")
-            if met < len(candidates):
-                failed = candidate
-                following = next_candidate(failed, met, len(candidates), 1.0, len(measured))
-            else:
-                candidates, met = candidates[:candidate], candidate
-                following = (failed + candidate) // 2 if candidate - failed > 1 else None
+            progress.warn(f"no plan with {candidates[number].description} in 16 bits: {error}")
+            some_met = bracket.met < bracket.count
+            bracket = bracket.without(number)
+            chosen = bracket.following(1.0, len(measured)) if some_met else bracket.middle()
         else:
-            shortfall = measured[candidate].shortfall(max_drop)
-            if measured[candidate].meets(max_drop):
-                met = candidate
-            else:
-                failed = max(failed, candidate)
-            following = next_candidate(failed, met, len(candidates), shortfall, len(measured))
-        finished = following is None or following in measured
-        if following is None or finished or (measured and time.monotonic() > deadline):
+            bracket = bracket.after(number, acceptance.keeps(measured[number]))
+            chosen = bracket.following(acceptance.shortfall(measured[number]), len(measured))
+        exhausted = chosen is None or chosen in measured
+        if chosen is None or exhausted or (measured and time.monotonic() > deadline):
             break
-        candidate = following
-    best = (
-        met
-        if met < len(candidates)
-        else min(measured, key=lambda number: measured[number].shortfall(max_drop))
-    )
-    return SearchResult(
-        candidates[best],
-        measured[best],
-        met < len(candidates),
-        sentence(candidates[best], measured[best], met < len(candidates), max_drop, finished, advice),
-        tuple(trials.done.values()),
-    )
+        following = chosen
+    met = bracket.met < bracket.count
+    best = bracket.met if met else min(measured, key=lambda each: least(measured[each]))
+    explained = sentence(candidates[best], measured[best], acceptance, met, exhausted, advice)
+    return SearchResult(candidates[best], measured[best], met, explained, tuple(trials.done.values()))
 
 
-def so_far(candidate: CandidatePlan, measured: list[tuple[CandidatePlan, Drop]]) -> str:
+def so_far(candidate: CandidatePlan, measured: list[tuple[CandidatePlan, PredictedLoss]]) -> str:
     """What is tried and the best there was, for a line of progress."""
     trying = f"simulating {len(candidate.sixteen_bit)} tensors in 16 bits"
     if not measured:
         return trying
-    best, drop = min(measured, key=lambda pair: pair[1].least)
-    return f"{trying}; best so far: {len(best.sixteen_bit)} keep within {drop.least:.2f} points"
+    best, loss = min(measured, key=lambda pair: least(pair[1]))
+    return f"{trying}; best so far: {len(best.sixteen_bit)} keep within {least(loss):.2f} points"
 
 
 def first_met(
-    candidates: list[CandidatePlan],
-    measure: Callable[[CandidatePlan], Drop],
-    max_drop: float,
-    deadline: float,
+    candidates: list[CandidatePlan], meets: Callable[[CandidatePlan], bool], deadline: float
 ) -> int:
     """The lowest candidate that meets the target by estimate, by halving; the top one if none does."""
     low, high = 0, len(candidates) - 1
     while low < high and time.monotonic() < deadline:
         middle = (low + high) // 2 if low else min(high, 0 if high == 0 else (high // 4))
-        if measure(candidates[middle]).meets(max_drop):
+        if meets(candidates[middle]):
             high = middle
         else:
             low = middle + 1
     return high
 
 
-def next_candidate(failed: int, met: int, count: int, shortfall: float, measured: int) -> int | None:
-    """Where to go on between the highest candidate that failed and the lowest that met; None when they touch.
-
-    Estimates come close, so steps back from a candidate that met start small and double.
-    """
-    if met == count:
-        climbed = failed + max(1, round((count - failed) * min(0.5, 0.1 * shortfall)))
-        return min(climbed, count - 1) if failed < count - 1 else None
-    if met - failed <= 1:
-        return None
-    step: int = FIRST_STEP << (measured - 1)
-    return max((failed + met) // 2, met - step)
-
-
 def sentence(
-    candidate: CandidatePlan, drop: Drop, met: bool, max_drop: float, exhausted: bool, advice: str
+    candidate: CandidatePlan,
+    loss: PredictedLoss,
+    acceptance: Acceptance,
+    met: bool,
+    exhausted: bool,
+    advice: str,
 ) -> str:
     """The outcome in plain words, and what would be needed where the target was missed."""
     outcome = (
-        f"{drop.points:.2f} points expected drop (95 % below {drop.upper:.2f}) and {drop.changes:.1f} % changed "
-        f"predictions by {drop.images} calibration images, {len(candidate.sixteen_bit)} tensors in 16 bits"
+        f"{loss.points:.2f} points expected drop (95 % below {loss.upper:.2f}) and {loss.changes:.1f} % changed "
+        f"predictions by {loss.images} calibration images, {len(candidate.sixteen_bit)} tensors in 16 bits"
     )
+    limit = f"target of {acceptance.max_drop:g} points"
     if met and not exhausted:
         outcome += "; cheaper plans were not tried for lack of time: allow more --search-minutes"
     if met:
-        return f"target of {max_drop:g} points met: {outcome}"
-    need = f"--max-drop {drop.least:.2f} is what this plan keeps"
+        return f"{limit} met: {outcome}"
+    need = f"--max-drop {least(loss):.2f} is what this plan keeps"
     if not exhausted:
-        missed = f"target of {max_drop:g} points not met in the time given"
-        return f"{missed}: {outcome}. Allow more --search-minutes; {need}"
+        return f"{limit} not met in the time given: {outcome}. Allow more --search-minutes; {need}"
     saved = f"; --search-minutes 0 leaves everything int8, about {candidate.cycles / 1e6:.1f} million cycles fewer"
     return (
-        f"target of {max_drop:g} points not met by any plan: {outcome}. Use {advice}, or more calibration "
+        f"{limit} not met by any plan: {outcome}. Use {advice}, or more calibration "
         f"images to tell smaller drops apart; {need}{saved if candidate.sixteen_bit else ''}"
     )

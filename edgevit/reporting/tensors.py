@@ -141,8 +141,8 @@ def trial(record: manifest.Trial, chosen: manifest.Trial) -> Trial:
     return Trial(
         label=clean(record.label, 120) or (f"up to {added}" if added else "everything int8"),
         cost=cost_of(record),
-        drop=number(record.points if record.drop_points is None else record.drop_points),
-        upper=number(record.upper if record.drop_upper is None else record.drop_upper),
+        drop=number(record.points),
+        upper=number(record.upper),
         agreement=number(record.agreement),
         how=HOW.get(record.how or "", clean(record.how, 80)),
         state=state_of(record, chosen),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from edgevit.metrics.acceptance import Acceptance
 from edgevit.metrics.classification import paired_interval
-from edgevit.quantize.plan import DEFAULT_MAX_DROP
 from edgevit.reporting.sections import Loss, Verdict
 
 MAX_IMAGES = 1_000_000
@@ -17,7 +17,8 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
     The limit is the user's --max-drop or 0.5 points. A missed gate is a no whatever the interval says: the user
     made the rule. Without labels the share of changed predictions bounds the loss from above.
     """
-    limit, origin = (DEFAULT_MAX_DROP, OWN_LIMIT) if max_drop is None else (max_drop, USER_LIMIT)
+    acceptance, origin = (Acceptance(), OWN_LIMIT) if max_drop is None else (Acceptance(max_drop), USER_LIMIT)
+    limit = acceptance.max_drop
     if loss is None:
         why = "accuracy was not measured: there were no validation images"
         return Verdict("can't tell", why, limit, origin)
@@ -26,10 +27,11 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
     seen = f"between {tenths(loss.drop_low)} and {tenths(loss.drop_high)} points"
     if gate == "missed":
         return Verdict("no", missed(loss, limit), limit, origin)
-    if loss.drop_high <= limit:
+    proved = acceptance.proves(loss.drop_low, loss.drop_high)
+    if proved is True:
         why = f"the loss is {seen} (95 %, n = {loss.n}, {loss.how}), within the limit of {limit:g}"
         return Verdict("yes", why, limit, origin)
-    if loss.drop_low > limit:
+    if proved is False:
         why = f"the loss is {seen} (95 %, n = {loss.n}, {loss.how}), above the limit of {limit:g}"
         return Verdict("no", why, limit, origin)
     return undecided(loss, limit, origin, seen, gate)
@@ -38,7 +40,7 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
 def missed(loss: Loss, limit: float) -> str:
     """Why a gate was missed: by the loss, or by the search for a precision plan on the calibration images."""
     lost = f"it lost {tenths(loss.drop_points or 0.0)} points on {loss.n} images ({loss.how})"
-    if (loss.drop_points or 0.0) > limit:
+    if not Acceptance(limit).allows(loss.drop_points or 0.0):
         return f"{lost}; --max-drop allows {limit:g}"
     return f"{lost}, but on the calibration images no precision plan was proved within --max-drop {limit:g}"
 
@@ -51,7 +53,7 @@ def undecided(loss: Loss, limit: float, origin: str, seen: str, gate: str | None
     if needed is None:
         more = "More images would not soon tell: the measured loss is at the limit"
     else:
-        answer = "a yes" if (loss.drop_points or 0.0) <= limit else "a no"
+        answer = "a yes" if Acceptance(limit).allows(loss.drop_points or 0.0) else "a no"
         more = f"About {rounded(needed)} images would tell ({answer}, if the loss stays as measured)"
     return Verdict("can't tell", f"{why}. {more}", limit, origin, needed)
 
@@ -60,7 +62,7 @@ def unlabelled(loss: Loss, limit: float, origin: str) -> Verdict:
     """Without labels: no more can be lost than has changed."""
     most = 100 * (1 - loss.agreement_low)
     changed = f"at most {tenths(most)} % of predictions change (95 %, n = {loss.n}, {loss.how})"
-    if most <= limit:
+    if Acceptance(limit).allows(most):
         return Verdict(
             "yes", f"{changed}, so no more than the limit of {limit:g} points can be lost", limit, origin
         )
@@ -74,7 +76,7 @@ def images_needed(loss: Loss, limit: float) -> int | None:
 
     def tells(n: int) -> bool:
         low, high = paired_interval(round(lost * n), round(won * n), n)
-        return 100 * high <= limit or 100 * low > limit
+        return Acceptance(limit).proves(100 * low, 100 * high) is not None
 
     low, high = loss.n, loss.n
     while not tells(high):

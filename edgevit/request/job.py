@@ -8,7 +8,8 @@ from typing import Any
 
 from edgevit.backends.registry import backend_of, check_options
 from edgevit.errors import InputError
-from edgevit.quantize.plan import DEFAULT_MAX_DROP, PrecisionPlan, read_plan
+from edgevit.metrics.acceptance import Acceptance
+from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.request.compression import CompressionRequest, parse_compression
 from edgevit.targets.profiles import Board, Recipe, load_board, load_recipe, shipped
 
@@ -42,9 +43,9 @@ class Job:
     compression: CompressionRequest = CompressionRequest()
 
     @property
-    def allowed_drop(self) -> float:
-        """Points of top-1 that a plan may cost: the user's limit, or the default."""
-        return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
+    def acceptance(self) -> Acceptance:
+        """What may be lost: the user's limit, or the default."""
+        return Acceptance() if self.max_drop is None else Acceptance(self.max_drop)
 
     @property
     def name(self) -> str:

@@ -166,8 +166,6 @@ class Trial(Record):
     latency_ratio: Real | None = None
     points: float | None = None
     upper: float | None = None
-    drop_points: float | None = None
-    drop_upper: float | None = None
     agreement: float | None = None
     accepted: bool | None = None
     failure: str | None = None

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import Closeness, closeness, outputs_of
+from edgevit.compression.blocks import outputs_of
 from edgevit.compression.calibration_split import hold_out
 from edgevit.errors import InputError
+from edgevit.metrics.difference import Difference, difference
 from edgevit.progress import QUIET, Progress
 from edgevit.rewrites.canonical import require_canonical
 from edgevit.training import checkpoint as checkpoints
@@ -35,8 +36,8 @@ class Recovered:
 
     module: nn.Module
     improved: bool
-    before: Closeness
-    after: Closeness
+    before: Difference
+    after: Difference
     images: int
     steps: int
     seconds: float
@@ -48,12 +49,10 @@ class Recovered:
     def what(self) -> str:
         """One line for the report."""
         if not self.improved:
-            return (
-                f"{self.steps} steps found nothing better on {self.after.images} held-out images; unchanged"
-            )
+            return f"{self.steps} steps found nothing better on {self.after.n} held-out images; unchanged"
         return (
             f"{self.steps} steps in {self.seconds / 60:.1f} min on {self.images} images ({self.stopped}); on "
-            f"{self.after.images} held-out ones KL {self.before.kl:.3f} to {self.after.kl:.3f}, "
+            f"{self.after.n} held-out ones KL {self.before.kl:.3f} to {self.after.kl:.3f}, "
             f"agreement {100 * self.before.agreement:.1f} to {100 * self.after.agreement:.1f} %"
         )
 
@@ -140,7 +139,7 @@ def result_of(run: Run, stopped: str, *, resumed: bool) -> Recovered:
         module = copy.deepcopy(run.given)
         module.load_state_dict(run.best)
         with torch.no_grad():
-            after = closeness(run.expected, outputs_of(module, run.images.check_student))
+            after = difference(outputs_of(module, run.images.check_student), run.expected)
         improved = after.kl < run.before.kl
     if not improved:
         module, after = run.given, run.before

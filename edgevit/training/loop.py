@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.compression.blocks import closeness, outputs_of
+from edgevit.compression.blocks import outputs_of
+from edgevit.metrics.difference import difference
 from edgevit.progress import Progress
 from edgevit.training import checkpoint as checkpoints
 from edgevit.training.augment import at_size, random_views
@@ -60,7 +61,7 @@ class Run:
         self.train_images = images.train.to(self.device)
         with torch.no_grad():
             self.expected = self.outputs(self.teacher, images.check_teacher)
-            self.before = closeness(self.expected, self.outputs(self.student, images.check_student))
+            self.before = difference(self.outputs(self.student, images.check_student), self.expected)
         self.start = weights_of(self.student)
         self.average = {name: tensor.clone() for name, tensor in self.start.items()}
         self.best_kl, self.best = self.before.kl, self.start
@@ -139,7 +140,7 @@ class Run:
             state = between(self.start, self.average, share)
             trial.load_state_dict(state)
             with torch.no_grad():
-                kl = closeness(self.expected, self.outputs(trial, self.images.check_student)).kl
+                kl = difference(self.outputs(trial, self.images.check_student), self.expected).kl
             lowest = min(lowest, kl)
             if kl < self.best_kl:
                 self.best_kl, self.best, self.since_best = kl, state, 0

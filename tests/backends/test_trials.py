@@ -7,6 +7,7 @@ import pytest
 
 from edgevit.backends.trials import Trial, Trials, choose, record
 from edgevit.errors import EdgevitError
+from edgevit.metrics.acceptance import CHANGES_PER_POINT, Acceptance
 
 IMAGES, CLASSES, ROUNDS = 96, 10, 12
 
@@ -32,7 +33,7 @@ def measured(*tried: Trial, float_ms: float = 30.0) -> Trials:
 
 
 def chosen(*tried: Trial, max_drop: float = 0.5) -> str:
-    return choose(measured(*tried), max_drop, where="tflite").chosen.trial.label
+    return choose(measured(*tried), Acceptance(max_drop), where="tflite").chosen.trial.label
 
 
 def test_clearly_faster_candidate_is_taken() -> None:
@@ -51,7 +52,9 @@ def test_one_lucky_round_in_two_is_not_clearly_faster() -> None:
 
 
 def test_faster_candidate_that_loses_too_much_is_refused() -> None:
-    result = choose(measured(trial("dynamic", 15), trial("static", 5, error=8)), 0.5, where="tflite")
+    result = choose(
+        measured(trial("dynamic", 15), trial("static", 5, error=8)), Acceptance(0.5), where="tflite"
+    )
     assert result.chosen.trial.label == "dynamic"
     assert [each.accepted for each in result.judged] == [True, False]
 
@@ -62,36 +65,38 @@ def test_candidate_on_the_edge_is_taken_only_with_images_enough_to_tell(
 ) -> None:
     random = np.random.default_rng(0)
     outputs = np.zeros((IMAGES, CLASSES), np.float32)
-    outputs[:, 0], outputs[:4, 1] = 12.0, 11.99  # four near ties, each as likely to change as not
+    outputs[:, 0], outputs[:3, 1] = 12.0, 11.99  # three near ties, each as likely to change as not
     outputs = np.tile(outputs, (repeated, 1))
     near = (outputs + 0.3 * random.normal(size=outputs.shape)).astype(np.float32)
     trials = Trials(outputs, (30.0,) * ROUNDS, (Trial("static", near, (10.0,) * ROUNDS),))
-    (judged,) = choose(trials, 0.5, where="tflite").judged
-    assert judged.drop is not None and judged.drop.upper < 0.5
-    assert judged.drop.changes / 6 < 0.5
+    (judged,) = choose(trials, Acceptance(0.5), where="tflite").judged
+    assert judged.loss is not None and judged.loss.upper < 0.5
+    assert judged.loss.changes / CHANGES_PER_POINT < 0.5
     assert judged.accepted == accepted
 
 
 def test_where_none_keeps_the_target_the_closest_is_taken_and_it_is_said() -> None:
-    result = choose(measured(trial("bad", 5, error=12), trial("less bad", 15, error=6)), 0.5, where="tflite")
+    result = choose(
+        measured(trial("bad", 5, error=12), trial("less bad", 15, error=6)), Acceptance(0.5), where="tflite"
+    )
     assert result.chosen.trial.label == "less bad"
     assert result.sentence.startswith("no way to quantize keeps within 0.5 points; less bad is the closest: ")
     assert result.sentence.endswith("Use --precision float, or accept a larger --max-drop")
 
 
 def test_slower_than_float_is_said_in_capitals() -> None:
-    result = choose(measured(trial("static", 60, noise=0)), 0.5, where="tflite")
+    result = choose(measured(trial("static", 60, noise=0)), Acceptance(0.5), where="tflite")
     assert result.warning == (
         "tflite: THE QUANTIZED MODEL IS SLOWER THAN FLOAT: 2.00 times the latency (host CPU, 1 thread). "
         "Use --precision float unless you need the smaller file"
     )
     assert "2.00 times SLOWER THAN FLOAT on this machine" in result.sentence
-    assert choose(measured(trial("dynamic", 15)), 0.5, where="tflite").warning is None
+    assert choose(measured(trial("dynamic", 15)), Acceptance(0.5), where="tflite").warning is None
 
 
 def test_untimed_candidates_are_taken_in_their_order() -> None:
     untimed = [Trial(each.label, each.outputs) for each in (trial("int8", 1), trial("int16", 1))]
-    result = choose(Trials(reference(), (), tuple(untimed)), 0.5, where="npu")
+    result = choose(Trials(reference(), (), tuple(untimed)), Acceptance(0.5), where="npu")
     assert result.chosen.trial.label == "int8"
     assert result.chosen.speedup is None
     assert result.sentence.endswith("not timed: this machine is not the target")
@@ -106,7 +111,7 @@ def test_numbers_that_are_not_finite_are_never_accepted() -> None:
 
 def test_failed_candidate_is_recorded_and_passed_over() -> None:
     failed = Trial("static", None, failure="no kernel")
-    result = choose(measured(failed, trial("dynamic", 15)), 0.5, where="tflite")
+    result = choose(measured(failed, trial("dynamic", 15)), Acceptance(0.5), where="tflite")
     assert result.chosen.trial.label == "dynamic"
     first = record(result.judged[0])
     assert (first["label"], first["failure"], first["accepted"]) == ("static", "no kernel", False)
@@ -115,14 +120,14 @@ def test_failed_candidate_is_recorded_and_passed_over() -> None:
 
 def test_all_failed_is_one_line() -> None:
     with pytest.raises(EdgevitError) as caught:
-        choose(measured(Trial("static", None, failure="no kernel")), 0.5, where="tflite")
+        choose(measured(Trial("static", None, failure="no kernel")), Acceptance(0.5), where="tflite")
     assert str(caught.value) == (
         "cannot quantize for tflite: every way failed, the last one with: no kernel. Use --precision float."
     )
 
 
 def test_record_has_what_the_manifest_promises() -> None:
-    found = record(choose(measured(trial("dynamic", 15, noise=0)), 0.5, where="tflite").chosen)
+    found = record(choose(measured(trial("dynamic", 15, noise=0)), Acceptance(0.5), where="tflite").chosen)
     assert found["latency_ms"] == pytest.approx(15)
     assert found["latency_ratio"] == pytest.approx(2)
     assert (found["how"], found["partitions"], found["accepted"]) == ("host CPU", 1, True)

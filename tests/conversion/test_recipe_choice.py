@@ -18,6 +18,7 @@ from edgevit.backends.trials import Candidate, Quantizers, Trial, TrialRequest, 
 from edgevit.conversion import recipe_choice
 from edgevit.conversion.recipe_choice import Choosing, choose_plan, fixed_recipe, split
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.metrics.acceptance import Acceptance
 from edgevit.progress import Progress, Quiet
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.targets.profiles import Recipe, load_board, load_recipe
@@ -59,7 +60,7 @@ def make(folder: Path, images: int = 64, **changes: Any) -> Choosing:
         calibration=folder / "pixels.npy",
         plan=PrecisionPlan(precision="int8"),
         fixed=None,
-        max_drop=0.5,
+        acceptance=Acceptance(0.5),
     )
     return replace(plain, **changes)
 

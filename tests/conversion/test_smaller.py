@@ -90,7 +90,7 @@ def test_other_pictures_can_be_recovered_on(project: Project) -> None:
     options = ("--recover", "--recover-minutes", "0.02", "--recover-images", "more")
     project.convert("--precision", "float", "--prune-heads", "1", *options)
     details = project.manifest()["reductions"][-1]["details"]
-    assert (details["images"], details["images_from"], details["after"]["images"]) == (12, "more", 4)
+    assert (details["images"], details["images_from"], details["after"]["n"]) == (12, "more", 4)
 
 
 def test_recovery_on_validation_images_is_refused(project: Project) -> None:

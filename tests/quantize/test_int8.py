@@ -11,6 +11,7 @@ import torch
 
 from edgevit.backends.rknn.backend import FUSION
 from edgevit.errors import InputError
+from edgevit.metrics.acceptance import Acceptance
 from edgevit.quantize.activations import prepared
 from edgevit.quantize.diagnosis import in_words, massive_activations, sensitivity
 from edgevit.quantize.fake_quantization import int8_outputs
@@ -106,7 +107,7 @@ def test_the_search_meets_its_target_in_its_own_simulation(
         FUSION,
         judged=24,
         simulate=simulate,
-        max_drop=20.0,
+        acceptance=Acceptance(20.0),
         minutes=1.0,
     )
     assert planned.found.met

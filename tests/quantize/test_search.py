@@ -11,10 +11,13 @@ import pytest
 
 from edgevit.backends.rknn.backend import FUSION
 from edgevit.errors import ToolchainError
+from edgevit.metrics.acceptance import Acceptance, least
+from edgevit.metrics.predicted_loss import PredictedLoss, predict_loss
 from edgevit.progress import Quiet
+from edgevit.quantize.candidates import CandidatePlan, candidate_plans
 from edgevit.quantize.fusion import rounded_when_read
-from edgevit.quantize.groups import Costs, Errors, Shape, units_of
-from edgevit.quantize.search import CandidatePlan, Drop, candidate_plans, drop_of, search
+from edgevit.quantize.groups import Costs, Errors, Shape, groups_of
+from edgevit.quantize.search import search
 from edgevit.quantize.tensor_names import tap_names
 from edgevit.targets.profiles import Npu
 
@@ -57,9 +60,17 @@ class Simulator:
         )
 
 
+def measure(simulator: Simulator) -> Any:
+    def loss(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
+        return predict_loss(simulator(sixteen_bit), reference())
+
+    return loss
+
+
 def run(fake: Simulator, simulate: Simulator, **options: Any) -> Any:
-    given = {"max_drop": 0.5, "minutes": 5.0, "references": {"fake": reference(), "simulate": reference()}}
-    return search(candidates(), fake=fake, simulate=simulate, **{**given, **options})
+    given = {"acceptance": Acceptance(0.5), "minutes": 5.0}
+    measures = {"estimate": measure(fake), "simulate": measure(simulate)}
+    return search(candidates(), **measures, **{**given, **options})
 
 
 def test_the_cheapest_plan_that_the_simulator_accepts_is_found() -> None:
@@ -93,7 +104,7 @@ def test_an_impossible_target_ends_with_the_best_plan_and_says_what_is_needed() 
     assert found.sentence.startswith("target of 0.5 points not met by any plan: ")
     assert "Use --precision float, or more calibration images" in found.sentence
     assert found.sentence.endswith(
-        f"--max-drop {found.measured.least:.2f} is what this plan keeps; "
+        f"--max-drop {least(found.measured):.2f} is what this plan keeps; "
         "--search-minutes 0 leaves everything int8, about 0.0 million cycles fewer"
     )
 
@@ -140,7 +151,7 @@ def test_a_board_without_float_is_not_told_to_use_it() -> None:
 
 
 def test_units_with_tensors_that_a_compiler_cannot_make_in_16_bits_are_left_out() -> None:
-    words = [unit.name for unit in units_of(1) if unit.possible(("attention", "patch"))]
+    words = [group.name for group in groups_of(1) if group.possible(("attention", "patch"))]
     assert words == ["embed", "stream.0", "mlp.0", "mlp-stream.0", "mlp-whole.0", "head"]
 
 
@@ -172,36 +183,13 @@ def test_another_model_does_not_reuse_measurements(tmp_path: Path) -> None:
     assert len(simulate.calls) == 2 * calls
 
 
-def test_equal_logits_are_no_drop() -> None:
-    assert drop_of(reference(), reference()) == Drop(0.0, 0.0, 0.0, 0.0, 1.0, pytest.approx(1.0), 0.0, IMAGES)
-
-
-def test_a_changed_prediction_costs_the_difference_of_its_probabilities() -> None:
-    theirs = np.log(np.array([[0.6, 0.4]], dtype=np.float32))
-    drop = drop_of(theirs[:, ::-1], theirs)
-    assert drop.points == pytest.approx(20.0, abs=1e-3)
-    assert drop.agreement == 0.0
-
-
-def test_a_few_images_tell_how_many_predictions_will_change() -> None:
-    """The share among thousands of images, estimated from a hundred, scatters less than the hundred's own count."""
-    random = np.random.default_rng(0)
-    theirs = random.normal(size=(8000, 20)).astype(np.float32) * 2
-    ours = theirs + 0.05 * random.normal(size=theirs.shape).astype(np.float32)
-    truth = 100 * (ours.argmax(1) != theirs.argmax(1)).mean()
-    found = [drop_of(ours[start : start + 100], theirs[start : start + 100]) for start in range(0, 8000, 100)]
-    estimated, counted = ([drop.changes for drop in found], [100 * (1 - drop.agreement) for drop in found])
-    assert np.mean(estimated) == pytest.approx(truth, rel=0.25)
-    assert np.std(estimated) < 0.7 * np.std(counted)
-
-
 def effects(**known: float) -> dict[str, float]:
     return {name: known.get(name.replace(".", "_"), 1e-6) for name in tap_names(2)}
 
 
 def test_the_ladder_starts_at_int8_and_takes_the_worst_tensor_first() -> None:
     errors = Errors(effects(blocks_1_residual1=0.5), 2, FUSION)
-    found = candidate_plans(units_of(2), errors, Costs(SHAPE, NPU, FUSION))
+    found = candidate_plans(groups_of(2), errors, Costs(SHAPE, NPU, FUSION))
     assert found[0].sixteen_bit == ()
     assert "blocks.1.residual1" in found[1].sixteen_bit
     assert "blocks.1.norm2" in found[1].sixteen_bit
@@ -213,7 +201,7 @@ def test_the_ladder_starts_at_int8_and_takes_the_worst_tensor_first() -> None:
 
 def test_a_massive_fc2_takes_its_addition_and_its_input_along() -> None:
     massive = effects(blocks_0_fc2=5.0, blocks_0_residual2=5.0, blocks_0_gelu=2.0)
-    found = candidate_plans(units_of(2), Errors(massive, 2, FUSION), Costs(SHAPE, NPU, FUSION))
+    found = candidate_plans(groups_of(2), Errors(massive, 2, FUSION), Costs(SHAPE, NPU, FUSION))
     assert {"blocks.0.fc2", "blocks.0.gelu", "blocks.0.residual2"} <= set(found[1].sixteen_bit)
 
 

@@ -70,7 +70,7 @@ def test_a_pruned_model_comes_closer_to_its_teacher() -> None:
     before = copy.deepcopy(pruned.state_dict())
     found = recover(pruned, model, inputs, minutes=1, clock=Ticks())
     assert found.improved and found.after.kl < found.before.kl
-    assert (found.images, found.after.images) == (36, 12)
+    assert (found.images, found.after.n) == (36, 12)
     assert [block.attn.num_heads for block in found.module.blocks] == [
         block.attn.num_heads for block in pruned.blocks
     ]

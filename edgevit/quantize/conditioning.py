@@ -89,11 +89,13 @@ def condition(
     `images` [n, channels, H, W] are normalised calibration images; the first IMAGES of them are used.
     """
     judge = Judge(vit, images[:IMAGES], fusion)
-    samples = collect(vit, judge.fit, seed=seed, progress=progress)
+    samples: Samples | None = None
     current, steps = vit, []
     known: dict[Kinds, Difference] = {}
     for number, (kinds, make) in enumerate(TRANSFORMS):
         progress.advance(number, len(TRANSFORMS), "conditioning")
+        if samples is None:
+            samples = collect(current, judge.fit, seed=seed, progress=progress)
         if kinds not in known:
             known = {kinds: judge(current, kinds)}
         before, tried = known[kinds], []
@@ -107,6 +109,8 @@ def condition(
             steps.append(step)
             if step.kept:
                 current, known = candidate, {kinds: step.after}
+                if kinds == ATTENTION:  # the next one reads what this one changed
+                    samples = None
     return current, steps
 
 
@@ -167,8 +171,9 @@ def shifted(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iter
 STREAM: Kinds = frozenset({"patch", "norm1", "norm2", "norm", *STREAM_TAPS})
 ATTENTION: Kinds = frozenset({"q", "k", "v", "scores", "softmax", "attention"})
 
-# In the order in which they are tried, with the tensors that tell. Moves inside the attention don't
-# change with the stream's rotation, so that samples taken before it serve all of them.
+# In the order in which they are tried, with the tensors that tell. What happens inside the attention does not
+# change with the stream's rotation: statistics taken before it serve until one of the attention's own
+# transforms is kept.
 TRANSFORMS: tuple[tuple[Kinds, Callable[..., Iterator[Candidate]]], ...] = (
     (STREAM, rotations),
     (STREAM, centred),

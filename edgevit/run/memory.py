@@ -1,4 +1,4 @@
-"""Peak memory of this process and everything it started."""
+"""Peak memory of this process and of the workers that one step started, not those of steps beside it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import psutil
 
 SAMPLE_SECONDS = 0.1
 
+# Worker -> the thread that started it. A step and the calls of its workers run in one thread.
+_OWNERS: dict[int, int] = {}
+
 
 @dataclass
 class Peak:
@@ -20,14 +23,27 @@ class Peak:
 
 
 @contextmanager
+def owned(pid: int) -> Iterator[None]:
+    """Count a worker to the step that runs in this thread while the block runs."""
+    _OWNERS[pid] = threading.get_ident()
+    try:
+        yield
+    finally:
+        del _OWNERS[pid]
+
+
+@contextmanager
 def peak_memory() -> Iterator[Peak]:
-    """Sample resident memory of the process tree ten times a second while the block runs."""
-    process, stop = psutil.Process(), threading.Event()
-    peak = Peak(resident_bytes(process) // 2**20)
+    """Sample resident memory ten times a second while the block runs.
+
+    This process counts as a whole, workers and what they started where this thread or nobody owns them.
+    """
+    process, stop, owner = psutil.Process(), threading.Event(), threading.get_ident()
+    peak = Peak(resident_bytes(process, owner) // 2**20)
 
     def sample() -> None:
         while not stop.wait(SAMPLE_SECONDS):
-            peak.peak_mb = max(peak.peak_mb, resident_bytes(process) // 2**20)
+            peak.peak_mb = max(peak.peak_mb, resident_bytes(process, owner) // 2**20)
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -38,11 +54,14 @@ def peak_memory() -> Iterator[Peak]:
         thread.join()
 
 
-def resident_bytes(process: psutil.Process) -> int:
-    """Resident memory of a process and its descendants, in bytes; the vanished count as zero."""
+def resident_bytes(process: psutil.Process, owner: int) -> int:
+    """Resident memory of a process and an owner's workers, in bytes; the vanished count as zero."""
     family = [process]
     with suppress(psutil.Error):
-        family += process.children(recursive=True)
+        for child in process.children():
+            if _OWNERS.get(child.pid, owner) == owner:
+                with suppress(psutil.Error):
+                    family += [child, *child.children(recursive=True)]
     total = 0
     for member in family:
         with suppress(psutil.Error):

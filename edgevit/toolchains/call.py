@@ -21,6 +21,7 @@ from typing import Any
 
 from edgevit.errors import ToolchainError
 from edgevit.progress import QUIET, Progress
+from edgevit.run.memory import owned
 from edgevit.toolchains import environment
 
 POLL_SECONDS = 0.05
@@ -78,7 +79,8 @@ def started(python: Path, script: Path, job_dir: Path, log: Any) -> Iterator[sub
         start_new_session=True,
     )
     try:
-        yield process
+        with owned(process.pid):
+            yield process
     finally:
         end_group(process)
 

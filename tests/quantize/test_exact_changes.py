@@ -11,8 +11,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from edgevit.backends.rknn.backend import FUSION
 from edgevit.errors import InputError
-from edgevit.quantize import equalization
+from edgevit.quantize import conditioning, equalization
 from edgevit.quantize.activations import forward, prepared, why_not_tapped
 from edgevit.quantize.rotation import (
     centre_stream,
@@ -140,3 +141,42 @@ def test_the_flat_forward_pass_computes_what_each_boards_rewrites_do(board: str)
     inputs = images(model, 4)
     rewritten, _ = apply_rewrites(model, profile.rewrites, inputs, npu=profile.npu)
     same(rewritten, prepared(rewritten), inputs)
+
+
+def unevenness(vit: Any, inputs: torch.Tensor) -> float:
+    """How far the channels of q and k are from being as wide as each other, relative to the widest."""
+    statistics = collect(vit, inputs, seed=0)
+    gaps = []
+    for index in range(len(vit.blocks)):
+        q, k = (statistics[f"blocks.{index}.{name}"].rows.abs().amax(0) for name in ("q", "k"))
+        gaps.append(float((q / q.max() - k / k.max()).abs().mean()))
+    return sum(gaps) / len(gaps)
+
+
+def test_each_transform_reads_what_the_ones_before_it_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys with a strong bias are uneven until they are centred: what evens them must see them centred."""
+    model = random_vit(seed=5, embed_dim=24, patch_size=8)
+    with torch.no_grad():
+        for block in model.blocks:  # type: ignore[union-attr]
+            dim = block.attn.attn_dim  # type: ignore[union-attr]
+            block.attn.qkv.bias[dim : 2 * dim] = torch.linspace(-8, 8, dim)  # type: ignore[union-attr]
+    vit, inputs = prepared(model), images(model, 16)
+    attention = [make for kinds, make in conditioning.TRANSFORMS if kinds == conditioning.ATTENTION]
+    centre_keys, given = attention[1], []
+
+    def record(vit: Any, statistics: Any, *_: Any) -> Any:
+        given.append(statistics)
+        yield "equalise-queries", "", equalization.equalise_queries(vit, statistics)
+
+    order = ((conditioning.ATTENTION, centre_keys), (conditioning.ATTENTION, record))
+    monkeypatch.setattr(conditioning, "TRANSFORMS", order)
+    _, (centred, _) = conditioning.condition(vit, inputs, FUSION, seed=0)
+    assert centred.kept
+    before = collect(vit, inputs[:8], seed=0)
+    assert float(given[0]["blocks.0.k"].rows.mean(0).abs().max()) < 0.5
+    assert float(before["blocks.0.k"].rows.mean(0).abs().max()) > 5
+    centred_vit = equalization.centre_keys(vit, before)
+    evened = equalization.equalise_queries(centred_vit, given[0])
+    assert unevenness(evened, inputs[:8]) < 0.1 * unevenness(vit, inputs[:8])
+    stale = equalization.equalise_queries(centred_vit, before)
+    assert unevenness(stale, inputs[:8]) > 0.5 * unevenness(vit, inputs[:8])

@@ -220,7 +220,7 @@ def choose_heads(
 def first_prices(
     student: Any, views: Sequence[BlockView], alive: Sequence[Sequence[int]], shortlist: int
 ) -> dict[tuple[int, int], float]:
-    """0 for the heads to be priced in the first step, then increasing with local error: priced when reached."""
+    """-1 for the heads to be priced in the first step, then increasing with local error: priced when reached."""
     costs = {
         (block, index): local_cost(student.blocks[block], views[block], position)
         for block, indices in enumerate(alive)

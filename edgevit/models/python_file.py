@@ -19,6 +19,9 @@ from edgevit.models.checkpoint import one_line, read_checkpoint
 from edgevit.models.model import LoadedModel, finish, where
 
 DEFAULT_SIZE = (224, 224)
+# Of files loaded before: their folders on sys.path, and the modules that they imported from there.
+_FOLDERS: list[str] = []
+_NEIGHBOURS: set[str] = set()
 
 
 def is_reference(name: str) -> bool:
@@ -71,6 +74,8 @@ def split(name: str) -> tuple[Path, str]:
 
 def call(name: str, file: Path, function: str) -> nn.Module:
     """The module a user's function returns. Their exceptions become one line with file and line."""
+    forget_neighbours()
+    known = set(sys.modules)
     try:
         found = getattr(run(file), function, None)
         if found is not None:
@@ -82,6 +87,8 @@ def call(name: str, file: Path, function: str) -> nn.Module:
             f"it raised {one_line(error)}{place(error, file)}",
             "Fix the file; the function is called without arguments",
         ) from error
+    finally:
+        _NEIGHBOURS.update(neighbours(file, known))
     if found is None:
         raise InputError(f"cannot load {name}", f"{file.name} has no {function!r}", nearest(file, function))
     if not isinstance(module, nn.Module):
@@ -101,9 +108,33 @@ def run(file: Path) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses and torch.export look classes up by module name
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
+        _FOLDERS.append(str(file.parent))
     with contextlib.redirect_stdout(sys.stderr):
         spec.loader.exec_module(module)
     return module
+
+
+def forget_neighbours() -> None:
+    """Let go of what earlier files imported from their own folders: another file's `layers` is another module, and
+    an edited one must be read again."""
+    for folder in _FOLDERS:
+        if folder in sys.path:
+            sys.path.remove(folder)
+    for name in _NEIGHBOURS:
+        sys.modules.pop(name, None)
+    _FOLDERS.clear()
+    _NEIGHBOURS.clear()
+
+
+def neighbours(file: Path, known: set[str]) -> set[str]:
+    """Modules that came in since `known` and lie in a file's own folder."""
+    found = set()
+    for name in sys.modules.keys() - known:
+        origin = getattr(sys.modules[name], "__file__", None)
+        top = name.partition(".")[0]
+        if origin and any(Path(origin).is_relative_to(file.parent / each) for each in (top, f"{top}.py")):
+            found.add(name)
+    return found
 
 
 def place(error: BaseException, file: Path) -> str:

@@ -25,6 +25,7 @@ PYTHONS = ((3, 11), (3, 12))
 STATE = "edgevit.json"
 WORKERS = Path(__file__).parent.resolve() / "workers"
 START = WORKERS / "start.py"
+JOB = WORKERS / "shared" / "job.py"
 
 
 @dataclass(frozen=True)

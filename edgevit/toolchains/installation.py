@@ -104,7 +104,7 @@ def pip_install(staging: Path, lock: Path) -> Iterator[subprocess.Popen[str]]:
 
 def prove(name: str, environment: Path) -> None:
     """Import the toolchain in its environment. Raises ToolchainError if that fails."""
-    borrow = f"runpy.run_path({str(env.worker(name))!r})['borrow']({str(env.borrowed())!r})"
+    borrow = f"runpy.run_path({str(env.JOB)!r})['borrow']({str(env.borrowed())!r})"
     script = f"import runpy; {borrow}; {env.TOOLCHAINS[name].check}"
     process = subprocess.run(
         [env.interpreter(environment), "-I", "-c", script], capture_output=True, text=True, errors="replace"

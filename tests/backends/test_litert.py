@@ -261,7 +261,7 @@ def test_int8_is_smaller_and_close(
         "threads": 1,
     }
     run_job(
-        "litert", "run", asked | {"logits": str(tmp_path / "outputs.npy")}, tmp_path / "run", timeout_s=300
+        "litert", "run", asked | {"outputs": str(tmp_path / "outputs.npy")}, tmp_path / "run", timeout_s=300
     )
     ran = dataclasses.replace(in_float, outputs=tmp_path / "outputs.npy")
     error, largest = errors(ran, tiny)

@@ -244,7 +244,7 @@ def test_calibration_sees_what_the_float_model_sees(tiny: tuple[Path, Preprocess
     first = {name: values[name] for name in STEP_1}
     step1 = call.run_job("rknn", "hybrid_step1", first, asked.out, timeout_s=120)
     table = Path(step1["table"]).read_text()
-    found = re.search(r"(?ms)^    outputs:$.*?min:\n +- +(\S+)\n +max:\n +- +(\S+)", table)
+    found = re.search(r"(?ms)^    logits:$.*?min:\n +- +(\S+)\n +max:\n +- +(\S+)", table)
     assert found is not None
     outputs = float_outputs(folder, preprocessing, "calibration")
     assert (float(found[1]), float(found[2])) == pytest.approx((outputs.min(), outputs.max()), rel=1e-4)
@@ -258,7 +258,7 @@ def test_two_hybrid_steps_compute_what_one_build_does(tiny: tuple[Path, Preproce
     built = backend.make(asked, Quiet())
     values = backend.worker_arguments(asked, folder / "hybrid.rknn", folder / "hybrid.npy")
     first = {name: values[name] for name in STEP_1}
-    second = {name: values[name] for name in ("artefact", "evaluate", "logits")}
+    second = {name: values[name] for name in ("artefact", "evaluate", "outputs")}
     job = asked.out / "hybrid"
     step1 = call.run_job("rknn", "hybrid_step1", first, job, timeout_s=120)
     second |= {name: step1[name] for name in ("graph", "data", "table")}

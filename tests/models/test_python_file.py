@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,17 @@ def test_refusals(file: Path) -> None:
     assert error_of(f"{file}:build_typo").startswith(
         f"cannot load {file}:build_typo: its preprocessing attribute is not valid (TypeError: "
     )
+
+
+def test_two_files_have_neighbours_of_one_name(tmp_path: Path) -> None:
+    """In one process, as in a notebook: each file gets its own, and an edited one is read again."""
+    for name, classes in (("one", 3), ("two", 5)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "neighbour.py").write_text(f"CLASSES = {classes}\n")
+        (folder / "model.py").write_text(SOURCE)
+    first, second = (load_model(f"{tmp_path / name}/model.py:build_plain") for name in ("one", "two"))
+    assert (first.num_classes, second.num_classes) == (3, 5)
+    (tmp_path / "two" / "neighbour.py").write_text("CLASSES = 70\n")
+    assert load_model(f"{tmp_path / 'two'}/model.py:build_plain").num_classes == 70
+    assert str(tmp_path / "one") not in sys.path

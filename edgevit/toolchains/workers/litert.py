@@ -7,8 +7,6 @@ torch, and never edgevit, which is not installed here.
 
 from __future__ import annotations
 
-import importlib.machinery
-import json
 import os
 import re
 import resource
@@ -20,8 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-Values = dict[str, Any]
-BORROWED = {"torch", "torchgen", "functorch", "nvidia", "triton"}  # torch and what its CUDA builds load
+sys.path.append(str(Path(__file__).parent / "shared"))
+from job import Values, answer, event, step  # type: ignore[import-not-found]  # noqa: E402
+
 RECIPE_NAME = re.compile(r"(dynamic|static|weight_only)_\w*wi\d\w*")  # the vendor's naming rule
 USUAL_RECIPES = ("dynamic_wi8_afp32", "static_wi8_ai8", "static_wi8_ai16", "weight_only_wi8_afp32")
 
@@ -261,57 +260,16 @@ class whole:  # noqa: N801 - reads as a verb at its use
             Path(self.staging).unlink(missing_ok=True)
 
 
-class Borrowed:
-    """Finds torch, and nothing else, in another environment's folder, after everything installed here.
+def answered(call: Callable[..., Values]) -> Callable[..., Values]:
+    """A call whose result states this process's peak memory too."""
 
-    The whole folder on sys.path would let the user's packages, and plug-ins that jax looks for, decide what a
-    conversion does. The same in every worker: they share no module.
-    """
+    def run_call(**arguments: Any) -> Values:
+        found = call(**arguments)
+        return found | {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
-        """The import system's question; None for what is not borrowed."""
-        if path is not None or name not in BORROWED:
-            return None
-        return importlib.machinery.PathFinder.find_spec(name, [self.folder])
-
-
-def borrow(folder: str) -> None:
-    """Make torch importable from the folder that holds it."""
-    sys.meta_path.append(Borrowed(folder))  # type: ignore[arg-type]  # duck-typed
-
-
-def step(name: str) -> None:
-    """Name the next piece of work, in the event stream and in the log."""
-    print(f"edgevit: {name}", flush=True)
-    event(stage=name)
-
-
-def event(**values: object) -> None:
-    """Append one line for the parent to read."""
-    with Path("events.jsonl").open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(values) + "\n")
-
-
-def main() -> None:
-    """Run the one call of the job in its folder."""
-    os.chdir(sys.argv[1])
-    request = json.loads(Path("request.json").read_text(encoding="utf-8"))
-    borrow(request["borrowed"])
-    try:
-        if request["call"] not in CALLS:
-            raise ValueError(f"no call named {request['call']!r}")
-        ok = CALLS[request["call"]](**request["args"])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        result: Values = {"ok": ok | {"peak_bytes": peak}}
-    except (Exception, SystemExit) as error:  # vendor code may call exit()
-        result = {"error": type(error).__name__, "message": str(error)}
-    staging = Path("result.json.part")
-    staging.write_text(json.dumps(result), encoding="utf-8")
-    staging.replace("result.json")
+    return run_call
 
 
 if __name__ == "__main__":
-    main()
+    os.chdir(sys.argv[1])
+    answer({name: answered(call) for name, call in CALLS.items()})

@@ -8,8 +8,6 @@ All native output (with the compiler's layer table) goes to stdout and stderr; t
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
-import json
 import os
 import resource
 import shutil
@@ -20,8 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-Values = dict[str, Any]
-BORROWED = {"torch", "torchgen", "functorch", "nvidia", "triton"}  # torch and what its CUDA builds load
+sys.path.append(str(Path(__file__).parent / "shared"))
+from job import Values, answer, event, step  # type: ignore[import-not-found]  # noqa: E402
+
 DATASET = "calibration"  # folder of the job: one .npy an image
 TEMPORARY = "tmp"
 MODEL = "model.onnx"  # the toolkit sees short relative paths only: their lengths show in the .rknn
@@ -247,40 +246,6 @@ def common() -> Values:
     return {"toolkit": version("rknn-toolkit2"), "peak_bytes": peak, "addresses": os.environ[RESTARTED]}
 
 
-class Borrowed:
-    """Finds torch, and nothing else, in another environment's folder, after everything installed here.
-
-    The whole folder on sys.path would let the user's packages, and plug-ins that jax looks for, decide what a
-    conversion does. The same in every worker: they share no module.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
-        """The import system's question; None for what is not borrowed."""
-        if path is not None or name not in BORROWED:
-            return None
-        return importlib.machinery.PathFinder.find_spec(name, [self.folder])
-
-
-def borrow(folder: str) -> None:
-    """Make torch importable from the folder that holds it."""
-    sys.meta_path.append(Borrowed(folder))  # type: ignore[arg-type]  # duck-typed
-
-
-def step(name: str) -> None:
-    """Name the next piece of work, in the event stream and in the log."""
-    print(f"edgevit: {name}", flush=True)
-    event(stage=name)
-
-
-def event(**values: object) -> None:
-    """Append one line for the parent to read."""
-    with Path("events.jsonl").open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(values) + "\n")
-
-
 def remove_leftovers() -> None:
     """Delete what the toolkit drops into its folder; a large model's copies fill a disk."""
     for pattern in LEFTOVERS:
@@ -323,20 +288,7 @@ def main() -> None:
     Path(TEMPORARY).mkdir(exist_ok=True)
     tempfile.tempdir = TEMPORARY
     keep_lines_whole()
-    request = json.loads(Path("request.json").read_text(encoding="utf-8"))
-    if "borrowed" in request:
-        borrow(request["borrowed"])
-    try:
-        if request["call"] not in CALLS:
-            raise ValueError(f"no call named {request['call']!r}")
-        result: Values = {"ok": CALLS[request["call"]](**request["args"])}
-    except (Exception, SystemExit) as error:  # vendor code may call exit()
-        result = {"error": type(error).__name__, "message": str(error)}
-    finally:
-        remove_leftovers()
-    staging = Path("result.json.part")
-    staging.write_text(json.dumps(result), encoding="utf-8")
-    staging.replace("result.json")
+    answer(CALLS, clean=remove_leftovers)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ from edgevit.placement.estimate import Estimate
 from edgevit.placement.layers import CpuOp
 from edgevit.prediction.predict import Prediction
 from edgevit.progress import Progress
-from edgevit.run.manifest import Manifest, Result
+from edgevit.run.manifest import Manifest
 from edgevit.run.reading import RunFiles as Run
 from edgevit.run.reading import read_run
+from edgevit.run.results import Result
 from edgevit.targets.profiles import Board, shipped
 
 if TYPE_CHECKING:

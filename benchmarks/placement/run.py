@@ -29,8 +29,8 @@ from table import write_table
 
 from edgevit.backends.rknn.build import read_log, rules_to_disable
 from edgevit.backends.rknn.log import parse_log
+from edgevit.conversion.artefacts import Conversion
 from edgevit.conversion.inspection import latency
-from edgevit.conversion.pipeline import Conversion
 from edgevit.errors import EdgevitError
 from edgevit.files import write_atomically
 from edgevit.placement.layers import Placement

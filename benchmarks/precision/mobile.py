@@ -25,7 +25,7 @@ import numpy as np
 from edgevit.backends.litert.backend import pixel_scaling
 from edgevit.backends.onnxruntime import backend
 from edgevit.backends.onnxruntime.recipes import Images, quiet
-from edgevit.conversion.pipeline import Conversion
+from edgevit.conversion.artefacts import Conversion
 from edgevit.export import export_onnx, export_program
 from edgevit.files import write_atomically
 from edgevit.metrics.classification import compare

@@ -27,7 +27,7 @@ from table import write_table
 
 from edgevit.backends.rknn.build import read_log
 from edgevit.backends.rknn.log import parse_log
-from edgevit.conversion.pipeline import Conversion
+from edgevit.conversion.artefacts import Conversion
 from edgevit.files import write_atomically
 from edgevit.metrics.classification import compare
 from edgevit.progress import QUIET

@@ -30,9 +30,9 @@ from edgevit.compression.calibration_split import split_images
 from edgevit.compression.fitting import estimate_sensitivity
 from edgevit.compression.head_choice import Removal, choose_heads, drop_heads, frozen_copy
 from edgevit.compression.heads import remove_and_refit
+from edgevit.conversion.artefacts import Conversion
 from edgevit.conversion.inspection import all_costs, inspect
 from edgevit.conversion.manifest import reduction
-from edgevit.conversion.pipeline import Conversion
 from edgevit.conversion.reference import outputs_of
 from edgevit.files import write_atomically
 from edgevit.metrics.classification import compare

@@ -10,8 +10,9 @@ from edgevit.backends.protocol import Backend
 from edgevit.backends.registry import backends, by_suffix
 from edgevit.bench.connect import Place
 from edgevit.errors import InputError
-from edgevit.run.manifest import MANIFEST, Result, StepRecord
+from edgevit.run.manifest import MANIFEST, StepRecord
 from edgevit.run.reading import RunFiles, read_run
+from edgevit.run.results import Result
 
 WHAT = "cannot measure"
 

@@ -11,7 +11,8 @@ from edgevit.cli.console import print_table
 from edgevit.cli.placement import latency_lines
 from edgevit.metrics.classification import Accuracy
 from edgevit.request.job import Job
-from edgevit.run.manifest import Manifest, Reduction, Result
+from edgevit.run.manifest import Manifest
+from edgevit.run.results import Reduction, Result
 
 COLUMNS = ("target", "type", "top-1", "top-5", "agrees", "KL", "cosine", "lost [95 %]", "MB", "how")
 LEGEND = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.conversion.pipeline import Conversion
+from edgevit.conversion.artefacts import Conversion
 from edgevit.errors import InputError
 from edgevit.progress import Progress
 from edgevit.request.job import Job

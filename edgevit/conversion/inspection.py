@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from edgevit.conversion.pipeline import Conversion
+from edgevit.conversion.artefacts import Conversion
 from edgevit.errors import EdgevitError, InputError
 from edgevit.placement.estimate import estimate
 from edgevit.placement.layers import Placement

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import __version__
+from edgevit.conversion.artefacts import Conversion
 from edgevit.conversion.inspection import all_costs, latency
-from edgevit.conversion.pipeline import Conversion, Outcome
+from edgevit.conversion.pipeline import Outcome
 from edgevit.conversion.sources import fingerprint
 from edgevit.errors import EdgevitError, QualityGateMissed
 from edgevit.files import publish, write_atomically

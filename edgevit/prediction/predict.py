@@ -15,8 +15,9 @@ from edgevit.backends.registry import backends, by_suffix
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import QUIET, Progress
-from edgevit.run.manifest import MANIFEST, Result
+from edgevit.run.manifest import MANIFEST
 from edgevit.run.reading import RunFiles, read_run
+from edgevit.run.results import Result
 
 if TYPE_CHECKING:
     from edgevit.models import LoadedModel

@@ -11,8 +11,8 @@ from edgevit.reporting.content import Artefact
 from edgevit.reporting.sections import Bench, Gain, Latency, Loss, Placement
 from edgevit.reporting.text import clean, count, lines, megabytes, milliseconds, pairs, two_digits
 from edgevit.reporting.verdict import verdict
-from edgevit.run.manifest import Result
 from edgevit.run.reading import RunFiles
+from edgevit.run.results import Result
 
 Found = TypeVar("Found")
 Attempt = Callable[[str, Callable[[], Any], Any], Any]

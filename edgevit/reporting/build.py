@@ -15,8 +15,9 @@ from edgevit.reporting.content import Artefact, Report, Run, Stage
 from edgevit.reporting.pareto import paretos
 from edgevit.reporting.sections import Loss
 from edgevit.reporting.text import clean, lines, pairs
-from edgevit.run.manifest import Host, Manifest, Reduction, StepRecord
+from edgevit.run.manifest import Host, Manifest, StepRecord
 from edgevit.run.reading import RunFiles
+from edgevit.run.results import Reduction
 
 FEW_IMAGES = 200
 MAX_ARTEFACTS = 60

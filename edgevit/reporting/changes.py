@@ -15,8 +15,9 @@ from scipy.special import softmax
 
 from edgevit.reporting.sections import ChangedImage, Changes, ClassChange, Classes
 from edgevit.reporting.text import clean
-from edgevit.run.manifest import Result, StepRecord
+from edgevit.run.manifest import StepRecord
 from edgevit.run.reading import RunFiles
+from edgevit.run.results import Result
 
 SHOWN_IMAGES = 18
 SHOWN_CLASSES = 8

@@ -12,8 +12,8 @@ from edgevit.placement.layers import BORDER_OPS
 from edgevit.placement.layers import Placement as Compiled
 from edgevit.reporting.sections import Delegate, Heat, Latency, LayerBar, Placement, Precision, Trial
 from edgevit.reporting.text import clean, count, lines, milliseconds, number
-from edgevit.run import manifest
-from edgevit.run.manifest import Details, Diagnosis, Plan, Result, TransformRecord
+from edgevit.run import results
+from edgevit.run.results import Details, Diagnosis, Plan, Result, TransformRecord
 from edgevit.targets.profiles import Board
 
 BLOCK = re.compile(r"blocks\.(\d+)\.([\w.]+)")
@@ -135,7 +135,7 @@ def conditioned(record: TransformRecord) -> tuple[str, str]:
     return ": ".join(said), f"{'kept' if record.kept else 'not kept'}, {moved}"
 
 
-def trial(record: manifest.Trial, chosen: manifest.Trial) -> Trial:
+def trial(record: results.Trial, chosen: results.Trial) -> Trial:
     """One plan or recipe that was measured."""
     added = clean(record.added, 100)
     return Trial(
@@ -149,7 +149,7 @@ def trial(record: manifest.Trial, chosen: manifest.Trial) -> Trial:
     )
 
 
-def cost_of(record: manifest.Trial) -> str:
+def cost_of(record: results.Trial) -> str:
     """What a plan costs: its latency, else its cycles beyond everything int8."""
     ms, ratio = record.latency_ms, record.latency_ratio
     if ms is not None:
@@ -157,7 +157,7 @@ def cost_of(record: manifest.Trial) -> str:
     return "" if record.cycles is None else f"+{count(record.cycles)} cycles"
 
 
-def state_of(record: manifest.Trial, chosen: manifest.Trial) -> str:
+def state_of(record: results.Trial, chosen: results.Trial) -> str:
     """What became of a plan. The search for 16-bit tensors names its choice by cycles, recipes by their label."""
     by_label = record.label is not None and record.label == chosen.label
     by_cycles = record.how == "simulate" and record.cycles == chosen.cycles

@@ -7,79 +7,21 @@ last one could no longer read it.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import Field, ValidationError
 
 from edgevit.errors import InputError
 from edgevit.files import read_input, write_atomically
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.metrics.classification import Accuracy
-from edgevit.placement.estimate import Estimate
-from edgevit.placement.layers import Placement
+from edgevit.run.fields import Count, FileName, Real, Record, first_problem
+from edgevit.run.results import Cost, Failure, Reduction, Result
 from edgevit.targets.profiles import Board, Recipe
 
 MANIFEST = "manifest.json"
 FORMAT = 2
 AGAIN = "Run edgevit convert again with this --out"
-
-
-def plain_name(name: str) -> str:
-    """A file's own name: it never leads out of the folder it is in. Raises ValueError."""
-    if (
-        not name
-        or name in (".", "..")
-        or "/" in name
-        or "\0" in name
-        or len(name.encode(errors="replace")) > 255
-    ):
-        raise ValueError("is not the plain name of a file")
-    return name
-
-
-def finite(number: float) -> float:
-    """A number that can be drawn and compared. Raises ValueError."""
-    if not math.isfinite(number):
-        raise ValueError("is not a finite number")
-    return number
-
-
-def whole(accuracy: Accuracy) -> Accuracy:
-    """An accuracy with finite figures, and with all of those that need labels or none. Raises ValueError."""
-    values = accuracy.to_json()
-    if accuracy.n < 1 or not all(math.isfinite(each) for each in values.values() if each is not None):
-        raise ValueError("is not a measurement")
-    if len({values[name] is None for name in NEED_LABELS}) > 1:
-        raise ValueError("has only some of the figures that need labels")
-    lost, won = accuracy.lost or 0, accuracy.won or 0
-    if lost < 0 or won < 0 or lost + won > accuracy.n:
-        raise ValueError("counts more changes than images")
-    return accuracy
-
-
-NEED_LABELS = (
-    "top1",
-    "top5",
-    "reference_top1",
-    "reference_top5",
-    "drop_points",
-    "drop_low",
-    "drop_high",
-    "lost",
-    "won",
-)
-Measured = Annotated[Accuracy, AfterValidator(whole)]
-FileName = Annotated[str, AfterValidator(plain_name)]
-Real = Annotated[float, AfterValidator(finite)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class Record(BaseModel):
-    """Every field is checked; unknown ones are kept as they are, for newer writers."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow", ser_json_inf_nan="constants")
 
 
 class Output(Record):
@@ -137,175 +79,6 @@ class Images(Record):
 
     calibration: ImagesRecord | None = None
     validation: ImagesRecord | None = None
-
-
-class RewriteRecord(Record):
-    """What an exact rewrite did."""
-
-    name: str
-    what: str
-    changed: bool = True
-
-
-class Plan(Record):
-    """The precision plan in short: tensors kept at 16 bits, and how many ranges edgevit chose."""
-
-    precision: str
-    sixteen_bit: tuple[str, ...] = ()
-    ranges: Count = 0
-
-
-class Trial(Record):
-    """A plan or a way to quantize that was measured; which fields are known depends on who measured."""
-
-    label: str | None = None
-    added: str | None = None
-    how: str | None = None
-    cycles: Real | None = None
-    latency_ms: Real | None = None
-    latency_ratio: Real | None = None
-    points: float | None = None
-    upper: float | None = None
-    agreement: float | None = None
-    accepted: bool | None = None
-    failure: str | None = None
-
-
-class Search(Record):
-    """How a plan, or a way to quantize, was chosen; `met` is whether it was shown to keep the target."""
-
-    sentence: str
-    chosen: Trial = Trial()
-    tried: tuple[Trial, ...] = ()
-    met: bool = True
-
-
-class Errors(Record):
-    """Distance of an int8 model to the float one on held-out images; KL in nats."""
-
-    kl: float
-
-
-class TransformRecord(Record):
-    """A function-preserving transform tried for int8, with the errors before and after it."""
-
-    name: str
-    what: str = ""
-    kept: bool = True
-    before: Errors
-    after: Errors
-
-
-class Diagnosis(Record):
-    """Why int8 is hard for a model: KL in nats an image by tensor and by kind, massive activations in words."""
-
-    words: str | None = None
-    effects: dict[str, float] = Field(default_factory=dict)
-    weights_only_kl: float | None = None
-    activations_only_kl: float | None = None
-    conditioning: tuple[TransformRecord, ...] = ()
-
-
-class Details(Record):
-    """What the compiler told: an NPU's layers, or the pieces that a delegate split the graph into."""
-
-    placement: Placement | None = None
-    disabled_rules: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    partitions: Count | None = None
-    operations: dict[str, int] = Field(default_factory=dict)
-    outside: dict[str, int] = Field(default_factory=dict)
-
-    @field_serializer("placement")
-    def totals_included(self, placement: Placement | None) -> dict[str, Any] | None:
-        """Layers with their totals, for readers of the JSON."""
-        return None if placement is None else placement.to_json()
-
-
-class Result(Record):
-    """One artefact: where it is for, its file, how it was measured, and what it lost.
-
-    `step` and `export` are the keys of the steps that compiled it and that exported its graph. `preprocessing` is
-    how this artefact's images are prepared, whatever the original model's was.
-    """
-
-    target: str
-    precision: str
-    artefact: FileName
-    sha256: str
-    bytes: Count
-    how: str
-    step: str
-    preprocessing: Preprocessing
-    export: str | None = None
-    seconds: Real = 0.0
-    peak_memory_mb: Count = 0
-    cached: bool = False
-    accuracy: Measured | None = None
-    gate: Literal["met", "missed"] | None = None
-    broken: str | None = None
-    notes: tuple[str, ...] = ()
-    plan: Plan
-    search: Search | None = None
-    diagnosis: Diagnosis | None = None
-    latency: Estimate | None = None
-    rewrites: tuple[RewriteRecord, ...] = ()
-    parity: Real | None = None
-    tools: dict[str, str] = Field(default_factory=dict)
-    details: Details = Details()
-
-    @property
-    def title(self) -> str:
-        """What it is called in tables."""
-        return f"{self.target} {self.precision}"
-
-
-class Failure(Record):
-    """A target that could not be made, and why."""
-
-    target: str
-    precision: str
-    what: str
-    why: str
-    fix: str
-
-    @property
-    def title(self) -> str:
-        """What it is called in tables."""
-        return f"{self.target} {self.precision}"
-
-
-class Cost(Record):
-    """What the model costs one NPU by its compiler, in cycles an image."""
-
-    target: str
-    precision: str
-    how: str
-    cycles: Count
-    bytes: Count
-    latency: Estimate | None = None
-
-
-class LossyDetails(Record):
-    """What a lossy step did, and what the user should know of it."""
-
-    what: str
-    notes: tuple[str, ...] = ()
-
-
-class Reduction(Record):
-    """The model after one lossy step, against the original."""
-
-    stage: str
-    accuracy: Measured | None = None
-    parameters: Count = 0
-    multiplications: Count = 0
-    bytes: Count = 0
-    costs: tuple[Cost, ...] = ()
-    how: str = "host CPU"
-    seconds: Real = 0.0
-    cached: bool = False
-    details: LossyDetails
 
 
 class Configuration(Record):
@@ -415,10 +188,3 @@ def refuse_other_format(content: bytes, what: str) -> None:
         )
     if found < FORMAT:
         raise InputError(what, f"its manifest has format {found}, of an older edgevit", AGAIN)
-
-
-def first_problem(error: ValidationError) -> str:
-    """Where the first wrong value is, and what is wrong with it."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])[:120]
-    return f"{where}: {first['msg'].lower().removeprefix('value error, ')}"

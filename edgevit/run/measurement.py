@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from edgevit.errors import InputError
 from edgevit.files import read_input
-from edgevit.run.manifest import Count, Measured, Real, Record, first_problem
+from edgevit.run.fields import Count, Measured, Real, Record, first_problem
 
 FORMAT = 2
 

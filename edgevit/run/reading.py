@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.errors import InputError
-from edgevit.run.manifest import MANIFEST, Manifest, Result, StepRecord, read_manifest
+from edgevit.run.manifest import MANIFEST, Manifest, StepRecord, read_manifest
 from edgevit.run.measurement import Measurement, read_measurements
+from edgevit.run.results import Result
 
 REPORTS = {".html", ".md", ".png", ".svg", ".pdf", ".json"}  # of a run's folder, what may be written again
 

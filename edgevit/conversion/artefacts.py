@@ -1,0 +1,270 @@
+"""The steps from a model to one target's artefact, each made when first asked for and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit.backends.protocol import Backend, CompileRequest
+from edgevit.backends.registry import backend_of
+from edgevit.conversion import sources
+from edgevit.conversion.inputs import Inputs
+from edgevit.quantize.plan import PrecisionPlan, read_plan
+from edgevit.request.job import Job
+from edgevit.rewrites.roles import NEED_CONDITIONING, missing_to_condition
+from edgevit.run.step import Step
+from edgevit.targets.profiles import Board
+
+# Of an [npu] section: what the exported graph doesn't depend on.
+NOT_IN_GRAPH = {"cpu_ops", "target", "sixteen_bit", "never_sixteen_bit"}
+
+
+class Conversion(Inputs):
+    """The steps of one job in one run directory, each made when first asked for and kept."""
+
+    def rewrites(self, board: Board) -> list[str]:
+        """The exact rewrites that pay on a board, less those the user left out."""
+        known = self.model.metrics["canonical"]
+        return [each for each in board.rewrites if known and each not in self.job.without]
+
+    def exported(self, board: Board, precision: str) -> Step:
+        """The float graph a backend starts from, proved against torch on real images.
+
+        For int8, where recipe, model and backend allow, it is conditioned and comes with a plan of ranges.
+        """
+        backend, recipe = backend_of(board), self.job.recipe
+        rewrites = self.rewrites(board)
+        conditioned = self.could_condition(board, precision) and not missing_to_condition(rewrites)
+        if precision == "int8" and not conditioned and self.calibration is not None:
+            rewrites = [each for each in rewrites if each not in NEED_CONDITIONING]
+        limits = board.npu.model_dump(mode="json", exclude=NOT_IN_GRAPH) if board.npu else None
+        inputs = {
+            "model": self.exporting_key,
+            "images": self.probe.key,
+            "export_format": backend.export_format,
+            "rewrites": rewrites,
+            "limits": limits if rewrites else None,
+            "npu": board.npu is not None,
+            "conditioning": [recipe.observer, recipe.seed] if conditioned else None,
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            from edgevit.conversion import reference
+
+            pixels = np.load(self.probe.path("pixels.npy"), mmap_mode="r")
+            if conditioned:
+                self.progress.stage("condition for int8 and check against torch")
+                return reference.export_conditioned(
+                    self.exporting,
+                    np.asarray(pixels),
+                    folder,
+                    rewrites,
+                    board.npu,
+                    backend.fusion,
+                    recipe,
+                    self.progress,
+                )
+            self.progress.stage("export and check against torch")
+            few = np.asarray(pixels[: reference.PARITY_IMAGES])
+            return reference.export(self.exporting, few, folder, backend.export_format, rewrites, board.npu)
+
+        return self.run.step("export", inputs, make)
+
+    def vendor_float(self, board: Board, precision: str) -> Step | None:
+        """The vendor's own float file of an exported program; None for a backend that starts from the graph."""
+        backend = backend_of(board)
+        convert_float = backend.convert_float
+        if convert_float is None:
+            return None
+        exported = self.exported(board, precision)
+        inputs = {"export": exported.key, "tools": backend.tools()}
+
+        def make(folder: Path) -> dict[str, Any]:
+            self.progress.stage(f"{board.id}: convert in float")
+            return {"file": convert_float(exported.path("model.pt2"), folder, self.progress).name}
+
+        return self.run.step(f"{backend.name}-float", inputs, make)
+
+    def could_condition(self, board: Board, precision: str) -> bool:
+        """Whether recipe, model and backend agree to condition for int8."""
+        able = self.model.metrics["conditionable"] and backend_of(board).takes_ranges
+        return bool(self.job.recipe.conditioning and precision == "int8" and able)
+
+    def notes(self, board: Board, precision: str) -> list[str]:
+        """Where a target does not follow the recipe, and why."""
+        if not self.could_condition(board, precision):
+            return []
+        for needed in missing_to_condition(self.rewrites(board)):
+            left_out = needed in self.job.without
+            why = "--without leaves it out" if left_out else f"{board.id}'s compiler does not take it"
+            return [f"int8 without conditioning and without a search: they need {needed}, and {why}"]
+        if self.job.recipe.observer == "vendor":
+            return ["the recipe leaves ranges to the vendor; a conditioned model takes measured ones instead"]
+        return []
+
+    def name_of(self, board: Board, precision: str) -> str:
+        """The name of the step that makes an artefact."""
+        return f"{board.id}-{precision}"
+
+    def measure_reductions(self) -> list[Step | None]:
+        """Accuracy after each lossy step; None where there are no validation images."""
+        return [self.evaluated(self.reduction_outputs(step)) for step in self.reductions]
+
+    def searches(self, board: Board, precision: str) -> bool:
+        """Whether anything is searched for an artefact, as far as can be told before its export."""
+        if precision == "float" or sources.folder_of(self.job, "calibration") is None:
+            return False
+        from edgevit.conversion import mixed_precision
+
+        wanted = (
+            self.job.plan is None
+            and self.job.search_minutes > 0
+            and not missing_to_condition(self.rewrites(board))
+        )
+        fits = wanted and self.could_condition(board, precision)
+        return backend_of(board).quantizers is not None or (fits and mixed_precision.searchable(board))
+
+    def planned(self, board: Board, precision: str) -> Step | None:
+        """The search for the plan an artefact is made with, which may take minutes; None where there is none."""
+        exported = self.exported(board, precision)
+        if precision != "float" and self.calibration is not None and backend_of(board).quantizers is not None:
+            return self.chosen(board, exported)
+        minutes = self.job.search_minutes
+        own = existing(exported.path("plan.toml"))
+        if self.job.plan is not None or own is None or self.calibration is None or not minutes:
+            return None
+        from edgevit.conversion import mixed_precision
+
+        if not mixed_precision.searchable(board):
+            return None
+        acceptance = self.job.acceptance
+        inputs = {
+            "export": exported.key,
+            "calibration": self.calibration.key,
+            "max_drop": acceptance.max_drop,
+            "minutes": minutes,
+            "board": board_key(board),
+            "tools": backend_of(board).tools(),
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            assert self.calibration is not None
+            self.progress.stage(f"{board.id} {precision}: search what must stay in 16 bits")
+            search = mixed_precision.Search(
+                model=self.exporting,
+                rewrites=self.rewrites(board),
+                onnx=exported.path("model.onnx"),
+                weights=exported.path("int8.safetensors"),
+                plan=read_plan(own),
+                effects=dict(exported.metrics["int8"]["effects"]),
+                calibration=self.calibration.path("pixels.npy"),
+                board=board,
+                acceptance=acceptance,
+                minutes=minutes,
+                state=self.run.unfinished / f"search-{board.id}-{exported.key[:12]}.json",
+            )
+            return mixed_precision.search_plan(search, folder, self.progress)
+
+        return self.run.step(f"search-{board.id}", inputs, make)
+
+    def chosen(self, board: Board, exported: Step) -> Step:
+        """Which of a backend's ways to quantize is taken, by accuracy and latency on calibration images."""
+        from edgevit.conversion import recipe_choice
+
+        assert self.calibration is not None
+        backend, vendor_float = backend_of(board), self.vendor_float(board, "int8")
+        choice = recipe_choice.Choosing(
+            source_model=vendor_float.path(vendor_float.metrics["file"])
+            if vendor_float
+            else exported.path("model.onnx"),
+            board=board,
+            delegate=recipe_choice.delegate_of(board, self.job.delegate),
+            preprocessing=self.preprocessing,
+            calibration=self.calibration.path("pixels.npy"),
+            plan=plan_of(self.job, "int8", backend),
+            fixed=recipe_choice.fixed_recipe(backend, self.job.plan, self.job.recipe),
+            acceptance=self.job.acceptance,
+        )
+        inputs = {
+            "export": exported.key,
+            "calibration": self.calibration.key,
+            "delegate": choice.delegate,
+            "fixed": choice.fixed,
+            "max_drop": choice.acceptance.max_drop,
+            "plan": choice.plan.to_json(),
+            "tools": backend_of(board).tools(),
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            self.progress.stage(f"{backend.name} int8: try ways to quantize")
+            return recipe_choice.choose_plan(choice, folder, self.progress)
+
+        return self.run.step(f"choice-{backend.name}-{choice.delegate}", inputs, make)
+
+    def plan(self, board: Board, precision: str) -> PrecisionPlan:
+        """The precision plan of an artefact: the user's, the search's, or the recipe's."""
+        if precision == "float":
+            return plan_of(self.job, precision, backend_of(board))
+        searched = self.planned(board, precision)
+        found = existing((searched or self.exported(board, precision)).path("plan.toml"))
+        plan = read_plan(found) if found else plan_of(self.job, precision, backend_of(board))
+        if self.job.plan is None:
+            return plan
+        from edgevit.conversion.mixed_precision import merged
+
+        return merged(plan, self.job.plan, board)
+
+    def compiled(self, board: Board, precision: str) -> Step:
+        """The artefact, and its outputs on the validation images."""
+        backend = backend_of(board)
+        exported, validation = self.exported(board, precision), self.validation
+        plan, vendor_float = self.plan(board, precision), self.vendor_float(board, precision)
+        inputs = {
+            "export": exported.key,
+            "calibration": self.probe.key if plan.quantized else None,
+            "validation": validation.key if validation else None,
+            "plan": plan.to_json(),
+            "board": board_key(board),
+            "tools": backend.tools(),
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            self.progress.stage(f"{board.id} {precision}: compile")
+            request = CompileRequest(
+                onnx=existing(exported.path("model.onnx")),
+                vendor_float=vendor_float.path(vendor_float.metrics["file"]) if vendor_float else None,
+                plan=plan,
+                board=board,
+                preprocessing=self.preprocessing,
+                calibration=self.probe.path("pixels.npy"),
+                evaluate=validation.path("pixels.npy") if validation else None,
+                out=folder,
+            )
+            result = backend.compile(request, self.progress)
+            return {
+                "artefact": result.artefact.name,
+                "how": result.how,
+                "tools": result.tools,
+                "details": result.details,
+            }
+
+        return self.run.step(self.name_of(board, precision), inputs, make)
+
+
+def board_key(board: Board) -> dict[str, Any]:
+    """What of a board's profile decides an artefact."""
+    return board.model_dump(mode="json", exclude={"name", "source", "clocks", "temperature"})
+
+
+def plan_of(job: Job, precision: str, backend: Backend) -> PrecisionPlan:
+    """The precision plan a recipe asks for, with the options of one backend."""
+    return PrecisionPlan(
+        precision, {backend.name: backend.options_of(job.recipe.options).model_dump(exclude_none=True)}
+    )
+
+
+def existing(path: Path) -> Path | None:
+    """The path if there is such a file."""
+    return path if path.exists() else None

@@ -1,0 +1,15 @@
+"""What some exact rewrites mean for conditioning, by their names; asking needs no torch."""
+
+from __future__ import annotations
+
+# Conditioning scales q and k, which only the folded attention scale leaves room for; not every compiler takes it.
+NEEDED_TO_CONDITION = frozenset({"fold-attention-scale"})
+
+# In int8 their squares need rows whose large values a rotation has spread. Where only cost is asked for, no
+# images are given and nothing is lost.
+NEED_CONDITIONING = frozenset({"norms-by-exponentials"})
+
+
+def missing_to_condition(rewrites: list[str]) -> list[str]:
+    """Rewrites that conditioning needs and that are not among these."""
+    return sorted(NEEDED_TO_CONDITION - set(rewrites))

@@ -84,7 +84,7 @@ def probe(where: str, python: str, as_json: bool) -> None:
 @click.option(
     "--backend",
     type=click.Choice([each.name for each in backends()]),
-    default="litert",
+    default=backends()[0].name,
     show_default=True,
     help="Who runs artefacts there.",
 )

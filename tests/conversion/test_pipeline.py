@@ -1,0 +1,167 @@
+"""The order of a conversion, in process, with a backend that is made up: what is told, kept, searched and lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import edgevit
+from edgevit.backends.registry import registered
+from edgevit.progress import Quiet
+from edgevit.run.results import Result
+from edgevit.targets.profiles import Board
+from tests.backends import made_up
+from tests.vits import random_vit
+
+
+@pytest.fixture(autouse=True)
+def backend() -> Iterator[None]:
+    with registered(made_up.MADE_UP):
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for role in ("calibration", "validation"):
+        for index in range(24):
+            path = folder / role / f"class{index % 4}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+def convert(
+    pictures: Path, out: Path, targets: Any = None, progress: Any = None, **options: Any
+) -> edgevit.Run:
+    model = edgevit.wrap(random_vit(patch_size=8, num_classes=4), size=32, name="vit")
+    return edgevit.convert(
+        model,
+        targets or made_up.board(),
+        calibration=pictures / "calibration",
+        validation=pictures / "validation",
+        out=out,
+        progress=progress or Quiet(),
+        **options,
+    )
+
+
+def stages(run: edgevit.Run) -> dict[str, bool]:
+    """Every step in order, and whether it was there already."""
+    return {step.stage: step.cached for step in run.manifest.stages}
+
+
+def only(run: edgevit.Run) -> Result:
+    (result,) = run.results
+    return result
+
+
+def test_a_search_finds_what_must_stay_in_16_bits_and_every_step_is_told(
+    pictures: Path, tmp_path: Path
+) -> None:
+    run = convert(pictures, tmp_path / "run")
+    assert list(stages(run)) == [
+        "model",
+        "calibration",
+        "validation",
+        "float",
+        "export",
+        "search-mine",
+        "mine-int8",
+        "evaluate-mine-int8",
+    ]
+    result = only(run)
+    assert result.search is not None and result.search.met
+    assert len(result.plan.sixteen_bit) >= made_up.ENOUGH
+    assert result.diagnosis is not None and result.notes == ()
+    for step in run.manifest.stages:
+        assert (run.folder / "stages" / step.folder / "step.json").is_file()
+        assert step.seconds >= 0 and step.peak_memory_mb > 0
+
+
+def test_the_same_again_makes_nothing_and_another_limit_only_what_depends_on_it(
+    pictures: Path, tmp_path: Path
+) -> None:
+    convert(pictures, tmp_path / "one")
+    assert all(stages(convert(pictures, tmp_path / "two")).values())
+    found = stages(convert(pictures, tmp_path / "three", max_drop=90.0))
+    assert not found["search-mine"]
+    assert found["model"] and found["calibration"] and found["export"]
+
+
+@pytest.mark.parametrize(
+    ("options", "rewrites", "told"),
+    [
+        ({"without": ("fold-attention-scale",)}, None, "--without leaves it out"),
+        ({}, ("fold-norms",), "mine's compiler does not take it"),
+    ],
+)
+def test_a_recipe_that_is_not_followed_is_told(
+    pictures: Path, tmp_path: Path, options: Any, rewrites: Any, told: str
+) -> None:
+    board = made_up.board()
+    board = board if rewrites is None else board.model_copy(update={"rewrites": rewrites})
+    result = only(convert(pictures, tmp_path / "run", board, **options))
+    (note,) = result.notes
+    assert note == (
+        "int8 without conditioning and without a search: they need fold-attention-scale, and " + told
+    )
+    assert result.search is None and result.diagnosis is None and result.plan.sixteen_bit == ()
+
+
+def test_ranges_left_to_the_vendor_are_told_where_a_model_is_conditioned(
+    pictures: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('name = "mine"\nsource = "me"\ncalibration_images = 16\nconditioning = true\n')
+    result = only(convert(pictures, tmp_path / "run", recipe=str(recipe)))
+    (note,) = result.notes
+    assert note.startswith("the recipe leaves ranges to the vendor")
+
+
+def dying() -> tuple[Board, Any]:
+    """A board whose compiler fails, and its backend."""
+    own = replace(made_up.MADE_UP, name="dying", suffix=".dead", compile=fail)
+    return made_up.board("other").model_copy(update={"backend": "dying"}), own
+
+
+def fail(*_: Any) -> Any:
+    raise edgevit.EdgevitError("made-up failed", "it died of this model", "Choose another target")
+
+
+def test_a_target_that_fails_leaves_the_other_and_both_are_in_the_manifest(
+    pictures: Path, tmp_path: Path
+) -> None:
+    board, own = dying()
+    with registered(own), pytest.raises(edgevit.EdgevitError) as caught:
+        convert(pictures, tmp_path / "run", [board, made_up.board()], search_minutes=0.0)
+    assert str(caught.value).startswith("other int8: made-up failed: it died of this model (1 of 2 artefacts")
+    run = edgevit.open(tmp_path / "run")
+    assert [each.title for each in run.results] == ["mine int8"]
+    assert [(each.title, each.why) for each in run.manifest.failures] == [
+        ("other int8", "it died of this model")
+    ]
+    assert "mine-int8" in stages(run) and "other-int8" not in stages(run)
+
+
+def test_an_option_of_the_vendor_reaches_its_compiler(pictures: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text('precision = "int8"\n[options.made-up]\nfails = "it was asked to"\n')
+    with pytest.raises(edgevit.EdgevitError, match="made-up failed: it was asked to"):
+        convert(pictures, tmp_path / "run", plan=plan)
+
+
+def test_a_gate_that_is_missed_is_in_the_result(pictures: Path, tmp_path: Path) -> None:
+    """The artefact is the float graph, so that it loses nothing; only the search can miss."""
+    met = only(convert(pictures, tmp_path / "one", max_drop=0.0))
+    assert met.gate == "met"
+    impossible = replace(made_up.MADE_UP, simulations=made_up.never)
+    with registered(impossible):
+        missed = only(convert(pictures, tmp_path / "two", max_drop=0.0, search_minutes=0.1, seed=1))
+    assert missed.gate == "missed" and missed.search is not None and not missed.search.met

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgevit.errors import EdgevitError
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.metrics.acceptance import Acceptance, least
+from edgevit.metrics.acceptance import Acceptance, provable_drop
 from edgevit.metrics.predicted_loss import PredictedLoss, predict_loss
 from edgevit.progress import Progress
 
@@ -92,10 +92,10 @@ class Quantizers:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     """A trial against the target; None where the candidate could not be made or was not timed.
 
-    `speedups` are float time over the candidate's, one a round.
+    `speedups` are float time over the candidate's, one per round.
     """
 
     trial: Trial
@@ -108,7 +108,7 @@ class Judged:
         """The median of the rounds."""
         return median(self.speedups) if self.speedups else None
 
-    def clearly_faster(self, other: Judged) -> bool:
+    def clearly_faster(self, other: Evaluated) -> bool:
         """Whether all but the luckiest quarter of the rounds say so, by a margin."""
         if not self.speedups or not other.speedups:
             return False
@@ -120,9 +120,9 @@ class Judged:
 class Choice:
     """The candidate taken and why; `warning` is what the user must not overlook."""
 
-    chosen: Judged
-    judged: tuple[Judged, ...]
-    sentence: str
+    chosen: Evaluated
+    evaluated: tuple[Evaluated, ...]
+    explanation: str
     warning: str | None
 
 
@@ -132,12 +132,12 @@ def choose(trials: Trials, acceptance: Acceptance, *, where: str) -> Choice:
     Candidates come in the order of preference: a later one is taken only where it is clearly faster. `where` is
     the target's name, for the words. Raises EdgevitError where no candidate could be made.
     """
-    judged = tuple(judge(trial, trials, acceptance) for trial in trials.tried)
-    made = [each for each in judged if each.loss is not None]
+    evaluated = tuple(evaluate(trial, trials, acceptance) for trial in trials.tried)
+    made = [each for each in evaluated if each.loss is not None]
     if not made:
         raise EdgevitError(
             f"cannot quantize for {where}",
-            f"every way failed, the last one with: {judged[-1].trial.failure}",
+            f"every way failed, the last one with: {evaluated[-1].trial.failure}",
             "Use --precision float",
         )
     accepted = [each for each in made if each.accepted]
@@ -147,27 +147,27 @@ def choose(trials: Trials, acceptance: Acceptance, *, where: str) -> Choice:
             best = each if each.clearly_faster(best) else best
     else:
         best = min(made, key=kept_within)
-    return Choice(best, judged, sentence(best, acceptance), slower(best, where))
+    return Choice(best, evaluated, explain(best, acceptance), slower(best, where))
 
 
-def judge(trial: Trial, trials: Trials, acceptance: Acceptance) -> Judged:
+def evaluate(trial: Trial, trials: Trials, acceptance: Acceptance) -> Evaluated:
     """One trial against the float artefact's outputs and times."""
     if trial.outputs is None:
-        return Judged(trial, None, (), accepted=False)
+        return Evaluated(trial, None, (), accepted=False)
     finite = bool(np.isfinite(trial.outputs).all())
     loss = predict_loss(np.nan_to_num(trial.outputs), trials.reference)
     pairs = zip(trials.float_ms, trial.latencies_ms, strict=True) if trial.latencies_ms else ()
     speedups = tuple(theirs / ours for theirs, ours in pairs)
-    return Judged(trial, loss, speedups, accepted=finite and acceptance.keeps(loss))
+    return Evaluated(trial, loss, speedups, accepted=finite and acceptance.keeps(loss))
 
 
-def kept_within(judged: Judged) -> float:
+def kept_within(evaluated: Evaluated) -> float:
     """The smallest drop, in points, that a candidate that was made can be said to keep within."""
-    assert judged.loss is not None
-    return least(judged.loss)
+    assert evaluated.loss is not None
+    return provable_drop(evaluated.loss)
 
 
-def sentence(best: Judged, acceptance: Acceptance) -> str:
+def explain(best: Evaluated, acceptance: Acceptance) -> str:
     """The outcome in plain words."""
     assert best.loss is not None
     loss, speed, limit = best.loss, best.speedup, f"{acceptance.max_drop:g} points"
@@ -191,7 +191,7 @@ def pace_of(speed: float) -> str:
     return f"{speed:.2f} times as fast as float on this machine, 1 thread ({HOST})"
 
 
-def slower(best: Judged, where: str) -> str | None:
+def slower(best: Evaluated, where: str) -> str | None:
     """The warning due where quantizing costs time."""
     if best.speedup is None or best.speedup >= 1:
         return None
@@ -201,16 +201,16 @@ def slower(best: Judged, where: str) -> str | None:
     )
 
 
-def record(judged: Judged) -> dict[str, Any]:
+def record(evaluated: Evaluated) -> dict[str, Any]:
     """One line of the manifest's list of what was tried."""
-    loss, times = judged.loss, judged.trial.latencies_ms
+    loss, times = evaluated.loss, evaluated.trial.latencies_ms
     return {
-        "label": judged.trial.label,
+        "label": evaluated.trial.label,
         "latency_ms": median(times) if times else None,
-        "latency_ratio": judged.speedup,
+        "latency_ratio": evaluated.speedup,
         **(loss.to_json() if loss else {}),
         "how": HOST,
-        "accepted": judged.accepted,
-        "failure": judged.trial.failure,
-        **judged.trial.details,
+        "accepted": evaluated.accepted,
+        "failure": evaluated.trial.failure,
+        **evaluated.trial.details,
     }

@@ -1,1 +1,1 @@
-"""Measuring on a board: how it is reached, what runs there, what is put right afterwards."""
+"""Measuring on a board: how it is reached, what runs there, what is restored afterwards."""

@@ -162,7 +162,7 @@ def timed(infer: Infer, given: Any, request: Values, note: str) -> list[float]:
 
 
 def summary(samples: list[float], side_by_side_s: float = 0.0) -> Values:
-    """Percentiles by nearest rank, in ms; inferences a second."""
+    """Percentiles by nearest rank, in ms; inferences per second."""
     ordered, n = sorted(samples), len(samples)
 
     def rank(share: float) -> float:

@@ -12,8 +12,8 @@ from edgevit.targets.facts import Facts
 
 PROBE_SECONDS = 60.0
 
-# POSIX shell as in dash, busybox and toybox. One "key<TAB>value" a line; what isn't there stays empty. Each backend
-# adds what it wants to know.
+# POSIX shell as in dash, busybox and toybox. One "key<TAB>value" per line; what isn't there stays empty. Each
+# backend adds what it wants to know.
 SCRIPT = r"""
 say() { printf '%s\t%s\n' "$1" "$(printf %s "$2" | tr '\n\t' '  ')"; }
 have() { command -v "$1" >/dev/null 2>&1; }

@@ -44,7 +44,7 @@ def row(label: str, timing: dict[str, Any]) -> tuple[str, ...]:
 
 
 def notes(record: dict[str, Any]) -> Iterator[str]:
-    """What the table doesn't show, a line each."""
+    """What the table doesn't show, one line each."""
     once = {"load": record.get("load_ms"), "first inference": record.get("first_ms")}
     parts = [f"{name} {value:.1f} ms" for name, value in once.items() if value is not None]
     if record.get("peak_rss_mb"):
@@ -66,7 +66,7 @@ def notes(record: dict[str, Any]) -> Iterator[str]:
 
 
 def clocks(values: dict[str, Any]) -> str:
-    """Whether timings depended on the clocks' mood."""
+    """Whether clocks were fixed while it was timed."""
     text = "clocks pinned" if values["pinned"] else "clocks were not pinned: they floated with load and heat"
     throttled = {True: "; throttled", False: "; no throttling seen", None: ""}[values["throttled"]]
     heat = values["after"].get("temperature") or {}

@@ -21,7 +21,7 @@ from edgevit.cli.options import FILE, TEXT
 @click.option("--like", type=FILE, metavar="RUN", help="The run a lone artefact came from.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes to show.")
 @click.option(
-    "--labels", type=TEXT, metavar="FILE", help="Class names: a text file, one a line, or imagenet-1k."
+    "--labels", type=TEXT, metavar="FILE", help="Class names: a text file, one per line, or imagenet-1k."
 )
 @click.option("--attention", type=FILE, help="Draw where the float model looks: a .png, .pdf or .svg file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")

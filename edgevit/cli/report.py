@@ -17,7 +17,7 @@ from edgevit.cli.options import FILE, TEXT
     "--format", "formats", multiple=True, type=click.Choice(["html", "md", "json"]), help="Repeatable."
 )
 @click.option(
-    "--labels", type=TEXT, metavar="FILE", help="Class names: a text file, one a line, or imagenet-1k."
+    "--labels", type=TEXT, metavar="FILE", help="Class names: a text file, one per line, or imagenet-1k."
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 def command(

@@ -64,7 +64,7 @@ def print_summary(manifest: Manifest, folder: Path) -> None:
 def search_notes(manifest: Manifest) -> list[str]:
     """How each artefact's precision was chosen; in capitals where it made the model slower."""
     return [
-        f"{result.target} {result.precision}: {result.search.sentence}"
+        f"{result.target} {result.precision}: {result.search.explanation}"
         for result in manifest.results
         if result.search
     ]

@@ -32,7 +32,7 @@ from edgevit.run.step import Step
 NO_IMAGES = "no calibration images: what goes was chosen by weight and nothing refitted; for its cost only"
 # Shares of the neurons that `--prune-mlp auto` tries.
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 13))
-# Greedy prices fall by half or more in the final refit; past this many nats a point, no refit saves a removal.
+# Stop removing heads at this KL divergence per allowed point: the final refit recovers half of it or a little more.
 NATS_PER_POINT = 0.1
 
 

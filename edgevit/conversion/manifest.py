@@ -34,7 +34,7 @@ def finish(
 ) -> Manifest:
     """Publish the artefacts under friendly names and write manifest.json.
 
-    `command` is what the user typed after `edgevit`, for whoever wants to do it again.
+    `command` is what the user typed after `edgevit`, so that it can be repeated.
     """
     assert run.folder is not None
     job = conversion.job
@@ -198,7 +198,7 @@ def refuse_missed_gate(manifest: Manifest) -> None:
             for each in missed
             if each.accuracy is not None and each.accuracy.drop_points is not None
         )
-        reasons = [each.search.sentence for each in missed if each.search and not each.search.met]
+        reasons = [each.search.explanation for each in missed if each.search and not each.search.met]
         raise QualityGateMissed(
             f"--max-drop {manifest.configuration.max_drop:g} was not met",
             "; ".join([lost, *reasons]),

@@ -27,12 +27,12 @@ from edgevit.quantize.tensor_names import kind_of
 from edgevit.rewrites.equivalence import apply_rewrites
 from edgevit.targets.profiles import Board
 
-JUDGED_IMAGES = 128
-MIN_JUDGED = 16
+EVALUATED_IMAGES = 128
+MIN_EVALUATED = 16
 
 
 def searchable(board: Board) -> bool:
-    """Whether a board has a 16-bit type to move tensors to, and its backend a simulator to judge by."""
+    """Whether a board has a 16-bit type to move tensors to, and its backend a simulator to evaluate by."""
     return (
         board.npu is not None
         and board.npu.sixteen_bit is not None
@@ -41,7 +41,7 @@ def searchable(board: Board) -> bool:
 
 
 def merged(own: PrecisionPlan, given: PrecisionPlan, board: Board) -> PrecisionPlan:
-    """A user's plan over the one edgevit made: their 16-bit tensors and ranges, everything else as it was.
+    """The plan that edgevit made with a user's 16-bit tensors, ranges and options in it.
 
     Raises InputError for tensors that the model or the backend has not.
     """
@@ -96,8 +96,8 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
     begun = time.monotonic()
     assert search.board.npu is not None  # searchable() said so
     pixels = np.load(search.calibration, mmap_mode="r", allow_pickle=False)
-    judged = judged_images(len(pixels))
-    np.save(folder / "judged.npy", pixels[-judged:])
+    evaluated = evaluated_images(len(pixels))
+    np.save(folder / "evaluated.npy", pixels[-evaluated:])
     images = torch.from_numpy(search.model.preprocessing.normalise(np.asarray(pixels)))
     rewritten, _ = apply_rewrites(
         search.model.module, search.rewrites, images[:PARITY_IMAGES], npu=search.board.npu
@@ -109,7 +109,7 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
         board=search.board,
         preprocessing=search.model.preprocessing,
         calibration=search.calibration,
-        evaluate=folder / "judged.npy",
+        evaluate=folder / "evaluated.npy",
         out=folder,
     )
     float_too = "float" in search.board.precisions
@@ -123,7 +123,7 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
             images,
             search.board.npu,
             backend.fusion,
-            judged=judged,
+            evaluated=evaluated,
             simulate=simulate,
             acceptance=search.acceptance,
             minutes=search.minutes - (time.monotonic() - begun) / 60,
@@ -131,20 +131,20 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
             advice="--precision float" if float_too else "a platform that computes in float",
             progress=progress,
         )
-    (folder / "judged.npy").unlink()
+    (folder / "evaluated.npy").unlink()
     write_atomically(folder / "plan.toml", planned.plan.to_toml())
     search.state.unlink(missing_ok=True)
     found = planned.found
     return {
         "tried": list(found.trials),
         "met": found.met,
-        "sentence": found.sentence,
+        "explanation": found.explanation,
         "max_drop": search.acceptance.max_drop,
-        "n": judged,
+        "n": evaluated,
         "chosen": asdict(found.candidate) | {"measured": asdict(found.measured)},
     }
 
 
-def judged_images(count: int) -> int:
-    """How many calibration images, from the last, judge plans: those that fewest ranges were fitted on."""
-    return max(min(JUDGED_IMAGES, count // 2), min(MIN_JUDGED, count))
+def evaluated_images(count: int) -> int:
+    """How many calibration images, from the last, evaluate plans: those that fewest ranges were fitted on."""
+    return max(min(EVALUATED_IMAGES, count // 2), min(MIN_EVALUATED, count))

@@ -88,11 +88,11 @@ def choose_plan(choosing: Choosing, folder: Path, progress: Progress) -> dict[st
 def choice_record(choice: Choice, choosing: Choosing, images: int) -> dict[str, Any]:
     """The manifest's record of the choice."""
     return {
-        "tried": [record(each) for each in choice.judged],
+        "tried": [record(each) for each in choice.evaluated],
         "chosen": record(choice.chosen),
         "delegate": choosing.delegate,
         "fixed": choosing.fixed is not None,
-        "sentence": choice.sentence,
+        "explanation": choice.explanation,
         "warning": choice.warning,
         "max_drop": choosing.acceptance.max_drop,
         "n": images,

@@ -72,11 +72,13 @@ def export_conditioned(
     observer = MEASURED if recipe.observer == "vendor" else recipe.observer
     ready = prepare_int8(module, inputs, fusion, observer=observer, seed=recipe.seed, progress=progress)
     save_module(ready.module, folder / "int8.safetensors")
-    found = sensitivity(ready.module, inputs[-SENSITIVITY_IMAGES:], ready.plan.ranges, ready.samples, fusion)
+    found = sensitivity(
+        ready.module, inputs[-SENSITIVITY_IMAGES:], ready.plan.ranges, ready.statistics, fusion
+    )
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
     path = export_onnx(ready.module, size, channels, folder / "model.onnx")
     (folder / "plan.toml").write_text(ready.plan.to_toml(), encoding="utf-8")
-    for text in (ready.stability.warning, ready.words):
+    for text in (ready.stability.warning, ready.explanation):
         if text:
             progress.warn(text)
     return {

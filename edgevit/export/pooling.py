@@ -1,7 +1,7 @@
 """Average pooling over zeros instead of around them, for NPUs that only know the one.
 
 Exact: where a window hangs over the edge by some of its k cells, the mean over all k is too small by the share of
-cells inside, which is known beforehand. A product with one constant a position puts it right.
+cells inside, which is known beforehand. A product with one constant per output position corrects it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ IMAGENET = "imagenet-1k"
 
 
 def read_labels(name: str) -> tuple[str, ...]:
-    """Class names by index: "imagenet-1k", or a UTF-8 text file with one name a line. Raises InputError."""
+    """Class names by index: "imagenet-1k", or a UTF-8 text file with one name per line. Raises InputError."""
     if name == IMAGENET:
         return imagenet_names()
     path = Path(name)
@@ -19,13 +19,13 @@ def read_labels(name: str) -> tuple[str, ...]:
     try:
         lines = read_input(path, what).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        fix = f"Give a text file with one name a line, or {IMAGENET}"
+        fix = f"Give a text file with one name per line, or {IMAGENET}"
         raise InputError(what, "it is not UTF-8 text", fix) from None
     names = tuple(line.strip() for line in lines)
     while names and not names[-1]:
         names = names[:-1]
     if not names:
-        raise InputError(what, "it is empty", "Write one name a line")
+        raise InputError(what, "it is empty", "Write one name per line")
     return names
 
 

@@ -74,7 +74,7 @@ def write_header(file: IO[bytes], n: int, shape: tuple[int, ...]) -> None:
 
 
 def refuse_many_unreadable(images: ImageSet, skipped: list[tuple[Path, str]]) -> None:
-    """A few broken files are life; many mean that something is wrong with the set."""
+    """Raise InputError where so many files are broken that something is wrong with the set."""
     total = len(images.paths) + len(images.skipped)
     if len(skipped) == total or len(skipped) > max(1, MAX_UNREADABLE * total):
         path, why = skipped[0]
@@ -100,7 +100,7 @@ def attempt(path: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8] |
 def pixels_of(path: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     """One image as uint8 [height, width, channels]: upright, 8 bit, resized and cropped."""
     with Image.open(path) as opened:
-        # PIL warns here and refuses only at twice its limit; a photograph is never this large.
+        # PIL warns here and refuses only at twice its limit; no camera takes photographs of this size.
         if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"{opened.width}x{opened.height} pixels: may be a decompression bomb")
         image = eight_bit(upright(opened), MODES[preprocessing.channels])

@@ -37,18 +37,18 @@ class Acceptance:
 
     def keeps(self, loss: PredictedLoss) -> bool:
         """Whether a predicted loss keeps within the limit."""
-        return self.allows(least(loss))
+        return self.allows(provable_drop(loss))
 
     def shortfall(self, loss: PredictedLoss) -> float:
         """At most 1 where a predicted loss keeps within the limit; otherwise how many times it misses."""
-        return least(loss) / max(self.max_drop, 1e-9)
+        return provable_drop(loss) / max(self.max_drop, 1e-9)
 
     def shared(self, parts: int) -> Acceptance:
         """The limit of each of so many steps that together may cost this one's."""
         return Acceptance(self.max_drop / max(1, parts))
 
 
-def least(loss: PredictedLoss) -> float:
+def provable_drop(loss: PredictedLoss) -> float:
     """The smallest drop, in points, that a predicted loss can be said to keep within.
 
     By the float model's probabilities, and by the predictions that change, should those probabilities promise too

@@ -17,8 +17,10 @@ FLOOR = 1e-9  # of an error, before errors are multiplied
 
 @dataclass(frozen=True)
 class Difference:
-    """Outputs against a reference on `n` images: agreement of predictions 0..1, KL in nats an image (mean, median),
-    mean cosine."""
+    """Outputs against a reference on `n` images.
+
+    Agreement of predictions is 0..1, KL in nats per image (mean and median), cosine the mean over images.
+    """
 
     n: int
     agreement: float

@@ -42,8 +42,8 @@ def predict_loss(
 ) -> PredictedLoss:
     """Compare outputs [n, classes] with the float model's on the same images.
 
-    A hundred images show few changed predictions, by luck none. So every image's margins meet every image's
-    errors: the share of pairs that would change is counted (a two-sample U-statistic), and the float model's
+    A hundred images show few changed predictions, by luck none. So all pairs (error of one
+    image, margin of another) are counted (a two-sample U-statistic), and the float model's
     own probabilities stand for the labels: a change from class a to class b costs p(a) - p(b). `more` are float
     outputs [m, classes] whose margins to use, of more images than were compared.
     """
@@ -96,15 +96,3 @@ def leads(outputs: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArr
     found = outputs[rows, leading], np.exp(log_softmax(outputs, axis=1))[rows, leading]
     lead, worth = (values[:, :1] - values[:, 1:] for values in found)
     return lead, worth, leading
-
-
-@dataclass(frozen=True)
-class CandidatePlan:
-    """One candidate plan: its 16-bit tensors, the unit added last, extra cycles, estimated KL."""
-
-    added: str
-    words: str
-    sixteen_bit: tuple[str, ...]
-    cycles: float
-    compiler_cycles: float
-    estimated_kl: float

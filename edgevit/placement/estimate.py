@@ -38,7 +38,7 @@ LATENCY_TERMS = ("convolutions", "norms", "attention", "elementwise", "launches"
 BUFFER_BYTES = 256 * 1024
 # An attention score costs about one and a half times an element of a norm: measured in three models.
 ELEMENTS_PER_SCORE = 1.5
-# The core that single layers were measured on: its clock, int8 multiply-accumulates a cycle, clock of the memory.
+# The core that single layers were measured on: its clock, int8 multiply-accumulates per cycle, clock of the memory.
 REFERENCE_HZ = 1_000_000_000
 REFERENCE_WIDTH = 1024
 REFERENCE_DDR_HZ = 2_112_000_000
@@ -148,7 +148,7 @@ def capabilities(board: Board) -> Chip:
     if npu is None or not npu.clock_hz or not width:
         raise InputError(
             f"cannot estimate the latency on {board.name}",
-            "its profile gives no NPU clock or no multiply-accumulates a cycle",
+            "its profile gives no NPU clock or no multiply-accumulates per cycle",
             "Measure on the board, or add npu.clock_hz and npu.macs_per_cycle_int8 to the profile",
         )
     ddr = board.clocks.get("ddr")

@@ -1,7 +1,7 @@
 """Which exact changes make a model fit int8, found by trying them on images they were not fitted on.
 
 Every candidate is a model with the same outputs in float. It is calibrated on one half of the calibration
-images and judged on the other half, by several errors against the float model, and kept only if it is better
+images and evaluated on the other half, by several errors against the float model, and kept only if it is better
 than what there was.
 """
 
@@ -28,13 +28,13 @@ from edgevit.quantize.rotation import (
     structured_rotation,
     why_not_rotated,
 )
-from edgevit.quantize.statistics import Samples, collect, extremes
+from edgevit.quantize.statistics import Statistics, collect, extremes
 from edgevit.quantize.tensor_names import STREAM_TAPS, kind_of
 from edgevit.quantize.value_shift import shift_values
 
 from edgevit.progress import QUIET, Progress  # isort: skip
 
-IMAGES = 128  # used of the calibration set: half to fit, half to judge
+IMAGES = 128  # used of the calibration set: half to fit, half to evaluate
 SCREENED = 16  # rotations of each sort whose stream widths are compared before any is tried on images
 TRIED = 2
 SHIFT_IMAGES = 32
@@ -57,7 +57,7 @@ class Transform:
         return asdict(self)
 
 
-class Judge:
+class Evaluator:
     """Calibrates a candidate on one half of the images and scores it on the other."""
 
     def __init__(self, vit: Any, images: torch.Tensor, fusion: Fusion) -> None:
@@ -88,19 +88,19 @@ def condition(
 
     `images` [n, channels, H, W] are normalised calibration images; the first IMAGES of them are used.
     """
-    judge = Judge(vit, images[:IMAGES], fusion)
-    samples: Samples | None = None
+    evaluate = Evaluator(vit, images[:IMAGES], fusion)
+    statistics: Statistics | None = None
     current, steps = vit, []
     known: dict[Kinds, Difference] = {}
     for number, (kinds, make) in enumerate(TRANSFORMS):
         progress.advance(number, len(TRANSFORMS), "conditioning")
-        if samples is None:
-            samples = collect(current, judge.fit, seed=seed, progress=progress)
+        if statistics is None:
+            statistics = collect(current, evaluate.fit, seed=seed, progress=progress)
         if kinds not in known:
-            known = {kinds: judge(current, kinds)}
+            known = {kinds: evaluate(current, kinds)}
         before, tried = known[kinds], []
-        for name, what, candidate in make(current, samples, seed, judge.fit):
-            after = judge(candidate, kinds)
+        for name, what, candidate in make(current, statistics, seed, evaluate.fit):
+            after = evaluate(candidate, kinds)
             tried.append(
                 (Transform(name, what, after.error_score < before.error_score, before, after), candidate)
             )
@@ -110,17 +110,17 @@ def condition(
             if step.kept:
                 current, known = candidate, {kinds: step.after}
                 if kinds == ATTENTION:  # the next one reads what this one changed
-                    samples = None
+                    statistics = None
     return current, steps
 
 
-def rotations(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
+def rotations(vit: Any, statistics: Statistics, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
     """The rotations with the narrowest streams of a few dozen, and one learned from the narrowest."""
     if why_not_rotated(vit) is not None:
         return
     streams = [
-        (sample.rows, sample.importance)
-        for name, sample in samples.items()
+        (observed.rows, observed.importance)
+        for name, observed in statistics.items()
         if kind_of(name) in (*STREAM_TAPS, "patch")
     ]
     dim = vit.embed_dim
@@ -137,7 +137,7 @@ def rotations(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> It
 
 
 def stream_effect(streams: list[tuple[torch.Tensor, float]], rotation: Matrix) -> float:
-    """The KL divergence (nats an image) that rounding the turned stream would cause, by its widths."""
+    """The KL divergence (nats per image) that rounding the turned stream would cause, by its widths."""
     turn, total = torch.from_numpy(rotation).float(), 0.0
     for rows, importance in streams:
         low, high = (rows @ turn).aminmax()
@@ -148,22 +148,22 @@ def stream_effect(streams: list[tuple[torch.Tensor, float]], rotation: Matrix) -
 def single(name: str, what: str, move: Callable[..., Any]) -> Callable[..., Iterator[Candidate]]:
     """A step with one candidate."""
 
-    def make(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
-        yield name, what, move(vit, samples)
+    def make(vit: Any, statistics: Statistics, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
+        yield name, what, move(vit, statistics)
 
     return make
 
 
-def centred(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
+def centred(vit: Any, statistics: Statistics, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
     """The stream without its mean over channels, where LayerNorm is all that reads it."""
     if why_not_rotated(vit) is None:
         yield "centre-stream", "no mean over channels in the residual stream", centre_stream(vit)
 
 
-def shifted(vit: Any, samples: Samples, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
+def shifted(vit: Any, statistics: Statistics, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
     """Constants moved out of the values: their mean, or what an int8 softmax loses least with."""
-    yield "shift-values", "value means moved into proj's bias", equalization.centre_values(vit, samples)
-    ranges = {name: sample.full for name, sample in samples.items()}
+    yield "shift-values", "value means moved into proj's bias", equalization.centre_values(vit, statistics)
+    ranges = {name: observed.full for name, observed in statistics.items()}
     fitted = shift_values(vit, images[:SHIFT_IMAGES], ranges)
     yield "shift-values", "values shifted against int8 attention weights, proj undoes it", fitted
 

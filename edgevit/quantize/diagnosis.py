@@ -11,7 +11,7 @@ from edgevit.metrics.difference import Difference, difference
 from edgevit.quantize.activations import forward, outputs_of
 from edgevit.quantize.fake_quantization import Ranges, quantize_weights, quantizer
 from edgevit.quantize.fusion import Fusion
-from edgevit.quantize.statistics import Samples
+from edgevit.quantize.statistics import Statistics
 from edgevit.quantize.tensor_names import BLOCK_TAPS, kind_of
 
 # A token this many times larger than the median token leaves the others about 3 of 256 levels.
@@ -77,7 +77,7 @@ def massive_activations(vit: Any, images: torch.Tensor) -> list[MassiveActivatio
     return found
 
 
-def in_words(found: list[MassiveActivation]) -> str | None:
+def explain(found: list[MassiveActivation]) -> str | None:
     """One sentence on where massive activations begin, or None where there are none."""
     written = [item for item in found if kind_of(item.tensor) in ("fc2", "proj", "embed")] or found
     if not written:
@@ -99,7 +99,7 @@ def in_words(found: list[MassiveActivation]) -> str | None:
 class Sensitivity:
     """What int8 costs when only some tensors are rounded: weights alone, activations alone, by kind, by tensor.
 
-    `kinds` are measured; `tensors` estimated from rounding errors and gradients, KL in nats an image.
+    `kinds` are measured; `tensors` estimated from rounding errors and gradients, KL in nats per image.
     """
 
     weights_only: Difference
@@ -113,7 +113,13 @@ class Sensitivity:
 
 
 def sensitivity(
-    vit: Any, images: torch.Tensor, ranges: Ranges, samples: Samples, fusion: Fusion, *, by_kind: bool = True
+    vit: Any,
+    images: torch.Tensor,
+    ranges: Ranges,
+    statistics: Statistics,
+    fusion: Fusion,
+    *,
+    by_kind: bool = True,
 ) -> Sensitivity:
     """Measure each kind of tensor rounded alone, on normalised images; one pass over them per kind."""
     reference = outputs_of(vit, images)
@@ -129,5 +135,5 @@ def sensitivity(
             kind: difference(outputs_of(vit, images, quantizer(only, fusion)), reference)
             for kind, only in alone.items()
         },
-        tensors={name: samples[name].effect(span) for name, span in ranges.items()},
+        tensors={name: statistics[name].effect(span) for name, span in ranges.items()},
     )

@@ -1,6 +1,6 @@
 """Exact changes of weights inside a block that leave int8 less to lose.
 
-Each takes a `prepared` ViT and samples of its tensors, and gives a changed copy with the same outputs to
+Each takes a `prepared` ViT and statistics of its tensors, and gives a changed copy with the same outputs to
 float rounding. Blocks that normalise q or k are left out of what would not be exact there.
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.quantize.statistics import Samples
+from edgevit.quantize.statistics import Statistics
 
 LIMIT = 8.0  # a larger factor would only move a tensor's trouble into a weight
 
 
 @torch.no_grad()
-def centre_values(vit: Any, samples: Samples) -> Any:
+def centre_values(vit: Any, statistics: Statistics) -> Any:
     """Values get mean 0 and proj's bias takes it: P (V + 1mᵀ) = P V + 1mᵀ, as rows of P sum to 1.
 
     Rows of an int8 P don't quite sum to 1; what they miss then multiplies values near zero.
@@ -26,31 +26,31 @@ def centre_values(vit: Any, samples: Samples) -> Any:
     changed = copy.deepcopy(vit)
     for index, block in enumerate(changed.blocks):
         attention = block.attn
-        mean = samples[f"blocks.{index}.v"].rows.mean(0)
+        mean = statistics[f"blocks.{index}.v"].rows.mean(0)
         add_to_bias(attention.qkv, value_rows(attention), -mean)
         add_to_bias(attention.proj, slice(None), attention.proj.weight @ mean)
     return changed
 
 
 @torch.no_grad()
-def centre_keys(vit: Any, samples: Samples) -> Any:
+def centre_keys(vit: Any, statistics: Statistics) -> Any:
     """Keys get mean 0: a constant added to all keys shifts all scores of a query alike, softmax ignores it."""
     changed = copy.deepcopy(vit)
     for index, block in enumerate(changed.blocks):
         attention = block.attn
         if isinstance(attention.k_norm, nn.Identity):
-            mean = samples[f"blocks.{index}.k"].rows.mean(0)
+            mean = statistics[f"blocks.{index}.k"].rows.mean(0)
             add_to_bias(attention.qkv, key_rows(attention), -mean)
     return changed
 
 
 @torch.no_grad()
-def equalise_values(vit: Any, samples: Samples) -> Any:
+def equalise_values(vit: Any, statistics: Statistics) -> Any:
     """Channels of v get one range: v · s, and proj's inputs / s. Attention mixes tokens, never channels."""
     changed = copy.deepcopy(vit)
     for index, block in enumerate(changed.blocks):
         attention = block.attn
-        widths = samples[f"blocks.{index}.attention"].rows.abs().amax(0)
+        widths = statistics[f"blocks.{index}.attention"].rows.abs().amax(0)
         scale = bounded(widths.clamp(min=1e-6).log().mean().exp() / widths.clamp(min=1e-6))
         scale_rows(attention.qkv, value_rows(attention), scale)
         attention.proj.weight /= scale
@@ -58,15 +58,16 @@ def equalise_values(vit: Any, samples: Samples) -> Any:
 
 
 @torch.no_grad()
-def equalise_queries(vit: Any, samples: Samples) -> Any:
-    """q · s and k / s, channel by channel, so that both have the widest channel equally wide: q kᵀ stays."""
+def equalise_queries(vit: Any, statistics: Statistics) -> Any:
+    """Channel i of q times s_i and of k over s_i, so that their ranges are balanced: q kᵀ is unchanged."""
     changed = copy.deepcopy(vit)
     for index, block in enumerate(changed.blocks):
         attention = block.attn
         if not isinstance(attention.q_norm, nn.Identity) or not isinstance(attention.k_norm, nn.Identity):
             continue
         q, k = (
-            samples[f"blocks.{index}.{name}"].rows.abs().amax(0).clamp(min=1e-6) / 1.0 for name in ("q", "k")
+            statistics[f"blocks.{index}.{name}"].rows.abs().amax(0).clamp(min=1e-6) / 1.0
+            for name in ("q", "k")
         )
         # Relative to the widest: the geometric mean of both shares, then each is as even as the other.
         scale = bounded(((k / k.max()) / (q / q.max())).sqrt())

@@ -107,7 +107,7 @@ class Errors:
         self.edges, self.names = edges(blocks), tap_names(blocks)
 
     def __call__(self, sixteen_bit: Collection[str]) -> float:
-        """KL in nats an image. A tensor of the stream has two readers; each counts for half of it."""
+        """KL in nats per image. A tensor of the stream has two readers; each counts for half of it."""
         total = sum(
             self.effects.get(name, 0.0)
             for name in self.names

@@ -60,7 +60,7 @@ def find_plan(
     npu: Npu,
     fusion: Fusion,
     *,
-    judged: int,
+    evaluated: int,
     simulate: Callable[[PrecisionPlan], Outputs],
     acceptance: Acceptance,
     minutes: float,
@@ -68,21 +68,21 @@ def find_plan(
     advice: str = "--precision float",
     progress: Progress = QUIET,
 ) -> PlannedPrecision:
-    """The cheapest plan within `acceptance`, judged on `images` by `simulate`.
+    """The cheapest plan within `acceptance`, evaluated on `images` by `simulate`.
 
-    `vit`, its all-int8 `plan` and the `effects` of its tensors (KL in nats an image) come from `prepare_int8` and
+    `vit`, its all-int8 `plan` and the `effects` of its tensors (KL in nats per image) come from `prepare_int8` and
     `measured_effects`. `images` [n, channels, H, W] are the normalised calibration images; `simulate` realises a
-    plan and returns its outputs [judged, classes] on the last of them. A search that was stopped goes on from
+    plan and returns its outputs [evaluated, classes] on the last of them. A search that was stopped goes on from
     the file `state`.
     """
     every = outputs_of(vit, images).numpy()
-    images, reference = images[-judged:], every[-judged:]
+    images, reference = images[-evaluated:], every[-evaluated:]
     shape = shape_of(vit, npu)
     groups = [each for each in groups_of(shape.blocks) if each.possible(npu.never_sixteen_bit)]
     candidates = candidate_plans(groups, Errors(effects, shape.blocks, fusion), Costs(shape, npu, fusion))
     few = images[:FAKE_IMAGES]
 
-    # The float model's margins on every calibration image serve the few that plans are judged on.
+    # The float model's margins on every calibration image serve the few that plans are evaluated on.
     def estimate(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
         found = int8_outputs(vit, few, plan.ranges, fusion, sixteen_bit)
         return predict_loss(found, reference[: len(few)], every)
@@ -107,17 +107,17 @@ def find_plan(
 def measured_effects(model: Int8Model, images: torch.Tensor) -> dict[str, float]:
     """Estimated effects of rounding each tensor, scaled so that tensors of a part together give what was measured.
 
-    KL in nats an image, by tensor. `images` are normalised; FAKE_IMAGES of them are used.
+    KL in nats per image, by tensor. `images` are normalised; FAKE_IMAGES of them are used.
 
     Estimates take errors of values for independent; those of attention weights, for one, are not.
     """
-    effects = predicted_effect(model.samples, model.plan.ranges)
+    effects = predicted_effect(model.statistics, model.plan.ranges)
     images = images[-FAKE_IMAGES:]
     float_outputs = outputs_of(model.module, images)
     for kinds in JOINT_KINDS:
         names = [name for name in effects if kind_of(name) in kinds]
         only = {name: model.plan.ranges[name] for name in names}
-        # What fusion hides is stored, and rounded, only beside an operation in 16 bits.
+        # A fused output is rounded on its own only where the next operation is in 16 bits.
         into = model.fusion.into
         apart = [sibling(name, into[kind_of(name)]) for name in names if kind_of(name) in into]
         rounded = outputs_of(model.module, images, quantizer(only, model.fusion, apart))

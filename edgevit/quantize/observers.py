@@ -1,4 +1,4 @@
-"""Where an int8 range ends: estimators from a sample of a tensor's values.
+"""Where an int8 range ends: estimators from a observed of a tensor's values.
 
 "output-error" weighs each value's rounding error by how much the model's output depends on it, after PTQ4ViT
 (arXiv 2111.12293), with the Fisher information in place of a task loss, so that it needs no labels.
@@ -21,7 +21,7 @@ PERCENTILE = 99.99
 
 
 @dataclass(frozen=True)
-class Sample:
+class TensorStatistics:
     """Values of one tensor: rows [n, channels] drawn at random, and the extremes of all of it.
 
     `gradient` [n, channels] is of log p(y) for a class y drawn from the model's own prediction, so that
@@ -51,33 +51,33 @@ class Sample:
         return squared_error(self.rows, weight, span) * self.per_image / 2
 
 
-def minmax(sample: Sample) -> Range:
+def minmax(observed: TensorStatistics) -> Range:
     """Everything seen."""
-    return sample.full
+    return observed.full
 
 
-def percentile(sample: Sample, share: float = PERCENTILE) -> Range:
+def percentile(observed: TensorStatistics, share: float = PERCENTILE) -> Range:
     """All but the (100 - share) % most extreme values, split over both ends."""
-    values = sample.rows.flatten()
+    values = observed.rows.flatten()
     count = round((100 - share) / 200 * values.numel())
     low = float(values.kthvalue(count + 1).values)
     high = float(values.kthvalue(values.numel() - count).values)
     return min(low, 0.0), max(high, 0.0)
 
 
-def mse(sample: Sample) -> Range:
+def mse(observed: TensorStatistics) -> Range:
     """The range with the least squared rounding and clipping error."""
-    return best_range(sample, torch.ones(()))
+    return best_range(observed, torch.ones(()))
 
 
-def output_error(sample: Sample) -> Range:
+def output_error(observed: TensorStatistics) -> Range:
     """The range with the least squared error weighed by its effect on the output."""
-    return best_range(sample, sample.gradient.square())
+    return best_range(observed, observed.gradient.square())
 
 
-def best_range(sample: Sample, weight: torch.Tensor) -> Range:
+def best_range(observed: TensorStatistics, weight: torch.Tensor) -> Range:
     """The candidate with the least weighed squared error; the wider one on a tie."""
-    return min(candidates(sample.full), key=lambda span: squared_error(sample.rows, weight, span))
+    return min(candidates(observed.full), key=lambda span: squared_error(observed.rows, weight, span))
 
 
 def squared_error(rows: torch.Tensor, weight: torch.Tensor, span: Range) -> float:
@@ -93,7 +93,7 @@ def candidates(full: Range) -> Iterator[Range]:
     yield from dict.fromkeys((full[0] * down, full[1] * up) for down, up in both + apart)
 
 
-OBSERVERS: dict[str, Callable[[Sample], Range]] = {
+OBSERVERS: dict[str, Callable[[TensorStatistics], Range]] = {
     "minmax": minmax,
     "percentile": percentile,
     "mse": mse,
@@ -101,13 +101,13 @@ OBSERVERS: dict[str, Callable[[Sample], Range]] = {
 }
 
 
-def choose_range(kind: str, sample: Sample, observer: str) -> Range:
+def choose_range(kind: str, observed: TensorStatistics, observer: str) -> Range:
     """The observer's range for a tensor of this kind, with what is known about the kind beforehand.
 
     Softmax starts at 0 and is never cut at the top: a row that attends to one token has its whole weight
     there. A GELU's output reaches down to -0.17 whatever the images, which costs little to cover.
     """
     if kind in ("softmax", "input", "logits"):
-        return sample.full
-    low, high = OBSERVERS[observer](sample)
-    return (sample.full[0], high) if kind == "gelu" else (low, high)
+        return observed.full
+    low, high = OBSERVERS[observer](observed)
+    return (observed.full[0], high) if kind == "gelu" else (low, high)

@@ -21,12 +21,12 @@ from edgevit.quantize.conditioning import (
     condition,
     full_ranges,
 )
-from edgevit.quantize.diagnosis import MassiveActivation, in_words, massive_activations
+from edgevit.quantize.diagnosis import MassiveActivation, explain, massive_activations
 from edgevit.quantize.fake_quantization import int8_outputs
 from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.observers import OBSERVERS, Range
 from edgevit.quantize.plan import MATCHED_IMAGES, PrecisionPlan
-from edgevit.quantize.statistics import Samples, collect, extremes, joined_extremes
+from edgevit.quantize.statistics import Statistics, collect, extremes, joined_extremes
 
 DIAGNOSED_IMAGES = 64
 MEASURED = "measured"
@@ -48,16 +48,16 @@ class Int8Model:
     module: Any
     plan: PrecisionPlan
     fusion: Fusion
-    samples: Samples
+    statistics: Statistics
     steps: tuple[Transform, ...]
     trials: tuple[RangeTrial, ...]
     stability: Stability
     massive: tuple[MassiveActivation, ...]
 
     @property
-    def words(self) -> str | None:
+    def explanation(self) -> str | None:
         """What makes the model hard, in a sentence; None where nothing does."""
-        return in_words(list(self.massive))
+        return explain(list(self.massive))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
@@ -66,7 +66,7 @@ class Int8Model:
             "ranges": [{"observer": trial.observer, **vars(trial.errors)} for trial in self.trials],
             "stability": vars(self.stability) | {"warning": self.stability.warning},
             "massive": [item.to_json() for item in self.massive],
-            "words": self.words,
+            "explanation": self.explanation,
         }
 
 
@@ -95,24 +95,24 @@ def prepare_int8(
     massive = massive_activations(vit, images[:DIAGNOSED_IMAGES])
     vit, steps = condition(vit, images, fusion, seed=seed, progress=progress)
     half = min(IMAGES, len(images)) // 2
-    samples = collect(vit, images[:half], seed=seed, progress=progress)
+    statistics = collect(vit, images[:half], seed=seed, progress=progress)
     held_out = images[half : 2 * half]
     names = (
         [f"{MEASURED} {share}" for share in NARROWINGS] + ["minmax"] if observer == MEASURED else [observer]
     )
-    tried = ranges_by(samples, names)
+    tried = ranges_by(statistics, names)
     trials = [RangeTrial(name, try_ranges(vit, held_out, tried[name], fusion)) for name in names]
     best = min(trials, key=lambda trial: trial.errors.error_score)
-    samples = joined_extremes(samples, extremes(vit, images[half:]))
-    steady = stability(samples)
+    statistics = joined_extremes(statistics, extremes(vit, images[half:]))
+    steady = stability(statistics)
     if steady.warning is not None:
         progress.warn(steady.warning)
     plan = PrecisionPlan(
         precision="int8",
-        ranges=ranges_by(samples, [best.observer])[best.observer],
+        ranges=ranges_by(statistics, [best.observer])[best.observer],
         calibrated_ranges=full_ranges(extremes(vit, images[:MATCHED_IMAGES])),
     )
-    return Int8Model(vit, plan, fusion, samples, tuple(steps), tuple(trials), steady, tuple(massive))
+    return Int8Model(vit, plan, fusion, statistics, tuple(steps), tuple(trials), steady, tuple(massive))
 
 
 def save_module(module: nn.Module, path: Path) -> None:
@@ -130,13 +130,13 @@ def restored(model: nn.Module, path: Path) -> Any:
     return vit
 
 
-def ranges_by(samples: Samples, names: list[str]) -> dict[str, dict[str, Range]]:
+def ranges_by(statistics: Statistics, names: list[str]) -> dict[str, dict[str, Range]]:
     """Ranges by each observer's name; "measured 0.5" narrows the stream's half the way."""
-    least = ranges_of(samples, "output-error") if any(name not in OBSERVERS for name in names) else {}
+    least = ranges_of(statistics, "output-error") if any(name not in OBSERVERS for name in names) else {}
     return {
-        name: ranges_of(samples, name)
+        name: ranges_of(statistics, name)
         if name in OBSERVERS
-        else narrowed(samples, least, float(name.removeprefix(MEASURED)))
+        else narrowed(statistics, least, float(name.removeprefix(MEASURED)))
         for name in names
     }
 

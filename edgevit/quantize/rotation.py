@@ -1,7 +1,7 @@
 """Rotations of the residual stream that LayerNorm doesn't notice.
 
 For an orthogonal Q with Qᵀ1 = 1, mean and norm of x Q are those of x, so LN(x Q) = LN(x) Q for a LayerNorm
-without weights. Whoever writes to the stream takes Q on its output, whoever reads it takes Qᵀ on its input:
+without weights. A layer that writes to the stream takes Q on its output, one that reads it takes Qᵀ on its input:
 the model computes the same, and large values of few channels are spread over all of them. QuaRot
 (arXiv 2404.00456) does this for RMSNorm, where any orthogonal Q will do.
 """

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgevit.errors import ToolchainError
 from edgevit.files import write_atomically
-from edgevit.metrics.acceptance import Acceptance, least
+from edgevit.metrics.acceptance import Acceptance, provable_drop
 from edgevit.metrics.predicted_loss import PredictedLoss
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.candidates import CandidatePlan
@@ -32,7 +32,7 @@ class SearchResult:
     candidate: CandidatePlan
     measured: PredictedLoss
     met: bool
-    sentence: str
+    explanation: str
     trials: tuple[dict[str, Any], ...]
 
 
@@ -75,7 +75,7 @@ class Bracket:
         return replace(self, met=candidate) if met else replace(self, failed=max(self.failed, candidate))
 
     def without(self, candidate: int) -> Bracket:
-        """What is left once the compiler died of a candidate."""
+        """What is left once the compiler crashed on a candidate."""
         if self.met < self.count:
             return replace(self, failed=candidate)
         return replace(self, met=candidate, count=candidate)
@@ -148,8 +148,8 @@ def search(
             break
         following = chosen
     met = bracket.met < bracket.count
-    best = bracket.met if met else min(measured, key=lambda each: least(measured[each]))
-    explained = sentence(candidates[best], measured[best], acceptance, met, exhausted, advice)
+    best = bracket.met if met else min(measured, key=lambda each: provable_drop(measured[each]))
+    explained = explain(candidates[best], measured[best], acceptance, met, exhausted, advice)
     return SearchResult(candidates[best], measured[best], met, explained, tuple(trials.done.values()))
 
 
@@ -158,8 +158,8 @@ def so_far(candidate: CandidatePlan, measured: list[tuple[CandidatePlan, Predict
     trying = f"simulating {len(candidate.sixteen_bit)} tensors in 16 bits"
     if not measured:
         return trying
-    best, loss = min(measured, key=lambda pair: least(pair[1]))
-    return f"{trying}; best so far: {len(best.sixteen_bit)} keep within {least(loss):.2f} points"
+    best, loss = min(measured, key=lambda pair: provable_drop(pair[1]))
+    return f"{trying}; best so far: {len(best.sixteen_bit)} keep within {provable_drop(loss):.2f} points"
 
 
 def first_met(
@@ -176,7 +176,7 @@ def first_met(
     return high
 
 
-def sentence(
+def explain(
     candidate: CandidatePlan,
     loss: PredictedLoss,
     acceptance: Acceptance,
@@ -194,7 +194,7 @@ def sentence(
         outcome += "; cheaper plans were not tried for lack of time: allow more --search-minutes"
     if met:
         return f"{limit} met: {outcome}"
-    need = f"--max-drop {least(loss):.2f} is what this plan keeps"
+    need = f"--max-drop {provable_drop(loss):.2f} is what this plan keeps"
     if not exhausted:
         return f"{limit} not met in the time given: {outcome}. Allow more --search-minutes; {need}"
     saved = f"; --search-minutes 0 leaves everything int8, about {candidate.cycles / 1e6:.1f} million cycles fewer"

@@ -9,7 +9,7 @@ import torch
 
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.activations import forward
-from edgevit.quantize.observers import Sample
+from edgevit.quantize.observers import TensorStatistics
 from edgevit.quantize.tensor_names import STREAM_TAPS, kind_of
 
 VALUES = 120_000  # kept of each tensor: enough for a range
@@ -17,7 +17,7 @@ STREAM_VALUES = 400_000  # of the residual stream, whose rare tokens decide its 
 GRADIENT_IMAGES = 32  # of which gradients are taken: three times the work of an image without
 BATCH = 8
 
-Samples = dict[str, Sample]
+Statistics = dict[str, TensorStatistics]
 
 
 def as_rows(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -37,7 +37,7 @@ class Collector:
         self.generator = torch.Generator().manual_seed(seed)
         self.images = images
         self.batch: dict[str, torch.Tensor] = {}
-        self.parts: dict[str, list[Sample]] = {}
+        self.parts: dict[str, list[TensorStatistics]] = {}
 
     def __call__(self, name: str, value: torch.Tensor, reader: str = "") -> torch.Tensor:
         if reader:
@@ -56,13 +56,15 @@ class Collector:
             kept = STREAM_VALUES if kind_of(name) in STREAM_TAPS else VALUES
             count = max(1, kept * len(value) // (self.images * rows.shape[1]))
             drawn = torch.randperm(len(rows), generator=self.generator)[:count]
-            part = Sample(rows[drawn], gradient[drawn], ends.amin(1), ends.amax(1), len(rows) // len(value))
+            part = TensorStatistics(
+                rows[drawn], gradient[drawn], ends.amin(1), ends.amax(1), len(rows) // len(value)
+            )
             self.parts.setdefault(name, []).append(part)
         self.batch = {}
 
 
-def collect(vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = QUIET) -> Samples:
-    """Samples of every tap of a `prepared` ViT on normalised images [n, channels, H, W].
+def collect(vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = QUIET) -> Statistics:
+    """Statistics of every tap of a `prepared` ViT on normalised images [n, channels, H, W].
 
     Rows and gradients come from the first GRADIENT_IMAGES, extremes from all.
     """
@@ -75,25 +77,27 @@ def collect(vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = Q
             outputs.log_softmax(-1).gather(1, drawn).sum().backward()  # type: ignore[no-untyped-call]
         collector.finish_batch()
         progress.advance(min(len(images), (done + 1) * BATCH), len(images), "calibration statistics")
-    samples = {name: joined(parts) for name, parts in collector.parts.items()}
-    return joined_extremes(samples, extremes(vit, rest)) if len(rest) else samples
+    statistics = {name: joined(parts) for name, parts in collector.parts.items()}
+    return joined_extremes(statistics, extremes(vit, rest)) if len(rest) else statistics
 
 
-def joined(parts: list[Sample]) -> Sample:
-    """One sample of all batches."""
+def joined(parts: list[TensorStatistics]) -> TensorStatistics:
+    """One observed of all batches."""
     rows, gradient, low, high = (
         torch.cat([getattr(part, key) for part in parts]) for key in ("rows", "gradient", "low", "high")
     )
-    return Sample(rows, gradient, low, high, parts[0].per_image)
+    return TensorStatistics(rows, gradient, low, high, parts[0].per_image)
 
 
-def joined_extremes(samples: Samples, more: dict[str, torch.Tensor]) -> Samples:
-    """Samples that know the extremes of more images, [2, n] per tensor."""
+def joined_extremes(statistics: Statistics, more: dict[str, torch.Tensor]) -> Statistics:
+    """Statistics that know the extremes of more images, [2, n] per tensor."""
     return {
         name: replace(
-            sample, low=torch.cat([sample.low, more[name][0]]), high=torch.cat([sample.high, more[name][1]])
+            observed,
+            low=torch.cat([observed.low, more[name][0]]),
+            high=torch.cat([observed.high, more[name][1]]),
         )
-        for name, sample in samples.items()
+        for name, observed in statistics.items()
     }
 
 

@@ -23,7 +23,7 @@ BATCH = 8
 
 @dataclass
 class Sums:
-    """Sums over queries and images of one block; one row a head."""
+    """Sums over queries and images of one block; one row per head."""
 
     missing_squared: torch.Tensor
     missing_times_lost: torch.Tensor

@@ -67,7 +67,7 @@ def artefact(
         latency=latency,
         benches=tuple(benches),
         heat=tensors.heat(result.diagnosis),
-        massive=clean(result.diagnosis.words, 600) or None if result.diagnosis else None,
+        massive=clean(result.diagnosis.explanation, 600) or None if result.diagnosis else None,
         precision_plan=tensors.precision(result),
         rewrites=tuple(
             (clean(each.name, 60), clean(each.what, 300)) for each in result.rewrites if each.changed

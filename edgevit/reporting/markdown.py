@@ -134,9 +134,9 @@ def tensors(each: Artefact) -> Iterator[str]:
         yield from table(("tensor", "KL"), rows)
     plan = each.precision_plan
     if plan is not None:
-        yield from ("### Precision", "", f"{escape(capitalize_first(plan.words))}.", "")
-        if plan.sentence:
-            yield from (f"{escape(capitalize_first(plan.sentence))}.", "")
+        yield from ("### Precision", "", f"{escape(capitalize_first(plan.description))}.", "")
+        if plan.explanation:
+            yield from (f"{escape(capitalize_first(plan.explanation))}.", "")
         if plan.sixteen_bit:
             yield from ("In 16 bits: " + escape(", ".join(plan.sixteen_bit)) + ".", "")
         if plan.trials:

@@ -89,7 +89,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Heat:
-    """Estimated error (KL in nats an image) that int8 causes at each tensor: rows are blocks, columns kinds.
+    """Estimated error (KL in nats per image) that int8 causes at each tensor: rows are blocks, columns kinds.
 
     `cells` has None where there is no such tensor. `outside` holds tensors of no block.
     """
@@ -220,8 +220,8 @@ class Trial:
 class Precision:
     """The precision plan and how it was found."""
 
-    words: str
+    description: str
     sixteen_bit: tuple[str, ...]
     conditioning: tuple[tuple[str, str], ...]
-    sentence: str | None
+    explanation: str | None
     trials: tuple[Trial, ...]

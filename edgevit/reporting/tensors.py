@@ -108,15 +108,15 @@ def precision(result: Result) -> Precision:
     """Which tensors stay in 16 bits, what made the model fit int8, which plans were tried."""
     search = result.search
     return Precision(
-        words=in_words(result.plan),
+        description=describe(result.plan),
         sixteen_bit=tuple(clean(name, 80) for name in result.plan.sixteen_bit),
         conditioning=tuple(map(conditioned, result.diagnosis.conditioning if result.diagnosis else ())),
-        sentence=clean(search.sentence, 600) if search else None,
+        explanation=clean(search.explanation, 600) if search else None,
         trials=tuple(trial(each, search.chosen) for each in search.tried) if search else (),
     )
 
 
-def in_words(plan: Plan) -> str:
+def describe(plan: Plan) -> str:
     """The plan in a sentence."""
     if plan.precision == "float":
         return "float: nothing is quantized"

@@ -30,7 +30,7 @@ TERMS = {4096.0: 16, 65536.0: 32}
 # Other images' rows may be so many times less or more spread than those seen.
 MARGIN = 4.0
 TOLERANCE = 1e-5
-# Rows a 64th as wide as the widest are one step of an int8 tensor: a norm of those is not worth having.
+# Rows a 64th as wide as the widest are one step of an int8 tensor: the norm of such a row would be noise.
 MAX_UNLIKE = 4096.0
 Exponentials = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 

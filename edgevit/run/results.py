@@ -47,7 +47,7 @@ class Trial(Record):
 class Search(Record):
     """How a plan, or a way to quantize, was chosen; `met` is whether it was shown to keep the target."""
 
-    sentence: str
+    explanation: str
     chosen: Trial = Trial()
     tried: tuple[Trial, ...] = ()
     met: bool = True
@@ -70,9 +70,9 @@ class TransformRecord(Record):
 
 
 class Diagnosis(Record):
-    """Why int8 is hard for a model: KL in nats an image by tensor and by kind, massive activations in words."""
+    """Why int8 is hard for a model: KL in nats per image by tensor and by kind, massive activations in words."""
 
-    words: str | None = None
+    explanation: str | None = None
     effects: dict[str, float] = Field(default_factory=dict)
     weights_only_kl: float | None = None
     activations_only_kl: float | None = None

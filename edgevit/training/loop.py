@@ -27,7 +27,7 @@ AVERAGING = 0.99
 # way was better than all of it, as for weight-space ensembles (Wortsman et al. 2022).
 SHARES = (0.3, 0.6, 1.0)
 CHECKS = 12
-# The rate is still high for most of the time, and the last looks are the best: don't give up early.
+# The rate is still high for most of the time, and the last checks are the best: patience is long.
 PATIENCE = 8
 SAVE_EVERY_S = 20.0
 
@@ -122,7 +122,7 @@ class Run:
         return "time is up"
 
     def told(self) -> tuple[int, int, str]:
-        """Seconds spent, seconds there are, and a note for whoever watches."""
+        """Seconds spent, seconds there are, and a note for the progress display."""
         left = max(0.0, self.budget_s - self.seconds) / 60
         reached = f", KL {self.before.kl:.4f} to {self.best_kl:.4f} on held-out images" if self.checks else ""
         return (

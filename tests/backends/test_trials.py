@@ -56,7 +56,7 @@ def test_faster_candidate_that_loses_too_much_is_refused() -> None:
         measured(trial("dynamic", 15), trial("static", 5, error=8)), Acceptance(0.5), where="tflite"
     )
     assert result.chosen.trial.label == "dynamic"
-    assert [each.accepted for each in result.judged] == [True, False]
+    assert [each.accepted for each in result.evaluated] == [True, False]
 
 
 @pytest.mark.parametrize(("repeated", "accepted"), [(1, False), (4, True)])
@@ -69,10 +69,10 @@ def test_candidate_on_the_edge_is_taken_only_with_images_enough_to_tell(
     outputs = np.tile(outputs, (repeated, 1))
     near = (outputs + 0.3 * random.normal(size=outputs.shape)).astype(np.float32)
     trials = Trials(outputs, (30.0,) * ROUNDS, (Trial("static", near, (10.0,) * ROUNDS),))
-    (judged,) = choose(trials, Acceptance(0.5), where="tflite").judged
-    assert judged.loss is not None and judged.loss.upper < 0.5
-    assert judged.loss.changes / CHANGES_PER_POINT < 0.5
-    assert judged.accepted == accepted
+    (evaluated,) = choose(trials, Acceptance(0.5), where="tflite").evaluated
+    assert evaluated.loss is not None and evaluated.loss.upper < 0.5
+    assert evaluated.loss.changes / CHANGES_PER_POINT < 0.5
+    assert evaluated.accepted == accepted
 
 
 def test_where_none_keeps_the_target_the_closest_is_taken_and_it_is_said() -> None:
@@ -80,8 +80,10 @@ def test_where_none_keeps_the_target_the_closest_is_taken_and_it_is_said() -> No
         measured(trial("bad", 5, error=12), trial("less bad", 15, error=6)), Acceptance(0.5), where="tflite"
     )
     assert result.chosen.trial.label == "less bad"
-    assert result.sentence.startswith("no way to quantize keeps within 0.5 points; less bad is the closest: ")
-    assert result.sentence.endswith("Use --precision float, or accept a larger --max-drop")
+    assert result.explanation.startswith(
+        "no way to quantize keeps within 0.5 points; less bad is the closest: "
+    )
+    assert result.explanation.endswith("Use --precision float, or accept a larger --max-drop")
 
 
 def test_slower_than_float_is_said_in_capitals() -> None:
@@ -90,7 +92,7 @@ def test_slower_than_float_is_said_in_capitals() -> None:
         "tflite: THE QUANTIZED MODEL IS SLOWER THAN FLOAT: 2.00 times the latency (host CPU, 1 thread). "
         "Use --precision float unless you need the smaller file"
     )
-    assert "2.00 times SLOWER THAN FLOAT on this machine" in result.sentence
+    assert "2.00 times SLOWER THAN FLOAT on this machine" in result.explanation
     assert choose(measured(trial("dynamic", 15)), Acceptance(0.5), where="tflite").warning is None
 
 
@@ -99,7 +101,7 @@ def test_untimed_candidates_are_taken_in_their_order() -> None:
     result = choose(Trials(reference(), (), tuple(untimed)), Acceptance(0.5), where="npu")
     assert result.chosen.trial.label == "int8"
     assert result.chosen.speedup is None
-    assert result.sentence.endswith("not timed: this machine is not the target")
+    assert result.explanation.endswith("not timed: this machine is not the target")
 
 
 def test_numbers_that_are_not_finite_are_never_accepted() -> None:
@@ -113,7 +115,7 @@ def test_failed_candidate_is_recorded_and_passed_over() -> None:
     failed = Trial("static", None, failure="no kernel")
     result = choose(measured(failed, trial("dynamic", 15)), Acceptance(0.5), where="tflite")
     assert result.chosen.trial.label == "dynamic"
-    first = record(result.judged[0])
+    first = record(result.evaluated[0])
     assert (first["label"], first["failure"], first["accepted"]) == ("static", "no kernel", False)
     assert first["latency_ratio"] is None
 

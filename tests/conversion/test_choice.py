@@ -20,7 +20,7 @@ def test_every_way_tried_is_in_the_manifest_and_the_choice_in_the_summary(projec
     assert all(each["latency_ratio"] > 0 for each in search["tried"])
     assert search["chosen"]["label"] == result["plan"]["options"]["onnxruntime"]["recipe"]
     assert search["max_drop"] == 0.5
-    assert f"onnx int8: {search['sentence']}"[:70] in shown
+    assert f"onnx int8: {search['explanation']}"[:70] in shown
 
 
 def test_plan_of_the_users_own_is_made_and_measured_alone(project: Project) -> None:

@@ -34,7 +34,7 @@ def test_a_limit_is_met_on_validation_images_and_by_the_search(
 
 def test_a_missed_limit_ends_with_code_4_and_says_what_it_would_take(tmp_path: Path) -> None:
     values = runs.write_run(tmp_path, max_drop=0.01, lost=6, won=2)
-    values["results"][0]["search"] = {"met": False, "sentence": SENTENCE}
+    values["results"][0]["search"] = {"met": False, "explanation": SENTENCE}
     values["results"][1]["gate"] = "met"
     manifest = manifest_of(values)
     with pytest.raises(QualityGateMissed) as caught:

@@ -1,10 +1,10 @@
-"""Plans that people edit and give back, and which calibration images judge a plan."""
+"""Plans that people edit and give back, and which calibration images evaluate a plan."""
 
 from __future__ import annotations
 
 import pytest
 
-from edgevit.conversion.mixed_precision import judged_images, merged, searchable
+from edgevit.conversion.mixed_precision import evaluated_images, merged, searchable
 from edgevit.errors import InputError
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.targets.profiles import load_board
@@ -74,6 +74,6 @@ def test_a_tensor_that_the_compiler_cannot_make_in_16_bits_is_refused_by_name() 
     assert merged(own, given("blocks.0.attention"), load_board("rk3588")).sixteen_bit
 
 
-@pytest.mark.parametrize(("count", "judged"), [(256, 128), (512, 128), (64, 32), (20, 16), (8, 8)])
-def test_the_last_images_judge_plans(count: int, judged: int) -> None:
-    assert judged_images(count) == judged
+@pytest.mark.parametrize(("count", "evaluated"), [(256, 128), (512, 128), (64, 32), (20, 16), (8, 8)])
+def test_the_last_images_judge_plans(count: int, evaluated: int) -> None:
+    assert evaluated_images(count) == evaluated

@@ -99,7 +99,7 @@ def test_npu_is_not_timed_on_this_machine(tmp_path: Path, asked: list[TrialReque
     found = choose_plan(make(tmp_path, delegate="npu"), tmp_path, Quiet())
     assert not asked[0].timed
     assert found["chosen"]["latency_ratio"] is None
-    assert found["sentence"].endswith("not timed: this machine is not the target")
+    assert found["explanation"].endswith("not timed: this machine is not the target")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgevit.metrics.acceptance import CHANGES_PER_POINT, DEFAULT_MAX_DROP, Acceptance, least
+from edgevit.metrics.acceptance import CHANGES_PER_POINT, DEFAULT_MAX_DROP, Acceptance, provable_drop
 from edgevit.metrics.predicted_loss import PredictedLoss
 
 LOSS = PredictedLoss(
@@ -28,9 +28,9 @@ def test_a_claim_needs_the_whole_interval(low: float, high: float, proved: bool 
 
 
 def test_a_prediction_needs_both_upper_ends() -> None:
-    assert least(LOSS) == pytest.approx(0.2)
+    assert provable_drop(LOSS) == pytest.approx(0.2)
     confident = replace(LOSS, changes_upper=0.6 * CHANGES_PER_POINT)
-    assert least(confident) == pytest.approx(0.6)
+    assert provable_drop(confident) == pytest.approx(0.6)
     assert Acceptance(0.5).keeps(LOSS) and not Acceptance(0.5).keeps(confident)
     assert Acceptance(0.5).shortfall(LOSS) < 1 < Acceptance(0.5).shortfall(confident)
 

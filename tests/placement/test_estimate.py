@@ -112,7 +112,7 @@ def test_board_without_a_clock_is_refused(name: str) -> None:
         estimate(compiled("deit-rk3588-int8"), board)
     assert str(caught.value) == (
         f"cannot estimate the latency on {board.name}: its profile gives no NPU clock or no multiply-accumulates "
-        "a cycle. Measure on the board, or add npu.clock_hz and npu.macs_per_cycle_int8 to the profile."
+        "per cycle. Measure on the board, or add npu.clock_hz and npu.macs_per_cycle_int8 to the profile."
     )
 
 

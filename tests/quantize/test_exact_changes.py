@@ -53,10 +53,10 @@ def test_conditioning_any_vit_keeps_its_function(model: Any, seed: int) -> None:
     assume(why_not_tapped(model) is None)
     vit, inputs = prepared(model), images(model)
     same(model, vit, inputs)
-    samples = collect(vit, inputs, seed=seed)
+    statistics = collect(vit, inputs, seed=seed)
     changed = vit
     for move in MOVES:
-        changed = move(changed, samples)
+        changed = move(changed, statistics)
         same(model, changed, inputs)
     if why_not_rotated(vit) is None and vit.embed_dim > 2:
         changed = centre_stream(rotate(changed, random_rotation(vit.embed_dim, seed)))
@@ -66,8 +66,8 @@ def test_conditioning_any_vit_keeps_its_function(model: Any, seed: int) -> None:
 def test_conditioning_follows_the_trimmed_last_block() -> None:
     model = random_vit(class_token=True, global_pool="token")
     vit = prepared(trim_last_block(model).module)
-    samples = collect(vit, images(model), seed=0)
-    changed = rotate(equalization.centre_values(vit, samples), random_rotation(24, 0))
+    statistics = collect(vit, images(model), seed=0)
+    changed = rotate(equalization.centre_values(vit, statistics), random_rotation(24, 0))
     same(model, changed, images(model))
 
 
@@ -117,8 +117,8 @@ def test_a_model_that_is_not_a_vit_is_refused() -> None:
 
 def test_centred_values_have_no_mean() -> None:
     vit = prepared(random_vit())
-    samples = collect(vit, images(vit, 8), seed=0)
-    after = collect(equalization.centre_values(vit, samples), images(vit, 8), seed=0)
+    statistics = collect(vit, images(vit, 8), seed=0)
+    after = collect(equalization.centre_values(vit, statistics), images(vit, 8), seed=0)
     for block in range(2):
         assert float(after[f"blocks.{block}.v"].rows.mean(0).abs().max()) < 1e-4
 

@@ -13,7 +13,7 @@ from edgevit.backends.rknn.backend import FUSION
 from edgevit.errors import InputError
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.quantize.activations import prepared
-from edgevit.quantize.diagnosis import in_words, massive_activations, sensitivity
+from edgevit.quantize.diagnosis import explain, massive_activations, sensitivity
 from edgevit.quantize.fake_quantization import int8_outputs
 from edgevit.quantize.mixed_precision import find_plan, measured_effects
 from edgevit.quantize.plan import PrecisionPlan, read_plan
@@ -105,7 +105,7 @@ def test_the_search_meets_its_target_in_its_own_simulation(
         inputs,
         NPU,
         FUSION,
-        judged=24,
+        evaluated=24,
         simulate=simulate,
         acceptance=Acceptance(20.0),
         minutes=1.0,
@@ -152,7 +152,7 @@ def massive_vit() -> tuple[Any, torch.Tensor]:
 
 def test_massive_activations_are_named_in_plain_words() -> None:
     vit, inputs = massive_vit()
-    words = in_words(massive_activations(vit, inputs))
+    words = explain(massive_activations(vit, inputs))
     assert words is not None
     assert words.startswith("block 1's fc2 writes -")
     assert "into channel 5 for " in words
@@ -161,7 +161,7 @@ def test_massive_activations_are_named_in_plain_words() -> None:
 
 def test_an_ordinary_model_has_no_massive_activations() -> None:
     vit = prepared(random_vit(patch_size=4))
-    assert in_words(massive_activations(vit, images(vit, 8))) is None
+    assert explain(massive_activations(vit, images(vit, 8))) is None
 
 
 def test_sensitivity_says_which_kind_of_tensor_the_error_comes_from(
@@ -172,6 +172,6 @@ def test_sensitivity_says_which_kind_of_tensor_the_error_comes_from(
     for index in range(2):
         low, high = coarse[f"blocks.{index}.gelu"]
         coarse[f"blocks.{index}.gelu"] = (40 * low, 40 * high)
-    found = sensitivity(int8.module, inputs, coarse, int8.samples, FUSION)
+    found = sensitivity(int8.module, inputs, coarse, int8.statistics, FUSION)
     assert max(found.kinds, key=lambda kind: found.kinds[kind].kl) == "gelu"
     assert found.activations_only.kl > found.weights_only.kl

@@ -11,7 +11,7 @@ import pytest
 
 from edgevit.backends.rknn.backend import FUSION
 from edgevit.errors import ToolchainError
-from edgevit.metrics.acceptance import Acceptance, least
+from edgevit.metrics.acceptance import Acceptance, provable_drop
 from edgevit.metrics.predicted_loss import PredictedLoss, predict_loss
 from edgevit.progress import Quiet
 from edgevit.quantize.candidates import CandidatePlan, candidate_plans
@@ -101,10 +101,10 @@ def test_an_impossible_target_ends_with_the_best_plan_and_says_what_is_needed() 
     found = run(Simulator(99), Simulator(99))
     assert not found.met
     assert len(found.candidate.sixteen_bit) == 11
-    assert found.sentence.startswith("target of 0.5 points not met by any plan: ")
-    assert "Use --precision float, or more calibration images" in found.sentence
-    assert found.sentence.endswith(
-        f"--max-drop {least(found.measured):.2f} is what this plan keeps; "
+    assert found.explanation.startswith("target of 0.5 points not met by any plan: ")
+    assert "Use --precision float, or more calibration images" in found.explanation
+    assert found.explanation.endswith(
+        f"--max-drop {provable_drop(found.measured):.2f} is what this plan keeps; "
         "--search-minutes 0 leaves everything int8, about 0.0 million cycles fewer"
     )
 
@@ -147,7 +147,7 @@ def test_a_compiler_that_dies_of_plain_int8_fails_the_search() -> None:
 
 def test_a_board_without_float_is_not_told_to_use_it() -> None:
     found = run(Simulator(99), Simulator(99), advice="a platform that computes in float")
-    assert "Use a platform that computes in float, or more calibration images" in found.sentence
+    assert "Use a platform that computes in float, or more calibration images" in found.explanation
 
 
 def test_units_with_tensors_that_a_compiler_cannot_make_in_16_bits_are_left_out() -> None:
@@ -160,7 +160,7 @@ def test_without_time_the_most_accurate_plan_is_taken() -> None:
     found = run(Simulator(2), simulate, minutes=0.0)
     assert found.met
     assert simulate.calls == [11]
-    assert found.sentence.endswith(
+    assert found.explanation.endswith(
         "cheaper plans were not tried for lack of time: allow more --search-minutes"
     )
 

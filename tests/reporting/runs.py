@@ -174,7 +174,7 @@ def diagnosed(result: dict[str, Any], *, blocks: int = 3) -> None:
     """Add what a conditioned int8 conversion with a search records."""
     effects = {f"blocks.{block}.{kind}": 0.001 * (block + 1) for block in range(blocks) for kind in KINDS}
     result["diagnosis"] = {
-        "words": "block 7's fc2 writes 580 into channel 133 for 0.4 % of tokens",
+        "explanation": "block 7's fc2 writes 580 into channel 133 for 0.4 % of tokens",
         "effects": {**effects, "embed": 0.0004},
         "weights_only_kl": 0.004,
         "activations_only_kl": 0.05,
@@ -200,7 +200,7 @@ def diagnosed(result: dict[str, Any], *, blocks: int = 3) -> None:
     result["search"] = {
         "tried": [{**trial, "how": "simulate"}, {**recipe, "how": "host CPU"}, failed],
         "chosen": {"added": "blocks.2", "cycles": 1200},
-        "sentence": "target of 0.5 points met",
+        "explanation": "target of 0.5 points met",
     }
 
 

@@ -89,7 +89,10 @@ def test_diagnosis_plan_and_search_are_shown(tmp_path: Path) -> None:
     assert (each.heat.kinds, each.heat.blocks) == (runs.KINDS, (0, 1, 2))
     assert each.heat.cells[2] == (0.003,) * 4
     assert each.heat.outside == (("embed", 0.0004),)
-    assert each.precision_plan.words == "int8, 1 tensors kept in 16 bits, ranges chosen by the vendor's tool"
+    assert (
+        each.precision_plan.description
+        == "int8, 1 tensors kept in 16 bits, ranges chosen by the vendor's tool"
+    )
     assert each.precision_plan.conditioning == (("rotate", "kept, KL 0.0600 to 0.0300"),)
     assert [(trial.cost, trial.state) for trial in each.precision_plan.trials] == [
         ("+1200 cycles", "chosen"),
@@ -106,7 +109,7 @@ def test_a_speed_measured_against_float_is_a_gain_with_its_label(
 ) -> None:
     manifest = runs.write_run(tmp_path / "run")
     manifest["results"][1]["search"] = {
-        "sentence": "static keeps it",
+        "explanation": "static keeps it",
         "chosen": {"latency_ratio": ratio, "how": "host CPU"},
     }
     runs.save(tmp_path / "run", manifest)

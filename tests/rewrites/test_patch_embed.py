@@ -85,7 +85,7 @@ def square(*strides: int) -> tuple[tuple[int, int], ...]:
     return tuple((stride, stride) for stride in strides)
 
 
-# Counted by rknn-toolkit2 2.5.0 for int8 on two platforms with 1024 and 512 multiply-accumulates a cycle.
+# Counted by rknn-toolkit2 2.5.0 for int8 on two platforms with 1024 and 512 multiply-accumulates per cycle.
 COMPILED = [
     (square(4, 4), 192, 224, 140288, 230400),
     (square(2, 2, 4), 192, 224, 115200, 187378),

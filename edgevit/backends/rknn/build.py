@@ -1,7 +1,7 @@
 """Builds of rknn-toolkit2 that outlive its fusion rules.
 
 A rule that dies on a model is switched off and the build tried again, each time in a fresh process, until it
-builds or dies of something else.
+builds or fails for another reason.
 """
 
 from __future__ import annotations

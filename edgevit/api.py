@@ -25,6 +25,7 @@ from edgevit.run.manifest import Manifest
 from edgevit.run.reading import RunFiles as Run
 from edgevit.run.reading import read_run
 from edgevit.run.results import Result
+from edgevit.targets.precisions import DEFAULT
 from edgevit.targets.profiles import Board, shipped
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def convert(
     *,
     calibration: AnyPath | None = None,
     validation: AnyPath | None = None,
-    precisions: Sequence[str] = ("int8",),
+    precisions: Sequence[str] = (DEFAULT,),
     out: AnyPath | None = None,
     recipe: str | None = None,
     progress: Progress | None = None,
@@ -167,7 +168,7 @@ def inspect(
     model: LoadedModel | str,
     targets: Target | Iterable[Target],
     *,
-    precisions: Sequence[str] = ("int8",),
+    precisions: Sequence[str] = (DEFAULT,),
     progress: Progress | None = None,
     **options: Any,
 ) -> list[Inspection]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgevit.cli.options import FILE, TEXT, Finite
+from edgevit.targets.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from edgevit.bench.choose import Artefact
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     help="host, ssh://[user@]host[:port], adb[:serial], or a name from boards.toml.",
 )
 @click.option("--target", type=TEXT, metavar="NAME", help="Which of the run's artefacts.")
-@click.option("--precision", type=click.Choice(["float", "int8"]), help="Which of the run's artefacts.")
+@click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Which of the run's artefacts.")
 @click.option("--images", type=click.IntRange(0), help="Validation images for accuracy; all by default.")
 @click.option(
     "--threads", metavar="N,N", help="Threads to try on processors, e.g. 1,4; all powers of two by default."

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevit.backends.registry import backends
 from edgevit.cli.options import FILE
 
 if TYPE_CHECKING:
     from edgevit.targets.facts import Facts, Missing
     from edgevit.targets.profiles import Board
+
+
+def backend_names() -> list[str]:
+    """Names of the backends, read when they are needed: `edgevit --help` imports this file."""
+    from edgevit.backends.registry import backends
+
+    return [each.name for each in backends()]
+
+
+class BackendName(click.ParamType):  # type: ignore[type-arg]
+    """A backend's name."""
+
+    name = "backend"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return f"[{'|'.join(backend_names())}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in backend_names():
+            self.fail(f"{value!r} is not one of {', '.join(backend_names())}", param, ctx)
+        return value
 
 
 @click.group()
@@ -83,10 +103,9 @@ def probe(where: str, python: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option(
     "--backend",
-    type=click.Choice([each.name for each in backends()]),
-    default=backends()[0].name,
-    show_default=True,
-    help="Who runs artefacts there.",
+    type=BackendName(),
+    default=lambda: backend_names()[0],
+    help="Who makes and runs artefacts; the first where none is said.",
 )
 def new(name: str, backend: str) -> None:
     """Write a commented profile NAME.toml here, to fill in and use with --target NAME.toml."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from edgevit.targets.precisions import DEFAULT, PRECISIONS
+
 Command = Callable[..., Any]
 
 
@@ -83,8 +85,8 @@ OPTIONS = (
         "--precision",
         "precisions",
         multiple=True,
-        type=click.Choice(["float", "int8"]),
-        default=("int8",),
+        type=click.Choice(list(PRECISIONS)),
+        default=(DEFAULT,),
         show_default=True,
         help="What the artefact computes in; repeatable.",
     ),

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from edgevit.cli.options import FILE, TEXT
+from edgevit.targets.precisions import PRECISIONS
 
 
 @click.command(name="predict")
@@ -17,7 +18,7 @@ from edgevit.cli.options import FILE, TEXT
 @click.option(
     "--target", type=TEXT, metavar="NAME", help="Which of the run's artefacts; torch is the float model."
 )
-@click.option("--precision", type=click.Choice(["float", "int8"]), help="Which of the run's artefacts.")
+@click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Which of the run's artefacts.")
 @click.option("--like", type=FILE, metavar="RUN", help="The run a lone artefact came from.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes to show.")
 @click.option(

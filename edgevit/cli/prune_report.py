@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from edgevit.cli.options import FILE, SEED
+from edgevit.targets.precisions import FLOAT
 
 
 @click.command(name="prune-report")
@@ -49,7 +50,7 @@ def command(
     from edgevit.run.folder import open_run
 
     job = make_job(
-        *(model, ("onnx",), ("float",), None, None),
+        *(model, ("onnx",), (FLOAT,), None, None),
         weights=weights,
         calibration=calibration,
         calibration_images=calibration_images,

@@ -15,6 +15,7 @@ from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.request.job import Job
 from edgevit.rewrites.roles import NEED_CONDITIONING, missing_to_condition
 from edgevit.run.step import Step
+from edgevit.targets.precisions import quantized
 from edgevit.targets.profiles import Board
 
 # Of an [npu] section: what the exported graph doesn't depend on.
@@ -37,7 +38,7 @@ class Conversion(Inputs):
         backend, recipe = backend_of(board), self.job.recipe
         rewrites = self.rewrites(board)
         conditioned = self.could_condition(board, precision) and not missing_to_condition(rewrites)
-        if precision == "int8" and not conditioned and self.calibration is not None:
+        if quantized(precision) and not conditioned and self.calibration is not None:
             rewrites = [each for each in rewrites if each not in NEED_CONDITIONING]
         limits = board.npu.model_dump(mode="json", exclude=NOT_IN_GRAPH) if board.npu else None
         inputs = {
@@ -90,7 +91,7 @@ class Conversion(Inputs):
     def could_condition(self, board: Board, precision: str) -> bool:
         """Whether recipe, model and backend agree to condition for int8."""
         able = self.model.metrics["conditionable"] and backend_of(board).takes_ranges
-        return bool(self.job.recipe.conditioning and precision == "int8" and able)
+        return bool(self.job.recipe.conditioning and quantized(precision) and able)
 
     def notes(self, board: Board, precision: str) -> list[str]:
         """Where a target does not follow the recipe, and why."""
@@ -114,7 +115,7 @@ class Conversion(Inputs):
 
     def searches(self, board: Board, precision: str) -> bool:
         """Whether anything is searched for an artefact, as far as can be told before its export."""
-        if precision == "float" or sources.folder_of(self.job, "calibration") is None:
+        if not quantized(precision) or sources.folder_of(self.job, "calibration") is None:
             return False
         from edgevit.conversion import mixed_precision
 
@@ -129,8 +130,8 @@ class Conversion(Inputs):
     def planned(self, board: Board, precision: str) -> Step | None:
         """The search for the plan an artefact is made with, which may take minutes; None where there is none."""
         exported = self.exported(board, precision)
-        if precision != "float" and self.calibration is not None and backend_of(board).quantizers is not None:
-            return self.chosen(board, exported)
+        if quantized(precision) and self.calibration is not None and backend_of(board).quantizers is not None:
+            return self.chosen(board, precision, exported)
         minutes = self.job.search_minutes
         own = existing(exported.path("plan.toml"))
         if self.job.plan is not None or own is None or self.calibration is None or not minutes:
@@ -169,12 +170,12 @@ class Conversion(Inputs):
 
         return self.run.step(f"search-{board.id}", inputs, make)
 
-    def chosen(self, board: Board, exported: Step) -> Step:
+    def chosen(self, board: Board, precision: str, exported: Step) -> Step:
         """Which of a backend's ways to quantize is taken, by accuracy and latency on calibration images."""
         from edgevit.conversion import recipe_choice
 
         assert self.calibration is not None
-        backend, vendor_float = backend_of(board), self.vendor_float(board, "int8")
+        backend, vendor_float = backend_of(board), self.vendor_float(board, precision)
         choice = recipe_choice.Choosing(
             source_model=vendor_float.path(vendor_float.metrics["file"])
             if vendor_float
@@ -183,7 +184,7 @@ class Conversion(Inputs):
             delegate=recipe_choice.delegate_of(board, self.job.delegate),
             preprocessing=self.preprocessing,
             calibration=self.calibration.path("pixels.npy"),
-            plan=plan_of(self.job, "int8", backend),
+            plan=plan_of(self.job, precision, backend),
             fixed=recipe_choice.fixed_recipe(backend, self.job.plan, self.job.recipe),
             acceptance=self.job.acceptance,
         )
@@ -198,14 +199,14 @@ class Conversion(Inputs):
         }
 
         def make(folder: Path) -> dict[str, Any]:
-            self.progress.stage(f"{backend.name} int8: try ways to quantize")
+            self.progress.stage(f"{backend.name} {precision}: try ways to quantize")
             return recipe_choice.choose_plan(choice, folder, self.progress)
 
         return self.run.step(f"choice-{backend.name}-{choice.delegate}", inputs, make)
 
     def plan(self, board: Board, precision: str) -> PrecisionPlan:
         """The precision plan of an artefact: the user's, the search's, or the recipe's."""
-        if precision == "float":
+        if not quantized(precision):
             return plan_of(self.job, precision, backend_of(board))
         searched = self.planned(board, precision)
         found = existing((searched or self.exported(board, precision)).path("plan.toml"))

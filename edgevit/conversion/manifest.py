@@ -20,8 +20,8 @@ from edgevit.metrics.acceptance import Acceptance
 from edgevit.run.folder import Run
 from edgevit.run.manifest import Manifest, manifest_of, write_manifest
 from edgevit.run.step import Step, tool_versions
+from edgevit.targets.precisions import PRECISIONS
 
-MIN_AGREEMENT = {"float": 0.9, "int8": 0.5}  # below, something is broken, not merely coarse
 NO_NPU: list[list[dict[str, Any]]] = []
 
 
@@ -93,7 +93,7 @@ def failure(outcome: Outcome, error: EdgevitError) -> dict[str, Any]:
 
 def broken(target: str, precision: str, accuracy: dict[str, Any] | None) -> str | None:
     """A warning where an artefact computes something else than the model it was made from."""
-    if accuracy is None or accuracy["agreement"] >= MIN_AGREEMENT[precision]:
+    if accuracy is None or accuracy["agreement"] >= PRECISIONS[precision].min_agreement:
         return None
     return (
         f"{target} {precision} DOES NOT COMPUTE THIS MODEL: it keeps {100 * accuracy['agreement']:.0f} % of the "

@@ -25,6 +25,7 @@ from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import restored
 from edgevit.quantize.tensor_names import kind_of
 from edgevit.rewrites.equivalence import apply_rewrites
+from edgevit.targets.precisions import FLOAT
 from edgevit.targets.profiles import Board
 
 EVALUATED_IMAGES = 128
@@ -112,7 +113,7 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
         evaluate=folder / "evaluated.npy",
         out=folder,
     )
-    float_too = "float" in search.board.precisions
+    float_too = FLOAT in search.board.precisions
     backend = backend_of(search.board)
     assert backend.simulations is not None  # searchable() said so
     with backend.simulations(request, progress) as simulate:

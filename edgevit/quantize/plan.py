@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from edgevit.targets.profiles import Strict, read_toml
+from edgevit.targets.precisions import FLOAT, quantized
+from edgevit.targets.profiles import PrecisionName, Strict, read_toml
 
 # The first calibration images: by their extremes a backend finds tensors in the vendor's table.
 MATCHED_IMAGES = 8
@@ -22,13 +23,14 @@ Options = Mapping[str, Mapping[str, Any]]
 class PrecisionPlan:
     """What a backend is asked to realise.
 
-    `precision` is "float" or "int8". `options` are the vendors' own settings by the backend's name, each checked by
-    that backend's type. `sixteen_bit` names tensors kept at 16 bits, `ranges` gives (minimum, maximum) per tensor;
-    both by the names of `edgevit.quantize.tensor_names`. `calibrated_ranges` are the extremes of the first
-    calibration images, before any range was narrowed: a backend finds the tensors in the vendor's table by them.
+    `precision` is a name in `targets.precisions`. `options` are the vendors' own settings by the backend's
+    name, each checked by that backend's type. `sixteen_bit` names tensors kept at 16 bits, `ranges` gives
+    (minimum, maximum) per tensor; both by the names of `edgevit.quantize.tensor_names`. `calibrated_ranges` are
+    the extremes of the first calibration images, before any range was narrowed: a backend finds the tensors in
+    the vendor's table by them.
     """
 
-    precision: str = "float"
+    precision: str = FLOAT
     options: Options = field(default_factory=dict)
     sixteen_bit: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -36,8 +38,8 @@ class PrecisionPlan:
 
     @property
     def quantized(self) -> bool:
-        """Whether any tensor is to be int8."""
-        return self.precision != "float"
+        """Whether any tensor is to be quantized."""
+        return quantized(self.precision)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the key of the compile stage among others."""
@@ -78,7 +80,7 @@ class PlanFile(Strict):
     """A plan as people write it."""
 
     id: str = ""
-    precision: Literal["float", "int8"]
+    precision: PrecisionName
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sixteen_bit: tuple[str, ...] = ()
     ranges: dict[str, Range] = Field(default_factory=dict)

@@ -14,6 +14,7 @@ from edgevit.reporting.sections import Delegate, Heat, Latency, LayerBar, Placem
 from edgevit.reporting.text import clean, count, lines, milliseconds, number
 from edgevit.run import results
 from edgevit.run.results import Details, Diagnosis, Plan, Result, TransformRecord
+from edgevit.targets.precisions import quantized
 from edgevit.targets.profiles import Board
 
 BLOCK = re.compile(r"blocks\.(\d+)\.([\w.]+)")
@@ -118,7 +119,7 @@ def precision(result: Result) -> Precision:
 
 def describe(plan: Plan) -> str:
     """The plan in a sentence."""
-    if plan.precision == "float":
+    if not quantized(plan.precision):
         return "float: nothing is quantized"
     kept = len(plan.sixteen_bit)
     whose = "ranges chosen by the vendor's tool"

@@ -11,6 +11,7 @@ from edgevit.errors import InputError
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.request.compression import CompressionRequest, parse_compression
+from edgevit.targets.precisions import DEFAULT, quantized
 from edgevit.targets.profiles import Board, Recipe, load_board, load_recipe, shipped
 
 DEMO = "demo"
@@ -26,7 +27,7 @@ class Job:
     out: Path
     targets: tuple[Board, ...]
     recipe: Recipe
-    precisions: tuple[str, ...] = ("int8",)
+    precisions: tuple[str, ...] = (DEFAULT,)
     weights: Path | None = None
     calibration: Path | None = None
     validation: Path | None = None
@@ -192,7 +193,7 @@ def check(job: Job) -> None:
                 "--weights without a model", "the bundled model has its own", "Name the model first"
             )
         return
-    if job.calibration is None and "int8" in job.precisions:
+    if job.calibration is None and any(map(quantized, job.precisions)):
         raise InputError(
             "cannot quantize to int8",
             "no calibration images",

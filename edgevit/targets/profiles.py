@@ -8,13 +8,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from edgevit.errors import InputError
 from edgevit.files import read_input
+from edgevit.targets.precisions import PRECISIONS, known
 from edgevit.targets.resources import folder
 
-PrecisionName = Literal["float", "int8"]
+PrecisionName = Annotated[str, AfterValidator(known)]
 Count = Annotated[int, Field(ge=1, lt=2**40)]  # of anything a chip has
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 MAX_ID_BYTES = 100  # a file's name becomes part of others
@@ -80,7 +81,7 @@ class Board(Strict):
     name: str
     backend: str = Field(description="whose tools make the artefact, and which runtime runs it")
     source: str = Field(description="where the limits come from")
-    precisions: tuple[PrecisionName, ...] = Field(("float", "int8"), min_length=1)
+    precisions: tuple[PrecisionName, ...] = Field(tuple(PRECISIONS), min_length=1)
     refuse: dict[str, str] = Field(
         default_factory=dict, description="a precision -> why it can't be had here"
     )

@@ -221,7 +221,7 @@ def in_float(tiny: Path) -> CompileResult:
 
 
 def errors(result: CompileResult, tiny: Path) -> tuple[float, float]:
-    """(largest logit difference to torch, largest logit)."""
+    """(largest output difference to torch, largest logit)."""
     assert result.outputs is not None
     outputs, wanted = np.load(result.outputs), np.load(tiny / "torch.npy")
     assert (outputs.shape, outputs.dtype) == ((5, CLASSES), np.float32)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, V
 
 from edgevit.errors import InputError
 from edgevit.files import read_input
-from edgevit.targets.precisions import PRECISIONS, known
+from edgevit.targets.precisions import DEFAULT, FLOAT, known
 from edgevit.targets.resources import folder
 
 PrecisionName = Annotated[str, AfterValidator(known)]
@@ -81,7 +81,7 @@ class Board(Strict):
     name: str
     backend: str = Field(description="whose tools make the artefact, and which runtime runs it")
     source: str = Field(description="where the limits come from")
-    precisions: tuple[PrecisionName, ...] = Field(tuple(PRECISIONS), min_length=1)
+    precisions: tuple[PrecisionName, ...] = Field((FLOAT, DEFAULT), min_length=1)
     refuse: dict[str, str] = Field(
         default_factory=dict, description="a precision -> why it can't be had here"
     )

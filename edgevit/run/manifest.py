@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from edgevit.errors import InputError
 from edgevit.files import read_input, write_atomically
@@ -131,6 +131,15 @@ class Manifest(Record):
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @field_validator("results")
+    @classmethod
+    def each_once(cls, results: tuple[Result, ...]) -> tuple[Result, ...]:
+        """One result for a target and type. Raises ValueError."""
+        titles = [each.title for each in results]
+        if len(set(titles)) < len(titles):
+            raise ValueError("has two results for one target and type")
+        return results
+
     def step(self, key: str | None) -> StepRecord | None:
         """The record of the step with this content key."""
         return next((each for each in self.stages if key and each.key == key), None)
@@ -153,7 +162,8 @@ class Manifest(Record):
 
 def manifest_of(values: dict[str, Any]) -> Manifest:
     """The typed manifest of plain values."""
-    return Manifest.model_validate_json(json.dumps(values))
+    # A path that is no UTF-8 is shown with a question mark.
+    return Manifest.model_validate_json(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -112,3 +112,18 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     manifest = manifest_of(complete(tmp_path))
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path / "manifest.json", "cannot read") == manifest
+
+
+def test_one_target_and_type_twice_is_refused(tmp_path: Path) -> None:
+    values = complete(tmp_path)
+    values["results"] *= 2
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="results: has two results for one target and type"):
+        read_manifest(tmp_path / "manifest.json", "cannot report")
+
+
+def test_a_path_that_is_no_utf_8_is_shown_as_far_as_it_can_be(tmp_path: Path) -> None:
+    values = complete(tmp_path)
+    values["command"] = ["convert", "--out", "o\udcff"]
+    write_manifest(tmp_path, manifest_of(values))
+    assert read_manifest(tmp_path / "manifest.json", "cannot report").command == ("convert", "--out", "o?")

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgevit.backends.protocol import Backend, CompileRequest
 from edgevit.backends.registry import backend_of
-from edgevit.conversion import sources
+from edgevit.conversion import proof, sources
 from edgevit.conversion.inputs import Inputs
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.request.job import Job
@@ -94,6 +94,10 @@ class Conversion(Inputs):
         return bool(self.job.recipe.conditioning and quantized(precision) and able)
 
     def notes(self, board: Board, precision: str) -> list[str]:
+        """Where a target does not follow the recipe and why, and what was left out of its build."""
+        return [*proof.notes(self, board, precision), *self.recipe_notes(board, precision)]
+
+    def recipe_notes(self, board: Board, precision: str) -> list[str]:
         """Where a target does not follow the recipe, and why."""
         if not self.could_condition(board, precision):
             return []
@@ -158,7 +162,7 @@ class Conversion(Inputs):
                 rewrites=self.rewrites(board),
                 onnx=exported.path("model.onnx"),
                 weights=exported.path("int8.safetensors"),
-                plan=read_plan(own),
+                plan=proof.repaired(self, read_plan(own), board, precision),
                 effects=dict(exported.metrics["int8"]["effects"]),
                 calibration=self.calibration.path("pixels.npy"),
                 board=board,
@@ -205,7 +209,11 @@ class Conversion(Inputs):
         return self.run.step(f"choice-{backend.name}-{choice.delegate}", inputs, make)
 
     def plan(self, board: Board, precision: str) -> PrecisionPlan:
-        """The precision plan of an artefact: the user's, the search's, or the recipe's."""
+        """The precision plan of an artefact: the user's, the search's, or the recipe's; repaired."""
+        return proof.repaired(self, self.wanted_plan(board, precision), board, precision)
+
+    def wanted_plan(self, board: Board, precision: str) -> PrecisionPlan:
+        """The plan as it was asked for or found."""
         if not quantized(precision):
             return plan_of(self.job, precision, backend_of(board))
         searched = self.planned(board, precision)

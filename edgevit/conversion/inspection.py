@@ -68,7 +68,7 @@ class Priced(Conversion):
         return f"cost-{board.id}-{precision}"
 
     def __init__(self, whole: Conversion, steps: int) -> None:
-        plain = replace(whole.job, recipe=load_recipe(COST_ONLY), plan=None)
+        plain = replace(whole.job, recipe=load_recipe(COST_ONLY), plan=None, images=False)
         super().__init__(plain, whole.run, whole.progress, whole.live)
         self.reductions, self.resized = whole.reductions[:steps], whole.resized if steps else None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgevit.conversion import inspection, sources
+from edgevit.conversion import inspection, proof, sources
 from edgevit.conversion.artefacts import Conversion
 from edgevit.errors import EdgevitError
 from edgevit.progress import Progress
@@ -65,6 +65,8 @@ def of_target(conversion: Conversion, pair: Pair) -> list[Stage]:
     """What one target needs, in order; the first needs torch, the others the vendor's tools."""
     name = "-".join((pair[0].id, pair[1]))
     stages = [Stage(f"export for {name}", partial(conversion.exported, *pair))]
+    if proof.provable(conversion, pair[0]):
+        stages.append(Stage(f"prove the compiler on {name}", partial(proof.proved, conversion, *pair)))
     if conversion.searches(*pair):
         stages.append(Stage(f"search for {name}", partial(conversion.planned, *pair)))
     stages.append(Stage(name, partial(conversion.compiled, *pair)))

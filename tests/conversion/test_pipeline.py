@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 import edgevit
+from edgevit.backends.proof import Proof
+from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import registered
 from edgevit.progress import Quiet
 from edgevit.run.results import Result
@@ -165,3 +167,46 @@ def test_a_gate_that_is_missed_is_in_the_result(pictures: Path, tmp_path: Path) 
     with registered(impossible):
         missed = only(convert(pictures, tmp_path / "two", max_drop=0.0, search_minutes=0.1, seed=1))
     assert missed.gate == "missed" and missed.search is not None and not missed.search.met
+
+
+def proving(right: bool) -> Any:
+    """A backend whose compiler breaks the model, with a proof that says what mends it, or that nothing does."""
+
+    def prove(request: CompileRequest, progress: Any) -> Proof:
+        if right:
+            return Proof(16, 0.3, 0.001, ("bad_rule",), {"fails": None, "left_out": ["bad_rule"]}, (100, 101))
+        (request.out / "for-vendor").mkdir()
+        return Proof(16, 0.3)
+
+    def make(request: CompileRequest, progress: Any) -> Any:
+        asked.append(request.plan.options[made_up.NAME])
+        return made_up.make(replace(request, plan=replace(request.plan, options={})), progress)
+
+    class Options(made_up.Options):
+        left_out: tuple[str, ...] = ()
+
+    asked: list[Any] = []
+    return replace(made_up.MADE_UP, prove=prove, compile=make, options=Options), asked
+
+
+def test_what_breaks_a_graph_is_left_out_of_its_build_and_told(pictures: Path, tmp_path: Path) -> None:
+    backend, asked = proving(right=True)
+    with registered(backend):
+        run = convert(pictures, tmp_path / "run", search_minutes=0.0)
+        assert "prove-mine" in stages(run) and asked[0]["left_out"] == ["bad_rule"]
+        (note,) = only(run).notes
+        assert note == (
+            "the compiler's bad_rule broke this model (outputs off by 30 % in float); built without it they are "
+            "off by 0.1 %, at +1.0 % cycles"
+        )
+
+
+def test_what_nothing_mends_fails_that_target_and_says_what_to_send(pictures: Path, tmp_path: Path) -> None:
+    backend, _ = proving(right=False)
+    with registered(backend), pytest.raises(edgevit.EdgevitError) as caught:
+        convert(pictures, tmp_path / "run", [made_up.board(), "onnx"], search_minutes=0.0)
+    assert "mine's compiler does not compute this model: in float its outputs err by 30 %" in str(
+        caught.value
+    )
+    assert "for-vendor to the vendor, or choose another target" in str(caught.value)
+    assert [each.title for each in edgevit.open(tmp_path / "run").results] == ["onnx int8"]

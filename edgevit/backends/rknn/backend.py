@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgevit.backends.proof import Proof
 from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs, time_limit_s
-from edgevit.backends.rknn import hybrid
+from edgevit.backends.rknn import hybrid, repair
 from edgevit.backends.rknn.build import TOOLCHAIN, build
 from edgevit.backends.rknn.log import parse_log
 from edgevit.backends.rknn.on_board import ON_BOARD
@@ -38,9 +39,13 @@ FUSION = Fusion(
 
 
 class RknnOptions(Strict):
-    """`algorithm`: the toolkit's range estimator, used where edgevit gives no ranges of its own."""
+    """`algorithm`: the toolkit's range estimator, used where edgevit gives no ranges of its own.
+
+    `disable_rules`: fusion rules of the toolkit to leave out.
+    """
 
     algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
+    disable_rules: tuple[str, ...] = ()
 
 
 WARNING = re.compile(r"[WE] (?:RKNN: \[[0-9:.]+\] ?)?(.*)")
@@ -119,6 +124,12 @@ def simulations(request: CompileRequest, progress: Progress) -> Iterator[Callabl
             Path(arguments[name]).unlink(missing_ok=True)
 
 
+def proved(request: CompileRequest, progress: Progress) -> Proof:
+    """Whether the toolkit's float build of a graph computes it, and the rules to leave out where it does not."""
+    unused = request.out / "unused"
+    return repair.prove(request, worker_arguments(request, unused, unused), progress)
+
+
 def worker_arguments(request: CompileRequest, artefact: Path, outputs: Path) -> dict[str, Any]:
     """The request in the toolkit's terms: mean and std in 0..255, absolute paths."""
     if request.onnx is None or request.board.npu is None:
@@ -128,6 +139,7 @@ def worker_arguments(request: CompileRequest, artefact: Path, outputs: Path) -> 
             "Add npu.target to the profile",
         )
     preprocessing, plan = request.preprocessing, request.plan
+    options: RknnOptions = RKNN.options_of(plan.options)
     evaluate = str(request.evaluate.resolve()) if request.evaluate else None
     return {
         "model": str(request.onnx.resolve()),
@@ -136,7 +148,8 @@ def worker_arguments(request: CompileRequest, artefact: Path, outputs: Path) -> 
         "std": [value * 255 for value in preprocessing.std],
         "artefact": str(artefact.resolve()),
         "quantize": plan.quantized,
-        "algorithm": RKNN.options_of(plan.options).algorithm,
+        "algorithm": options.algorithm,
+        "disable_rules": list(options.disable_rules),
         # Keeps the last reshape of the outputs off the CPU; they come out as [1, classes, 1, 1].
         "config": {"remove_reshape": True},
         "calibration": str(request.calibration.resolve()) if plan.quantized else None,
@@ -171,5 +184,6 @@ RKNN = Backend(
     takes_ranges=True,
     fusion=FUSION,
     simulations=simulations,
+    prove=proved,
     for_npu=True,
 )

@@ -32,13 +32,15 @@ class Build:
 def build(call: str, arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: float) -> Build:
     """Run a worker's call that compiles, again without each rule that died, as long as the toolkit names new ones.
 
+    Rules that `arguments` leave out are left out in every attempt.
+
     Each attempt has a folder with its log. Raises the ToolchainError of the last one.
     """
-    disabled: list[str] = []
+    left_out, disabled = list(arguments.get("disable_rules", ())), list[str]()
     while True:
         job = jobs / f"build-{len(disabled)}"
         try:
-            attempt = arguments | {"disable_rules": disabled}
+            attempt = arguments | {"disable_rules": [*left_out, *disabled]}
             result = run_job(TOOLCHAIN, call, attempt, job, progress=progress, timeout_s=timeout_s)
         except ToolchainError:
             rules = [rule for rule in rules_to_disable(read_log(job)) if rule not in disabled]

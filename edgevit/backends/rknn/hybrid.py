@@ -17,7 +17,7 @@ from edgevit.progress import Progress
 from edgevit.quantize.plan import MATCHED_IMAGES, PrecisionPlan
 from edgevit.toolchains.call import run_job
 
-FIRST = ("model", "target", "mean", "std", "algorithm", "config")
+FIRST = ("model", "target", "mean", "std", "algorithm", "config", "disable_rules")
 
 
 @dataclass(frozen=True)

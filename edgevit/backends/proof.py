@@ -1,0 +1,92 @@
+"""Whether a compiler's float artefact computes the model, and the search for what to leave out where it does not.
+
+The search knows no vendor: it is given names of passes that can be left out and a way to build without some of
+them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+# Relative to the outputs' norm: the cosine is then above 0.9995. Float16 itself errs by a thousandth or less.
+TOLERANCE = 0.03
+REPAIR_SECONDS = 150.0
+
+Verdict = Literal["right", "wrong", "died"]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A float artefact against the float model on `images` probe images, as built and repaired.
+
+    `error` and `repaired` are relative errors of the outputs (None: not needed, or not found). `options` are
+    the backend's own that leave out what was wrong, `left_out` its names. `cycles` are the compiler's own
+    before and after.
+    """
+
+    images: int
+    error: float
+    repaired: float | None = None
+    left_out: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    cycles: tuple[int, int] | None = None
+    builds: int = 1
+    unknown: str | None = None
+
+    @property
+    def right(self) -> bool:
+        """Whether the artefact computes the model, repaired or not."""
+        return self.error <= TOLERANCE or (self.repaired is not None and self.repaired <= TOLERANCE)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return {**asdict(self), "right": self.right}
+
+
+def relative_error(found: npt.ArrayLike, expected: npt.ArrayLike) -> float:
+    """Norm of the difference of outputs [n, classes] over the norm of those expected; infinite where not finite."""
+    ours, theirs = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    if ours.shape != theirs.shape or not np.isfinite(ours).all():
+        return float("inf")
+    return float(np.linalg.norm(ours - theirs)) / max(float(np.linalg.norm(theirs)), 1e-12)
+
+
+def smallest_cause(
+    names: Sequence[str],
+    attempt: Callable[[tuple[str, ...]], Verdict],
+    *,
+    seconds: float = REPAIR_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[str, ...] | None:
+    """The fewest of `names` without which `attempt` is right, by halving groups; None where none is found in time.
+
+    A group that still builds wrong holds no cause; one that the compiler dies without is split, as is one that is
+    right, until a single name is left or no half of it is enough.
+    """
+    deadline = clock() + seconds
+    known: dict[tuple[str, ...], Verdict] = {}
+
+    def tried(group: tuple[str, ...]) -> Verdict:
+        if group not in known:
+            known[group] = attempt(group)
+        return known[group]
+
+    pending, best = [tuple(names)] if names else [], None
+    while pending and clock() < deadline:
+        group = pending.pop(0)
+        verdict = tried(group)
+        if verdict == "wrong":
+            continue
+        if verdict == "right":
+            best, pending = group, []
+        middle = len(group) // 2
+        pending += [half for half in (group[:middle], group[middle:]) if half]
+        if len(group) == 1:
+            pending = [each for each in pending if each != group]
+    return best

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 # Relative to the outputs' norm: the cosine is then above 0.9995. Float16 itself errs by a thousandth or less.
 TOLERANCE = 0.03
+# Beyond it an int8 artefact is refused too; below, float16 itself may be what this model does not bear.
+CLEARLY_WRONG = 0.1
 REPAIR_SECONDS = 150.0
 
 Verdict = Literal["right", "wrong", "died"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.backends.proof import Proof
+from edgevit.backends.proof import CLEARLY_WRONG, Proof
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import backend_of
 from edgevit.errors import ToolchainError
@@ -76,12 +76,12 @@ def proved(conversion: Conversion, board: Board, precision: str) -> Step | None:
 def repaired(conversion: Conversion, plan: PrecisionPlan, board: Board, precision: str) -> PrecisionPlan:
     """A plan with the options that leave out of the build what breaks this graph.
 
-    Raises ToolchainError where nothing was found that mends it.
+    Raises ToolchainError where nothing was found that mends it; for int8 only where it is clearly wrong.
     """
     proof, name = proved(conversion, board, precision), board.backend
     if proof is None:
         return plan
-    if not proof.metrics["right"]:
+    if not proof.metrics["right"] and (not quantized(precision) or proof.metrics["error"] > CLEARLY_WRONG):
         raise ToolchainError(
             f"{board.id}'s compiler does not compute this model",
             f"in float its outputs err by {100 * proof.metrics['error']:.2g} %, whichever pass is left out",
@@ -94,7 +94,12 @@ def repaired(conversion: Conversion, plan: PrecisionPlan, board: Board, precisio
 def notes(conversion: Conversion, board: Board, precision: str) -> list[str]:
     """What broke the compiled graph, what mended it, and what that costs."""
     proof = proved(conversion, board, precision)
-    if proof is None or not proof.metrics["left_out"]:
+    if proof is None:
+        return []
+    if not proof.metrics["right"]:
+        off = f"{100 * proof.metrics['error']:.2g} %"
+        return [f"in float the compiled graph is off by {off}, whichever pass is left out: read the accuracy"]
+    if not proof.metrics["left_out"]:
         return []
     found, (before, after) = proof.metrics, proof.metrics["cycles"]
     return [

@@ -169,14 +169,14 @@ def test_a_gate_that_is_missed_is_in_the_result(pictures: Path, tmp_path: Path) 
     assert missed.gate == "missed" and missed.search is not None and not missed.search.met
 
 
-def proving(right: bool) -> Any:
+def proving(right: bool, error: float = 0.3) -> Any:
     """A backend whose compiler breaks the model, with a proof that says what mends it, or that nothing does."""
 
     def prove(request: CompileRequest, progress: Any) -> Proof:
         if right:
             return Proof(16, 0.3, 0.001, ("bad_rule",), {"fails": None, "left_out": ["bad_rule"]}, (100, 101))
         (request.out / "for-vendor").mkdir()
-        return Proof(16, 0.3)
+        return Proof(16, error)
 
     def make(request: CompileRequest, progress: Any) -> Any:
         asked.append(request.plan.options[made_up.NAME])
@@ -210,3 +210,14 @@ def test_what_nothing_mends_fails_that_target_and_says_what_to_send(pictures: Pa
     )
     assert "for-vendor to the vendor, or choose another target" in str(caught.value)
     assert [each.title for each in edgevit.open(tmp_path / "run").results] == ["onnx int8"]
+
+
+def test_what_float16_does_not_bear_is_told_and_int8_is_made(pictures: Path, tmp_path: Path) -> None:
+    backend, _ = proving(right=False, error=0.05)
+    with registered(backend):
+        (note,) = only(convert(pictures, tmp_path / "int8", search_minutes=0.0)).notes
+        assert note == (
+            "in float the compiled graph is off by 5 %, whichever pass is left out: read the accuracy"
+        )
+        with pytest.raises(edgevit.EdgevitError, match="its outputs err by 5 %"):
+            convert(pictures, tmp_path / "float", precisions=("float",))

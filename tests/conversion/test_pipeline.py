@@ -179,7 +179,7 @@ def proving(right: bool, error: float = 0.3) -> Any:
         return Proof(16, error)
 
     def make(request: CompileRequest, progress: Any) -> Any:
-        asked.append(request.plan.options[made_up.NAME])
+        asked.append(request.plan.options.get(made_up.NAME))
         return made_up.make(replace(request, plan=replace(request.plan, options={})), progress)
 
     class Options(made_up.Options):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from edgevit.backends.proof import Proof
 from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs, time_limit_s
@@ -41,11 +42,12 @@ FUSION = Fusion(
 class RknnOptions(Strict):
     """`algorithm`: the toolkit's range estimator, used where edgevit gives no ranges of its own.
 
-    `disable_rules`: fusion rules of the toolkit to leave out.
+    `disable_rules`: fusion rules of the toolkit to leave out. `optimization_level`: the toolkit's own is 3.
     """
 
     algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
     disable_rules: tuple[str, ...] = ()
+    optimization_level: int | None = Field(None, ge=0, le=3)
 
 
 WARNING = re.compile(r"[WE] (?:RKNN: \[[0-9:.]+\] ?)?(.*)")
@@ -151,11 +153,16 @@ def worker_arguments(request: CompileRequest, artefact: Path, outputs: Path) -> 
         "algorithm": options.algorithm,
         "disable_rules": list(options.disable_rules),
         # Keeps the last reshape of the outputs off the CPU; they come out as [1, classes, 1, 1].
-        "config": {"remove_reshape": True},
+        "config": {"remove_reshape": True} | level_of(options.optimization_level),
         "calibration": str(request.calibration.resolve()) if plan.quantized else None,
         "evaluate": evaluate,
         "outputs": str(outputs.resolve()) if evaluate else None,
     }
+
+
+def level_of(level: int | None) -> dict[str, int]:
+    """The toolkit's setting of an optimization level; none for its own."""
+    return {} if level is None else {"optimization_level": level}
 
 
 def warnings_in(log: str) -> list[str]:

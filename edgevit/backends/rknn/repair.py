@@ -23,11 +23,12 @@ from edgevit.errors import ToolchainError
 from edgevit.progress import Progress, Quiet
 
 APPLIED = re.compile(r"^D +(\w+): remove node = ", re.MULTILINE)
+LEVELS = (2, 1, 0)  # of optimization, below the toolkit's own
 FEW = 4  # images of a trial: a wrong rule shows on every one
 
 
 def prove(request: CompileRequest, arguments: dict[str, Any], progress: Progress) -> Proof:
-    """Build in float, simulate the images of `request.evaluate`, and search the rules where the outputs are wrong.
+    """Build in float, simulate `request.evaluate`, and search for the cause where the outputs are wrong.
 
     `arguments` are the worker's for a float build. Where nothing mends it, `request.out` keeps a folder
     `for-vendor`. Raises ToolchainError where the model does not build at all.
@@ -48,13 +49,13 @@ def prove(request: CompileRequest, arguments: dict[str, Any], progress: Progress
     np.save(few, pixels[:FEW])
     trials = 0
 
-    def attempt(rules: tuple[str, ...]) -> Verdict:
+    def attempt(changed: dict[str, Any], what: str) -> Verdict:
         nonlocal trials
         trials += 1
-        progress.advance(trials, 0, f"build without {len(rules)} rule{'s' if len(rules) > 1 else ''}")
+        progress.advance(trials, 0, f"build {what}")
         job = jobs / f"trial-{trials}"
         try:
-            _, outputs = simulated(without(arguments, rules), few, job, Quiet())
+            _, outputs = simulated(changed, few, job, Quiet())
         except ToolchainError:
             return "died"
         finally:
@@ -62,15 +63,28 @@ def prove(request: CompileRequest, arguments: dict[str, Any], progress: Progress
         return "right" if relative_error(outputs, expected[:FEW]) <= TOLERANCE else "wrong"
 
     applied = [each for each in dict.fromkeys(APPLIED.findall(first.log)) if each not in first.disabled_rules]
-    cause = smallest_cause(applied, attempt)
+    cause = smallest_cause(
+        applied, lambda rules: attempt(without(arguments, rules), f"without {len(rules)} rules")
+    )
     proof = Proof(len(pixels), error, builds=1 + trials)
+    mended: dict[str, Any] | None = None
+    options: dict[str, Any] = {}
     if cause is not None:
-        second, found = simulated(without(arguments, cause), request.evaluate, jobs / "repaired", progress)
+        mended, left_out, options = without(arguments, cause), cause, {"disable_rules": list(cause)}
+    else:
+        for level in LEVELS:
+            changed = at_level(arguments, level)
+            if attempt(changed, f"at optimization level {level}") == "right":
+                mended, left_out = changed, (f"optimization beyond level {level}",)
+                options = {"optimization_level": level}
+                break
+    if mended is not None:
+        second, found = simulated(mended, request.evaluate, jobs / "repaired", progress)
         proof = replace(
             proof,
             repaired=relative_error(found, expected),
-            left_out=cause,
-            options={"disable_rules": list(cause)},
+            left_out=left_out,
+            options=options,
             cycles=(parse_log(first.log).cycles, parse_log(second.log).cycles),
             builds=2 + trials,
         )
@@ -83,6 +97,11 @@ def prove(request: CompileRequest, arguments: dict[str, Any], progress: Progress
 def without(arguments: dict[str, Any], rules: tuple[str, ...]) -> dict[str, Any]:
     """A build's arguments with rules left out besides those that are."""
     return {**arguments, "disable_rules": [*arguments.get("disable_rules", ()), *rules]}
+
+
+def at_level(arguments: dict[str, Any], level: int) -> dict[str, Any]:
+    """A build's arguments at a lower optimization level."""
+    return {**arguments, "config": {**arguments.get("config", {}), "optimization_level": level}}
 
 
 def simulated(

@@ -14,7 +14,7 @@ from edgevit.reporting.sections import Delegate, Heat, Latency, LayerBar, Placem
 from edgevit.reporting.text import clean, count, lines, milliseconds, number
 from edgevit.run import results
 from edgevit.run.results import Details, Diagnosis, Plan, Result, TransformRecord
-from edgevit.targets.precisions import quantized
+from edgevit.targets.precisions import FLOAT
 from edgevit.targets.profiles import Board
 
 BLOCK = re.compile(r"blocks\.(\d+)\.([\w.]+)")
@@ -119,7 +119,7 @@ def precision(result: Result) -> Precision:
 
 def describe(plan: Plan) -> str:
     """The plan in a sentence."""
-    if not quantized(plan.precision):
+    if plan.precision == FLOAT:
         return "float: nothing is quantized"
     kept = len(plan.sixteen_bit)
     whose = "ranges chosen by the vendor's tool"

@@ -72,23 +72,13 @@ def smallest_cause(
     right, until a single name is left or no half of it is enough.
     """
     deadline = clock() + seconds
-    known: dict[tuple[str, ...], Verdict] = {}
-
-    def tried(group: tuple[str, ...]) -> Verdict:
-        if group not in known:
-            known[group] = attempt(group)
-        return known[group]
-
     pending, best = [tuple(names)] if names else [], None
     while pending and clock() < deadline:
         group = pending.pop(0)
-        verdict = tried(group)
-        if verdict == "wrong":
-            continue
+        verdict = attempt(group)
         if verdict == "right":
             best, pending = group, []
-        middle = len(group) // 2
-        pending += [half for half in (group[:middle], group[middle:]) if half]
-        if len(group) == 1:
-            pending = [each for each in pending if each != group]
+        if verdict != "wrong" and len(group) > 1:
+            middle = len(group) // 2
+            pending += [group[:middle], group[middle:]]
     return best

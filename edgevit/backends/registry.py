@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgevit.backends.litert.backend import LITERT
 from edgevit.backends.onnxruntime.backend import ONNXRUNTIME
@@ -14,9 +14,6 @@ from edgevit.backends.protocol import Backend
 from edgevit.backends.rknn.backend import RKNN
 from edgevit.errors import InputError
 from edgevit.targets.profiles import Board, load_board
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _BACKENDS: dict[str, Backend] = {each.name: each for each in (LITERT, ONNXRUNTIME, RKNN)}
 

@@ -199,7 +199,7 @@ class Conversion(Inputs):
             "fixed": choice.fixed,
             "max_drop": choice.acceptance.max_drop,
             "plan": choice.plan.to_json(),
-            "tools": backend_of(board).tools(),
+            "tools": backend.tools(),
         }
 
         def make(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from edgevit.backends.proof import CLEARLY_WRONG, Proof
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import backend_of
 from edgevit.errors import ToolchainError
+from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.run.step import Step
 from edgevit.targets.precisions import FLOAT, quantized
@@ -23,26 +25,26 @@ if TYPE_CHECKING:
 PROVED_IMAGES = 16
 
 
-def provable(conversion: Conversion, board: Board) -> bool:
-    """Whether a board's backend can tell, the board has float to tell by, and more than its cost is asked for."""
-    return conversion.job.images and backend_of(board).prove is not None and FLOAT in board.precisions
+def prover(conversion: Conversion, board: Board) -> Callable[[CompileRequest, Progress], Proof] | None:
+    """How a board's backend proves a graph; None where it can't, without float, or where only cost is asked for."""
+    told = conversion.job.images and FLOAT in board.precisions
+    return backend_of(board).prove if told else None
 
 
 def proved(conversion: Conversion, board: Board, precision: str) -> Step | None:
     """Whether the compiler's float build of the graph computes it, repaired where it does not.
 
-    None where the backend has no way to tell, or the board no float to tell by.
+    None where there is no `prover`.
     """
-    backend = backend_of(board)
-    prove = backend.prove
-    if prove is None or not provable(conversion, board):
+    prove = prover(conversion, board)
+    if prove is None:
         return None
     exported = conversion.exported(board, precision)
     inputs = {
         "export": exported.key,
         "images": conversion.probe.key,
         "npu": board.npu.target if board.npu else None,
-        "tools": backend.tools(),
+        "tools": backend_of(board).tools(),
     }
 
     def make(folder: Path) -> dict[str, Any]:
@@ -64,9 +66,7 @@ def proved(conversion: Conversion, board: Board, precision: str) -> Step | None:
         except ToolchainError as error:
             if not quantized(precision):
                 raise
-            return Proof(
-                len(pixels), error=0.0, unknown=str(error)
-            ).to_json()  # int8 may build where float does not
+            found = Proof(len(pixels), error=0.0, unknown=str(error))  # int8 may build where float does not
         (folder / "probe.npy").unlink()
         return found.to_json()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,12 @@ import numpy.typing as npt
 from edgevit.errors import EdgevitError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.metrics.acceptance import Acceptance, provable_drop
-from edgevit.metrics.predicted_loss import PredictedLoss, predict_loss
 from edgevit.progress import Progress
 
 Outputs = npt.NDArray[np.float32]
+
+if TYPE_CHECKING:
+    from edgevit.metrics.predicted_loss import PredictedLoss
 
 HOST = "host CPU"
 # A later candidate must be this much faster, in three of four rounds, to be taken instead of a more faithful one:
@@ -155,6 +157,8 @@ def evaluate(trial: Trial, trials: Trials, acceptance: Acceptance) -> Evaluated:
     if trial.outputs is None:
         return Evaluated(trial, None, (), accepted=False)
     finite = bool(np.isfinite(trial.outputs).all())
+    from edgevit.metrics.predicted_loss import predict_loss  # brings scipy
+
     loss = predict_loss(np.nan_to_num(trial.outputs), trials.reference)
     pairs = zip(trials.float_ms, trial.latencies_ms, strict=True) if trial.latencies_ms else ()
     speedups = tuple(theirs / ours for theirs, ours in pairs)

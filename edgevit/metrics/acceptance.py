@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from edgevit.metrics.predicted_loss import PredictedLoss
+if TYPE_CHECKING:
+    from edgevit.metrics.predicted_loss import PredictedLoss  # brings scipy
 
 DEFAULT_MAX_DROP = 0.5  # points of top-1 that may be lost where the user sets no limit
 

@@ -71,4 +71,4 @@ def cosine_by_image(found: npt.ArrayLike, reference: npt.ArrayLike) -> npt.NDArr
 def as_rows(outputs: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Outputs [n, classes] in double precision."""
     detached: Any = getattr(outputs, "detach", lambda: outputs)()  # a tensor's
-    return np.asarray(detached).astype(np.float64)
+    return np.asarray(detached, np.float64)

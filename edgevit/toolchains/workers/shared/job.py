@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import json
+import resource
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,14 +52,19 @@ def event(**values: object) -> None:
 
 
 def answer(calls: Mapping[str, Callable[..., Values]], clean: Callable[[], None] = lambda: None) -> None:
-    """Run the call that request.json in this folder asks for, then `clean`; write result.json."""
+    """Run the call that request.json in this folder asks for, then `clean`; write result.json.
+
+    Every result states this process's peak memory, `peak_bytes`.
+    """
     request = json.loads(Path("request.json").read_text(encoding="utf-8"))
     if "borrowed" in request:
         borrow(request["borrowed"])
     try:
         if request["call"] not in calls:
             raise ValueError(f"no call named {request['call']!r}")
-        result: Values = {"ok": calls[request["call"]](**request["args"])}
+        found = calls[request["call"]](**request["args"])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        result: Values = {"ok": found | {"peak_bytes": peak}}
     except (Exception, SystemExit) as error:  # vendor code may call exit()
         result = {"error": type(error).__name__, "message": str(error)}
     finally:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import edgevit
 from edgevit.progress import QUIET
+from tests.images.pictures import class_folders
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -27,12 +27,7 @@ def net(classes: int = 4) -> torch.nn.Module:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    for index in range(8):
-        path = tmp_path / "val" / f"class{index % 4}" / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(path)
-    return tmp_path / "val"
+    return class_folders(tmp_path / "val", 8)
 
 
 def test_every_name_is_there_and_no_other_is_promised() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import edgevit
 from edgevit.backends.protocol import Backend
@@ -22,6 +21,7 @@ from edgevit.quantize.tensor_names import BLOCK_TAPS
 from edgevit.targets.facts import Facts
 from edgevit.targets.profiles import load_board, shipped
 from tests.backends import made_up
+from tests.images.pictures import class_folders
 from tests.vits import random_vit
 
 EVERY = [*backends(), made_up.MADE_UP]
@@ -103,11 +103,7 @@ def test_a_board_of_an_unknown_backend_is_one_line(tmp_path: Path) -> None:
 
 def test_a_made_up_backend_converts_predicts_and_is_measured(tmp_path: Path) -> None:
     """Nothing but one `Backend` object: no other file knows its name, its suffix or its runtime."""
-    random = np.random.default_rng(0)
-    for index in range(16):
-        path = tmp_path / "val" / f"class{index % 4}" / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(path)
+    class_folders(tmp_path / "val", 16)
     model = edgevit.wrap(random_vit(patch_size=8, num_classes=4), size=32, name="vit")
     with registered(made_up.MADE_UP):
         run = edgevit.convert(

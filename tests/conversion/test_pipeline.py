@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import edgevit
 from edgevit.backends.proof import Proof
@@ -19,6 +17,7 @@ from edgevit.progress import Quiet
 from edgevit.run.results import Result
 from edgevit.targets.profiles import Board
 from tests.backends import made_up
+from tests.images.pictures import class_folders
 from tests.vits import random_vit
 
 
@@ -30,12 +29,9 @@ def backend() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for role in ("calibration", "validation"):
-        for index in range(24):
-            path = folder / role / f"class{index % 4}" / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(path)
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, role in enumerate(("calibration", "validation")):
+        class_folders(folder / role, 24, seed=seed)
     return folder
 
 

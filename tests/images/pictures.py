@@ -21,6 +21,16 @@ def save(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
     return path
 
 
+def class_folders(folder: Path, count: int, *, seed: int = 0) -> Path:
+    """Write seeded noise, 44x40, into class0 to class3 in turn; returns the folder."""
+    random = np.random.default_rng(seed)
+    for index in range(count):
+        path = folder / f"class{index % 4}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
 def truncated(path: Path) -> Path:
     """A JPEG cut off half-way: it opens, and fails only when its pixels are decoded."""
     picture(size=(200, 200)).save(path, "JPEG")

@@ -18,18 +18,8 @@ from edgevit.quantize.fake_quantization import int8_outputs
 from edgevit.quantize.mixed_precision import find_plan, measured_effects
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.quantize.prepare import Int8Model, prepare_int8, restored, save_module
-from edgevit.targets.profiles import Npu
+from tests.quantize.made_up_npu import NPU
 from tests.vits import images, random_vit
-
-NPU = Npu(
-    target="fake",
-    macs_per_cycle_int8=1024,
-    macs_per_cycle_float=512,
-    ddr_bytes_per_cycle=21.3,
-    token_alignment=16,
-    input_channel_alignment=32,
-    channel_alignment_int8=32,
-)
 
 
 @pytest.fixture(scope="module")

@@ -19,18 +19,9 @@ from edgevit.quantize.fusion import rounded_when_read
 from edgevit.quantize.groups import Costs, Errors, Shape, groups_of
 from edgevit.quantize.search import search
 from edgevit.quantize.tensor_names import tap_names
-from edgevit.targets.profiles import Npu
+from tests.quantize.made_up_npu import NPU
 
 IMAGES, CLASSES = 200, 5
-NPU = Npu(
-    target="fake",
-    macs_per_cycle_int8=1024,
-    macs_per_cycle_float=512,
-    ddr_bytes_per_cycle=21.3,
-    token_alignment=16,
-    input_channel_alignment=32,
-    channel_alignment_int8=32,
-)
 SHAPE = Shape(dim=192, hidden=768, heads=3, tokens=197, queries=(197, 197))
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from edgevit.export import export_onnx, export_program, parity
+from edgevit.errors import EdgevitError
+from edgevit.export import export_graph, export_onnx, export_program, parity
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import LoadedModel
-from edgevit.progress import Progress
+from edgevit.progress import QUIET, Progress
 from edgevit.quantize.diagnosis import sensitivity
 from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.mixed_precision import measured_effects
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 PARITY_IMAGES = 8
+PROBE_IMAGES = 16
+EXPECTED = "expected.npy"  # of an export: the model's outputs on the first of its probe images
 SENSITIVITY_IMAGES = 16
 
 
@@ -78,6 +81,7 @@ def export_conditioned(
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
     path = export_onnx(ready.module, size, channels, folder / "model.onnx")
     (folder / "plan.toml").write_text(ready.plan.to_toml(), encoding="utf-8")
+    write_expected(loaded, pixels, folder)
     for text in (ready.stability.warning, ready.explanation):
         if text:
             progress.warn(text)
@@ -108,13 +112,28 @@ def export(
     what each rewrite did. Raises ParityError beyond the tolerance.
     """
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
-    inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
+    few = pixels[:PARITY_IMAGES]
+    inputs = torch.from_numpy(loaded.preprocessing.normalise(few))
     module, records = apply_rewrites(loaded.module, rewrites, inputs, npu=npu)
-    if export_format == "onnx":
+    if export_format == "onnx" and loaded.graph is not None:
+        path = export_graph(loaded.graph, folder / "model.onnx", for_npu=npu is not None)
+    elif loaded.graph is not None:
+        raise EdgevitError(
+            f"cannot export {loaded.name} for a converter that starts from PyTorch",
+            "it is an ONNX file",
+            "Leave this target out, or name the PyTorch model (file.py:function)",
+        )
+    elif export_format == "onnx":
         path = export_onnx(module, size, channels, folder / "model.onnx", for_npu=npu is not None)
     else:
         path = export_program(module, size, channels, folder / "model.pt2")
+    write_expected(loaded, pixels, folder)
     return {
-        "max_output_difference": parity(path, loaded.module, pixels, loaded.preprocessing),
+        "max_output_difference": parity(path, loaded.module, few, loaded.preprocessing),
         "rewrites": [asdict(record) for record in records],
     }
+
+
+def write_expected(loaded: LoadedModel, pixels: np.ndarray[Any, Any], folder: Path) -> None:
+    """Keep the model's own outputs on a few probe images: what every artefact of the export is proved against."""
+    np.save(folder / EXPECTED, outputs_of(loaded.module, pixels[:PROBE_IMAGES], loaded.preprocessing, QUIET))

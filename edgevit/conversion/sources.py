@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgevit.images import ImageSet
     from edgevit.models import LoadedModel
 
-NOISE_IMAGES = 8
+NOISE_IMAGES = 16
 # Passed through every block, and held in memory, several times.
 MAX_FITTING_IMAGES = 512
 # Held in memory at once, as float32, at two resolutions: 1.2 GB each at 224 px.
@@ -90,6 +90,8 @@ def files_of(job: Job) -> dict[str, str]:
         return {}
     if named.suffix == ".py" and named.is_file():
         files += imported_from(named.resolve().parent)
+    elif named.is_file():  # a graph: what it refers to is in the loaded model's tensors
+        files.append(named)
     elif named.is_dir():
         files += sorted(path for path in named.iterdir() if path.suffix in MODEL_FILES)
     return {path.name: sha256_file(path) for path in files if path.is_file()}

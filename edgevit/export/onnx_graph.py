@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from edgevit.errors import EdgevitError
+from edgevit.export.opset import brought_down
 from edgevit.export.pooling import count_padding
 from edgevit.files import write_atomically
+from edgevit.models.onnx_file import opset_of
 
 # 17 and later have LayerNormalization as one node (a decomposed one overflows in float16); RKNN stops at 19.
 OPSET = 19
@@ -56,14 +58,35 @@ def export_onnx(
             )
         except Exception as error:
             raise not_exportable("ONNX", error) from error
-        graph = simplified(onnx.load(plain))
+        graph = onnx.load(plain)
+    write_graph(graph, out, for_npu=for_npu)
+    del graph
+    give_back_memory()
+    return out
+
+
+def export_graph(given: onnx.ModelProto, out: Path, *, opset: int = OPSET, for_npu: bool = False) -> Path:
+    """Write a graph [1, channels, height, width] -> [1, classes] as `export_onnx` writes a module's.
+
+    One of a later opset is brought down to `opset`. Raises EdgevitError where that can't be done.
+    """
+    graph = onnx.ModelProto()
+    graph.CopyFrom(given)
+    if opset_of(graph) > opset:
+        graph = brought_down(simplified(graph), opset)
+    write_graph(graph, out, for_npu=for_npu)
+    del graph
+    give_back_memory()
+    return out
+
+
+def write_graph(graph: onnx.ModelProto, out: Path, *, for_npu: bool) -> None:
+    """Simplify a graph and write it."""
+    graph = simplified(graph)
     if for_npu:
         graph = count_padding(graph)
     onnx.checker.check_model(graph)
     write_atomically(out, without_provenance(graph).SerializeToString(deterministic=True))
-    del graph
-    give_back_memory()
-    return out
 
 
 def simplified(graph: onnx.ModelProto) -> onnx.ModelProto:

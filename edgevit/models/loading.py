@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgevit.errors import InputError
-from edgevit.models import huggingface, python_file, timm_models, torchvision_vit
+from edgevit.models import huggingface, onnx_file, python_file, timm_models, torchvision_vit
 from edgevit.models.checkpoint import SUFFIXES, read_checkpoint
 from edgevit.models.model import LoadedModel
 
@@ -17,7 +17,8 @@ def load_model(
     num_classes: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> LoadedModel:
-    """Load a classifier by a timm name, `torchvision:vit_b_16`, a Hugging Face directory or `file.py:function`.
+    """Load a classifier by a timm name, `torchvision:vit_b_16`, a Hugging Face directory, `file.py:function` or an
+    .onnx file.
 
     `weights` is a safetensors or torch file; without one, pretrained weights are downloaded as timm and
     torchvision do. `num_classes` and `size` (height, width) in pixels are what the user expects; None takes
@@ -33,6 +34,10 @@ def load_model(
         raise InputError(what, f"{num_classes} classes make no classifier", "Ask for one class or more")
     if python_file.is_reference(name):
         return python_file.load(name, weights, num_classes=num_classes, size=size)
+    if onnx_file.is_reference(name):
+        if weights is not None:
+            raise InputError(what, "an ONNX file brings its own weights", "Leave --weights out")
+        return onnx_file.load(name, num_classes=num_classes, size=size)
     folder = Path(name)
     if folder.is_dir() and ((folder / "config.json").is_file() or not timm_models.is_known(name)):
         if weights is not None:

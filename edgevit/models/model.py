@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from edgevit.errors import InputError, ParityError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models.canonical import why_not_canonical
 from edgevit.models.checkpoint import one_line
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 PARITY_TOLERANCE = 1e-4
 PARITY_IMAGES = 2
@@ -26,7 +29,8 @@ class LoadedModel:
 
     `module` maps normalised images float32 [n, channels, height, width] to logits [n, num_classes]. `parity`
     is the largest absolute logit difference between `module` and the original it was mapped from, None where
-    nothing was mapped. `notes` are sentences for the user about choices the loader made.
+    nothing was mapped. `notes` are sentences for the user about choices the loader made. `graph` is set where the
+    model is an ONNX graph, which `module` only runs: torch can't export it.
     """
 
     name: str
@@ -38,6 +42,7 @@ class LoadedModel:
     labels: tuple[str, ...] | None = None
     parity: float | None = None
     notes: tuple[str, ...] = ()
+    graph: ModelProto | None = None
 
 
 def finish(

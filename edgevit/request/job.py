@@ -54,7 +54,7 @@ class Job:
         stem = (
             Path(self.model.partition(":")[0]).stem
             if self.model.endswith(".py") or ".py:" in self.model
-            else self.model
+            else self.model.removesuffix(".onnx")
         )
         safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(stem).name)
         return safe.strip(".-") or "model"

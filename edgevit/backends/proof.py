@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from edgevit.backends.protocol import CompileResult
 
 # Relative to the outputs' norm: the cosine is then above 0.9995. Float16 itself errs by a thousandth or less.
 TOLERANCE = 0.03
@@ -24,12 +28,21 @@ Verdict = Literal["right", "wrong", "died"]
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Images to prove an artefact on, pixels uint8 [n, height, width, channels] .npy, and the float model's
+    `outputs` on them, float32 [n, classes] .npy."""
+
+    pixels: Path
+    outputs: Path
+
+
+@dataclass(frozen=True)
 class Proof:
     """A float artefact against the float model on `images` probe images, as built and repaired.
 
     `error` and `repaired` are relative errors of the outputs (None: not needed, or not found). `options` are
     the backend's own that leave out what was wrong, `left_out` its names. `cycles` are the compiler's own
-    before and after.
+    before and after. `made` is the artefact that is right, with its outputs on what the request asked for.
     """
 
     images: int
@@ -40,6 +53,7 @@ class Proof:
     cycles: tuple[int, int] | None = None
     builds: int = 1
     unknown: str | None = None
+    made: CompileResult | None = None
 
     @property
     def right(self) -> bool:
@@ -48,7 +62,8 @@ class Proof:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
-        return {**asdict(self), "right": self.right}
+        made = None if self.made is None else self.made.to_json()
+        return {**asdict(replace(self, made=None)), "made": made, "right": self.right}
 
 
 def relative_error(found: npt.ArrayLike, expected: npt.ArrayLike) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from edgevit.backends.proof import Proof
+from edgevit.backends.proof import Probe, Proof
 from edgevit.backends.trials import Quantizers
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
@@ -65,6 +65,15 @@ class CompileResult:
     tools: dict[str, str]
     details: dict[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """What a step records of it; files by their names."""
+        return {
+            "artefact": self.artefact.name,
+            "how": self.how,
+            "tools": self.tools,
+            "details": self.details,
+        }
+
 
 @dataclass(frozen=True)
 class OnBoard:
@@ -100,9 +109,10 @@ class Backend:
     are not installed, as `compile` does where they fail. `convert_float` makes the vendor's float file of an
     exported program in a folder. `takes_ranges` says whether a plan's own ranges and 16-bit tensors are
     realised, `fusion` which tensors the compiler never stores, `simulations` gives a simulator of many plans
-    for one model. `quantizers` are the ways to quantize that are measured and chosen from. `prove` builds a
-    graph in float, compares it with the float model on `evaluate`, and finds what to leave out of the build
-    where it is wrong. `run` gives outputs float32 [n, classes] for pixels uint8 [n, height, width, channels] on
+    for one model. `quantizers` are the ways to quantize that are measured and chosen from. `prove` compiles in
+    float, compares the artefact's outputs with the float model's on a probe, and finds what to leave out of the
+    build where they are wrong; `made` is then the artefact, if it is at hand. `run` gives outputs float32
+    [n, classes] for pixels uint8 [n, height, width, channels] on
     this machine; None where only the device itself can.
     """
 
@@ -123,7 +133,7 @@ class Backend:
         | None
     ) = None
     quantizers: Quantizers | None = None
-    prove: Callable[[CompileRequest, Progress], Proof] | None = None
+    prove: Callable[[CompileRequest, Probe, Progress], Proof] | None = None
     run: Callable[[Path, Pixels, Preprocessing, Progress], Outputs] | None = None
     for_npu: bool = False
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.backends.protocol import Backend, CompileRequest
+from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import backend_of
 from edgevit.conversion import proof, sources
 from edgevit.conversion.inputs import Inputs
+from edgevit.conversion.plans import board_key, existing, plan_of
 from edgevit.quantize.plan import PrecisionPlan, read_plan
-from edgevit.request.job import Job
 from edgevit.rewrites.roles import NEED_CONDITIONING, missing_to_condition
 from edgevit.run.step import Step
 from edgevit.targets.precisions import quantized
@@ -68,7 +68,7 @@ class Conversion(Inputs):
                     self.progress,
                 )
             self.progress.stage("export and check against torch")
-            few = np.asarray(pixels[: reference.PARITY_IMAGES])
+            few = np.asarray(pixels[: reference.PROBE_IMAGES])
             return reference.export(self.exporting, few, folder, backend.export_format, rewrites, board.npu)
 
         return self.run.step("export", inputs, make)
@@ -240,6 +240,13 @@ class Conversion(Inputs):
         }
 
         def make(folder: Path) -> dict[str, Any]:
+            ready = (
+                None
+                if quantized(precision)
+                else proof.take_proved(proof.proved(self, board, precision), folder)
+            )
+            if ready is not None:
+                return ready
             self.progress.stage(f"{board.id} {precision}: compile")
             request = CompileRequest(
                 onnx=existing(exported.path("model.onnx")),
@@ -251,29 +258,6 @@ class Conversion(Inputs):
                 evaluate=validation.path("pixels.npy") if validation else None,
                 out=folder,
             )
-            result = backend.compile(request, self.progress)
-            return {
-                "artefact": result.artefact.name,
-                "how": result.how,
-                "tools": result.tools,
-                "details": result.details,
-            }
+            return backend.compile(request, self.progress).to_json()
 
         return self.run.step(self.name_of(board, precision), inputs, make)
-
-
-def board_key(board: Board) -> dict[str, Any]:
-    """What of a board's profile decides an artefact."""
-    return board.model_dump(mode="json", exclude={"name", "source", "clocks", "temperature"})
-
-
-def plan_of(job: Job, precision: str, backend: Backend) -> PrecisionPlan:
-    """The precision plan a recipe asks for, with the options of one backend."""
-    return PrecisionPlan(
-        precision, {backend.name: backend.options_of(job.recipe.options).model_dump(exclude_none=True)}
-    )
-
-
-def existing(path: Path) -> Path | None:
-    """The path if there is such a file."""
-    return path if path.exists() else None

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgevit.backends.onnxruntime import backend as onnxruntime
-from edgevit.backends.proof import TOLERANCE
+from edgevit.backends.proof import TOLERANCE, Probe, relative_error
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.rknn import repair
 from edgevit.backends.rknn.backend import RKNN
@@ -25,19 +25,25 @@ from tests.mobilevit import mobilevit
 from tests.vits import random_vit
 
 
-def request(module: torch.nn.Module, side: int, folder: Path) -> CompileRequest:
-    pixels = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
-    np.save(folder / "pixels.npy", pixels)
-    return CompileRequest(
+def asked(module: torch.nn.Module, side: int, folder: Path) -> tuple[CompileRequest, Probe]:
+    """A float artefact of a module with its outputs on six images, and four to prove it on."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, side, side, 3), dtype=np.uint8)
+    probe = Probe(folder / "probe.npy", folder / "expected.npy")
+    request = CompileRequest(
         onnx=export_onnx(module, (side, side), 3, folder / "model.onnx", for_npu=True),
         vendor_float=None,
         plan=PrecisionPlan(),
         board=load_board("rk3588"),
         preprocessing=Preprocessing((side, side)),
-        calibration=folder / "pixels.npy",
+        calibration=probe.pixels,
         evaluate=folder / "pixels.npy",
         out=folder,
     )
+    assert request.onnx is not None
+    np.save(folder / "pixels.npy", pixels)
+    np.save(probe.pixels, pixels[:4])
+    np.save(probe.outputs, onnxruntime.run(request.onnx, pixels[:4], request.preprocessing, Quiet()))
+    return request, probe
 
 
 @pytest.mark.toolchain
@@ -45,7 +51,8 @@ def request(module: torch.nn.Module, side: int, folder: Path) -> CompileRequest:
 def test_the_rule_that_breaks_mobilevits_attention_is_left_out(tmp_path: Path) -> None:
     assert RKNN.prove is not None
     progress = Quiet()
-    proof = RKNN.prove(request(mobilevit(), 64, tmp_path), progress)
+    request, probe = asked(mobilevit(), 64, tmp_path)
+    proof = RKNN.prove(request, probe, progress)
     assert proof.error > TOLERANCE and proof.right
     assert proof.repaired is not None and proof.repaired < 0.005
     assert set(proof.left_out) <= {
@@ -54,14 +61,19 @@ def test_the_rule_that_breaks_mobilevits_attention_is_left_out(tmp_path: Path) -
     }
     assert "the compiled graph computes something else" in progress.warnings[0]
     assert not (tmp_path / "for-vendor").exists()
+    assert proof.made is not None and proof.made.outputs is not None and proof.made.artefact.stat().st_size
+    found = np.load(proof.made.outputs)
+    assert found.shape == (6, 10)  # the mended artefact's, on the images that were asked for
+    assert relative_error(found[:4], np.load(probe.outputs)) < 0.005
 
 
 @pytest.mark.toolchain
 @pytest.mark.slow
 def test_a_plain_vit_is_right_as_built(tmp_path: Path) -> None:
     assert RKNN.prove is not None
-    proof = RKNN.prove(request(random_vit(embed_dim=48), 32, tmp_path), Quiet())
+    proof = RKNN.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), Quiet())
     assert (proof.builds, proof.left_out) == (1, ()) and proof.error < 0.01
+    assert proof.made is not None and proof.made.how == "vendor simulator"
 
 
 LOG = """\
@@ -75,14 +87,13 @@ def toolkit(monkeypatch: pytest.MonkeyPatch, right: Any) -> list[tuple[list[str]
     """Stands in for builds: outputs are the float ones where `right` says so of rules and level, else zeros."""
     asked: list[tuple[list[str], int | None]] = []
 
-    def simulated(arguments: dict[str, Any], images: Path, job: Path, progress: Any) -> Any:
+    def simulated(arguments: dict[str, Any], probe: Probe, job: Path, progress: Any, limit_s: float) -> Any:
         rules, level = (
             arguments.get("disable_rules", []),
             arguments.get("config", {}).get("optimization_level"),
         )
         asked.append((rules, level))
-        pixels, values = np.load(images), arguments["values"]
-        expected = onnxruntime.run(Path(values), pixels, Preprocessing((32, 32)), Quiet())
+        expected = np.load(probe.outputs)
         found = expected if right(rules, level) else np.zeros_like(expected)
         return Build({"toolkit": "made up"}, LOG, ()), found
 
@@ -101,18 +112,23 @@ def toolkit(monkeypatch: pytest.MonkeyPatch, right: Any) -> list[tuple[list[str]
 def test_rules_are_tried_before_optimization_levels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: Any, options: dict[str, Any]
 ) -> None:
-    asked = request(random_vit(embed_dim=48), 32, tmp_path)
     toolkit(monkeypatch, right)
-    proof = repair.prove(asked, {"values": str(asked.onnx)}, Quiet())
+    proof, _ = repair.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), {}, Quiet())
     assert proof.right and proof.options == options and proof.cycles == (100, 100)
+
+
+def test_rules_that_a_plan_leaves_out_stay_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toolkit(monkeypatch, lambda rules, level: {"mine", "rule_b"} <= set(rules))
+    request, probe = asked(random_vit(embed_dim=48), 32, tmp_path)
+    proof, _ = repair.prove(request, probe, {"disable_rules": ["mine"]}, Quiet())
+    assert proof.options == {"disable_rules": ["mine", "rule_b"]} and proof.left_out == ("rule_b",)
 
 
 def test_what_nothing_mends_leaves_a_folder_for_the_vendor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = request(random_vit(embed_dim=48), 32, tmp_path)
     builds = toolkit(monkeypatch, lambda rules, level: False)
-    proof = repair.prove(asked, {"values": str(asked.onnx)}, Quiet())
+    proof, _ = repair.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), {}, Quiet())
     assert not proof.right and proof.options == {}
     assert [level for _, level in builds if level is not None] == [2, 1, 0]
     names = {path.name for path in (tmp_path / "for-vendor").iterdir()}

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import edgevit
-from edgevit.backends.proof import Proof
+from edgevit.backends.proof import Probe, Proof
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import registered
 from edgevit.progress import Quiet
@@ -168,7 +169,7 @@ def test_a_gate_that_is_missed_is_in_the_result(pictures: Path, tmp_path: Path) 
 def proving(right: bool, error: float = 0.3) -> Any:
     """A backend whose compiler breaks the model, with a proof that says what mends it, or that nothing does."""
 
-    def prove(request: CompileRequest, progress: Any) -> Proof:
+    def prove(request: CompileRequest, probe: Probe, progress: Any) -> Proof:
         if right:
             return Proof(16, 0.3, 0.001, ("bad_rule",), {"fails": None, "left_out": ["bad_rule"]}, (100, 101))
         (request.out / "for-vendor").mkdir()
@@ -195,6 +196,23 @@ def test_what_breaks_a_graph_is_left_out_of_its_build_and_told(pictures: Path, t
             "the compiler's bad_rule broke this model (outputs off by 30 % in float); built without it they are "
             "off by 0.1 %, at +1.0 % cycles"
         )
+
+
+def test_a_float_artefact_is_the_one_that_was_proved(pictures: Path, tmp_path: Path) -> None:
+    proved = list[int]()
+
+    def prove(request: CompileRequest, probe: Probe, progress: Any) -> Proof:
+        proved.append(len(np.load(probe.pixels)))
+        assert len(np.load(probe.outputs)) == proved[-1]
+        return Proof(proved[-1], 0.0, made=made_up.make(request, progress))
+
+    def never(request: CompileRequest, progress: Any) -> Any:
+        raise AssertionError("compiled twice")
+
+    with registered(replace(made_up.MADE_UP, prove=prove, compile=never)):
+        run = convert(pictures, tmp_path / "run", precisions=["float"])
+        assert proved == [16]
+        assert only(run).accuracy.agreement == 1.0 and run.path_of(only(run)).exists()
 
 
 def test_what_nothing_mends_fails_that_target_and_says_what_to_send(pictures: Path, tmp_path: Path) -> None:

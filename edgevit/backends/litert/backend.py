@@ -12,6 +12,7 @@ import numpy as np
 
 from edgevit.backends.litert.on_board import ON_BOARD
 from edgevit.backends.litert.recipes import DELEGATES, VENDOR_DEFAULT, rules
+from edgevit.backends.proof import Probe, Proof, relative_error
 from edgevit.backends.protocol import (
     BUILD_SECONDS,
     IMAGE_SECONDS,
@@ -23,6 +24,7 @@ from edgevit.backends.protocol import (
     time_limit_s,
 )
 from edgevit.backends.trials import Candidate, Quantizers, Trial, TrialRequest, Trials
+from edgevit.backends.vendor_folder import write_vendor_folder
 from edgevit.errors import ToolchainError
 from edgevit.files import publish
 from edgevit.images.preprocessing import Preprocessing
@@ -114,6 +116,18 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
     return CompileResult(artefact, outputs, "host CPU", tools(), details)
 
 
+def prove(request: CompileRequest, probe: Probe, progress: Progress) -> Proof:
+    """Whether the vendor's float file gives the float model's outputs on a probe. What does not has no repair."""
+    assert request.vendor_float is not None
+    expected, job = np.load(probe.outputs, allow_pickle=False), request.out / "jobs" / "probe"
+    found = answers(request.vendor_float, probe.pixels, job, request.preprocessing, progress)
+    proof = Proof(len(expected), relative_error(found, expected))
+    if not proof.right:
+        log = (job / "log.txt").read_text(encoding="utf-8", errors="replace")
+        write_vendor_folder(request, probe, request.vendor_float, found, proof, log=log, facts=tools())
+    return proof
+
+
 def measure(request: TrialRequest, progress: Progress) -> Trials:
     """Make every candidate from the float .tflite, run all on the held-out images, and time all in turns.
 
@@ -196,17 +210,27 @@ def predict(artefact: Path, pixels: Pixels, preprocessing: Preprocessing, progre
     with tempfile.TemporaryDirectory(prefix="edgevit-predict-") as name:
         folder = Path(name)
         np.save(folder / "pixels.npy", pixels)
-        arguments = {
-            "model": text(artefact),
-            "pixels": str(folder / "pixels.npy"),
-            "outputs": str(folder / "outputs.npy"),
-            "threads": 1,
-            **pixel_scaling(preprocessing),
-        }
-        limit_s = PREDICT_SECONDS + IMAGE_SECONDS * len(pixels)
-        run_job(TOOLCHAIN, "run", arguments, folder / "job", progress=progress, timeout_s=limit_s)
-        outputs: Outputs = np.load(folder / "outputs.npy", allow_pickle=False)
-    return outputs
+        return answers(artefact, folder / "pixels.npy", folder / "job", preprocessing, progress, threads=1)
+
+
+def answers(
+    model: Path, pixels: Path, job: Path, preprocessing: Preprocessing, progress: Progress, threads: int = 0
+) -> Outputs:
+    """Outputs of a .tflite on pixels of a file, by a worker in the folder `job`; 0 threads: one a core."""
+    outputs = job / "outputs.npy"
+    job.mkdir(parents=True)
+    arguments = {
+        "model": text(model),
+        "pixels": text(pixels),
+        "outputs": text(outputs),
+        "threads": threads or os.cpu_count() or 1,
+        **pixel_scaling(preprocessing),
+    }
+    limit_s = PREDICT_SECONDS + IMAGE_SECONDS * len(np.load(pixels, mmap_mode="r", allow_pickle=False))
+    run_job(TOOLCHAIN, "run", arguments, job, progress=progress, timeout_s=limit_s)
+    found: Outputs = np.load(outputs, allow_pickle=False)
+    outputs.unlink()
+    return found
 
 
 def pixel_scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:
@@ -235,5 +259,6 @@ LITERT = Backend(
     on_board=ON_BOARD,
     convert_float=convert_float,
     quantizers=Quantizers(("cpu", "npu"), candidates, measure),
+    prove=prove,
     run=predict,
 )

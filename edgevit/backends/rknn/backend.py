@@ -9,16 +9,17 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from edgevit.backends.proof import Proof
+from edgevit.backends.proof import Probe, Proof
 from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs, time_limit_s
 from edgevit.backends.rknn import hybrid, repair
-from edgevit.backends.rknn.build import TOOLCHAIN, build
+from edgevit.backends.rknn.build import TOOLCHAIN, Build, build
 from edgevit.backends.rknn.log import parse_log
 from edgevit.backends.rknn.on_board import ON_BOARD
 from edgevit.errors import InputError
@@ -71,9 +72,7 @@ def tools() -> dict[str, str]:
 def make(request: CompileRequest, progress: Progress) -> CompileResult:
     """Make a .rknn that takes uint8 pixels [1, height, width, channels]; run it on `request.evaluate`.
 
-    mean and std are folded into it. Details: `placement` (layers, cycles, memory), `disabled_rules`,
-    `warnings`, `peak_bytes` of the worker, `fixed_addresses` (whether a rebuild
-    usually gives the same bytes; without, unused fields hold other host addresses).
+    mean and std are folded into it.
     """
     artefact, outputs = request.out / "model.rknn", request.out / "outputs.npy"
     arguments = worker_arguments(request, artefact, outputs)
@@ -85,6 +84,16 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
         begun.remove()  # as large as the model itself
     else:
         built = build("build", arguments, jobs, progress, timeout_s)
+    return made(request, built, artefact, outputs, progress)
+
+
+def made(
+    request: CompileRequest, built: Build, artefact: Path, outputs: Path, progress: Progress
+) -> CompileResult:
+    """What a build made. Details: `placement` (layers, cycles, memory), `disabled_rules`, `warnings`, `peak_bytes`
+    of the worker, `fixed_addresses` (whether a rebuild usually gives the same bytes; without, unused fields hold
+    other host addresses).
+    """
     warnings = warnings_in(built.log)
     for text in warnings:
         progress.warn(f"{request.board.name}: {text}")
@@ -126,10 +135,13 @@ def simulations(request: CompileRequest, progress: Progress) -> Iterator[Callabl
             Path(arguments[name]).unlink(missing_ok=True)
 
 
-def proved(request: CompileRequest, progress: Progress) -> Proof:
+def proved(request: CompileRequest, probe: Probe, progress: Progress) -> Proof:
     """Whether the toolkit's float build of a graph computes it, and the rules to leave out where it does not."""
-    unused = request.out / "unused"
-    return repair.prove(request, worker_arguments(request, unused, unused), progress)
+    artefact, outputs = request.out / "model.rknn", request.out / "outputs.npy"
+    proof, built = repair.prove(request, probe, worker_arguments(request, artefact, outputs), progress)
+    if not proof.right:
+        return proof
+    return replace(proof, made=made(request, built, artefact, outputs, progress))
 
 
 def worker_arguments(request: CompileRequest, artefact: Path, outputs: Path) -> dict[str, Any]:

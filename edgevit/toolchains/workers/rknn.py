@@ -47,20 +47,22 @@ def build(
     disable_rules: list[str] | None = None,
     config: Values | None = None,
     options: Values | None = None,
+    probe: Values | None = None,
 ) -> Values:
     """Compile an ONNX file to a .rknn that takes uint8 [1, height, width, channels]; simulate it if asked.
 
     `mean` and `std` are per channel in 0..255; the ONNX takes float32 [1, channels, height, width] normalised
     with them. `calibration` and `evaluate` are .npy files of pixels, uint8 [n, height, width, channels];
     `outputs` is written as float32 [n, classes]. The simulator only works in the session that built. `options`
-    are passed to the toolkit's build.
+    are passed to the toolkit's build. `probe` names `pixels` to simulate first, their `outputs` file, and those
+    `expected`: where they differ by more than `tolerance`, `evaluate` is left out.
     """
     with Session(target, mean, std, algorithm, disable_rules, config) as rknn:
         load(rknn, model)
         step("build")
         dataset = write_dataset(calibration, rows_of(model)) if quantize and calibration else None
         check(rknn.build(do_quantization=quantize, dataset=dataset, **(options or {})), "build")
-        return finish(rknn, artefact, evaluate, outputs)
+        return finish(rknn, artefact, evaluate, outputs, probe)
 
 
 def hybrid_step1(
@@ -160,28 +162,43 @@ def load(rknn: Any, model: str) -> None:
     check(rknn.load_onnx(model=MODEL), "load_onnx")
 
 
-def finish(rknn: Any, artefact: str, evaluate: str | None, outputs: str | None) -> Values:
-    """Export under the final name only once whole, then simulate."""
+def finish(
+    rknn: Any, artefact: str, evaluate: str | None, outputs: str | None, probe: Values | None = None
+) -> Values:
+    """Export under the final name only once whole, then simulate the probe, and where it is right the rest."""
     step("export")
     staging = "model.rknn"
     check(rknn.export_rknn(staging), "export_rknn")
     if not Path(staging).is_file():
         raise VendorFailed("export_rknn wrote no file")
     publish(staging, artefact)
-    images = simulate(rknn, evaluate, outputs) if evaluate and outputs else 0
+    if probe or evaluate:
+        step("simulate")
+        check(rknn.init_runtime(), "init_runtime")
+    right = probe is None or probed(rknn, **probe)
+    images = simulate(rknn, evaluate, outputs) if right and evaluate and outputs else 0
     return {
         "artefact": artefact,
         "size_bytes": Path(artefact).stat().st_size,
         "simulated_images": images,
+        "right": right,
     } | common()
+
+
+def probed(rknn: Any, pixels: str, outputs: str, expected: str, tolerance: float) -> bool:
+    """Whether the outputs on a probe are those expected, by the norm of the difference over theirs."""
+    import numpy as np
+
+    simulate(rknn, pixels, outputs)
+    found, right = np.load(outputs), np.load(expected)
+    # NaN compares false, so it counts as wrong.
+    return bool(np.linalg.norm(found - right) <= tolerance * np.linalg.norm(right))
 
 
 def simulate(rknn: Any, evaluate: str, outputs: str) -> int:
     """Run every image of `evaluate` through the compiled graph on this machine; returns how many."""
     import numpy as np
 
-    step("simulate")
-    check(rknn.init_runtime(), "init_runtime")
     pixels = np.load(evaluate, mmap_mode="r", allow_pickle=False)
     rows = []
     for number, image in enumerate(pixels):

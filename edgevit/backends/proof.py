@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -40,9 +41,12 @@ class Probe:
 class Proof:
     """A float artefact against the float model on `images` probe images, as built and repaired.
 
-    `error` and `repaired` are relative errors of the outputs (None: not needed, or not found). `options` are
-    the backend's own that leave out what was wrong, `left_out` its names. `cycles` are the compiler's own
-    before and after. `made` is the artefact that is right, with its outputs on what the request asked for.
+    `error` (infinite: it was not made, or gave no numbers) and `repaired` (None: not needed, or not found)
+    are relative errors of the outputs. `options` are the backend's own that leave out what was wrong,
+    `left_out` its names. `cycles` are the compiler's own before and after. `reason` is what is known of the
+    cause in words; it `overflows` where the model's own values are more than the target's float type holds,
+    which says nothing about int8. `made` is the artefact that is right, with its outputs on what the
+    request asked for.
     """
 
     images: int
@@ -52,7 +56,8 @@ class Proof:
     options: dict[str, Any] = field(default_factory=dict)
     cycles: tuple[int, int] | None = None
     builds: int = 1
-    unknown: str | None = None
+    reason: str | None = None
+    overflows: bool = False
     made: CompileResult | None = None
 
     @property
@@ -63,7 +68,8 @@ class Proof:
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
         made = None if self.made is None else self.made.to_json()
-        return {**asdict(replace(self, made=None)), "made": made, "right": self.right}
+        finite = self.error if math.isfinite(self.error) else None  # JSON knows no infinity
+        return {**asdict(replace(self, made=None)), "error": finite, "made": made, "right": self.right}
 
 
 def relative_error(found: npt.ArrayLike, expected: npt.ArrayLike) -> float:

@@ -56,6 +56,19 @@ class CompileRequest:
 
 
 @dataclass(frozen=True)
+class FloatRequest:
+    """A vendor's float file to make of a saved torch.export program, in the existing folder `out`.
+
+    The program takes float32 [1, height, width, channels] normalised; the file is proved on `probe`.
+    """
+
+    program: Path
+    probe: Probe
+    preprocessing: Preprocessing
+    out: Path
+
+
+@dataclass(frozen=True)
 class CompileResult:
     """A made artefact; `outputs` float32 [n, classes] .npy; `how` labels where they were computed."""
 
@@ -103,17 +116,18 @@ class OnBoard:
 class Backend:
     """A vendor's tools: what they take and make, how to call them, and how their artefacts run.
 
-    `suffix` ends its artefacts' names, `device` is what runs them, in words, `source` what a new board profile
-    cites. `options` is the type of the vendor's own settings, `[options.NAME]` of plans and recipes. `tools`
-    gives what decides an artefact besides its request (versions, a lock); it raises ToolchainError where they
-    are not installed, as `compile` does where they fail. `convert_float` makes the vendor's float file of an
-    exported program in a folder. `takes_ranges` says whether a plan's own ranges and 16-bit tensors are
-    realised, `fusion` which tensors the compiler never stores, `simulations` gives a simulator of many plans
-    for one model. `quantizers` are the ways to quantize that are measured and chosen from. `prove` compiles in
-    float, compares the artefact's outputs with the float model's on a probe, and finds what to leave out of the
+    `suffix` ends its artefacts' names, `device` is what runs them, in words, `source` what a new board
+    profile cites. `options` is the type of the vendor's own settings, `[options.NAME]` of plans and
+    recipes. `tools` gives what decides an artefact besides its request (versions, a lock); it raises
+    ToolchainError where they are not installed, as `compile` does where they fail. `convert_float` makes
+    the vendor's float file of an exported program and proves it, by other ways too where the usual one
+    fails. `takes_ranges` says whether a plan's own ranges and 16-bit tensors are realised, `fusion` which
+    tensors the compiler never stores, `simulations` gives a simulator of many plans for one model.
+    `quantizers` are the ways to quantize that are measured and chosen from. `prove` compiles in float,
+    compares the artefact's outputs with the float model's on a probe, and finds what to leave out of the
     build where they are wrong; `made` is then the artefact, if it is at hand. `run` gives outputs float32
-    [n, classes] for pixels uint8 [n, height, width, channels] on
-    this machine; None where only the device itself can.
+    [n, classes] for pixels uint8 [n, height, width, channels] on this machine; None where only the device
+    itself can.
     """
 
     name: str
@@ -125,7 +139,7 @@ class Backend:
     tools: Callable[[], dict[str, str]]
     compile: Callable[[CompileRequest, Progress], CompileResult]
     on_board: OnBoard
-    convert_float: Callable[[Path, Path, Progress], Path] | None = None
+    convert_float: Callable[[FloatRequest, Progress], tuple[Path, Proof]] | None = None
     takes_ranges: bool = False
     fusion: Fusion = STORES_EVERYTHING
     simulations: (

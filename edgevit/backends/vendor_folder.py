@@ -11,26 +11,28 @@ from typing import Any
 import numpy as np
 
 from edgevit.backends.proof import Probe, Proof
-from edgevit.backends.protocol import CompileRequest, Outputs
+from edgevit.backends.protocol import Outputs
+from edgevit.images.preprocessing import Preprocessing
 
 NAME = "for-vendor"
 
 
 def write_vendor_folder(
-    request: CompileRequest,
-    probe: Probe,
+    out: Path,
     graph: Path,
+    probe: Probe,
+    preprocessing: Preprocessing,
     found: Outputs,
     proof: Proof,
     *,
     log: str,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write `request.out`/for-vendor: graph, normalised inputs, outputs expected and found, log, versions.
+    """Write `out`/for-vendor: graph, normalised inputs, outputs expected and found, log, versions.
 
     `facts` are the vendor's own: platform, versions. Nothing of the user's is in it but the model and the probe.
     """
-    folder, preprocessing = request.out / NAME, request.preprocessing
+    folder = out / NAME
     folder.mkdir()
     shutil.copyfile(graph, folder / f"model{graph.suffix}")
     shutil.copyfile(probe.outputs, folder / "expected.npy")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.backends.protocol import CompileRequest
+from edgevit.backends.protocol import CompileRequest, FloatRequest
 from edgevit.backends.registry import backend_of
 from edgevit.conversion import proof, sources
 from edgevit.conversion.inputs import Inputs
@@ -19,7 +19,7 @@ from edgevit.targets.precisions import quantized
 from edgevit.targets.profiles import Board
 
 # Of an [npu] section: what the exported graph doesn't depend on.
-NOT_IN_GRAPH = {"cpu_ops", "target", "sixteen_bit", "never_sixteen_bit"}
+NOT_IN_GRAPH = {"cpu_ops", "target", "proved_as", "sixteen_bit", "never_sixteen_bit"}
 
 
 class Conversion(Inputs):
@@ -74,17 +74,20 @@ class Conversion(Inputs):
         return self.run.step("export", inputs, make)
 
     def vendor_float(self, board: Board, precision: str) -> Step | None:
-        """The vendor's own float file of an exported program; None for a backend that starts from the graph."""
+        """The vendor's own float file of an exported program, proved; None: its backend starts from the graph."""
         backend = backend_of(board)
         convert_float = backend.convert_float
         if convert_float is None:
             return None
         exported = self.exported(board, precision)
-        inputs = {"export": exported.key, "tools": backend.tools()}
+        inputs = {"export": exported.key, "images": self.probe.key, "tools": backend.tools()}
 
         def make(folder: Path) -> dict[str, Any]:
-            self.progress.stage(f"{board.id}: convert in float")
-            return {"file": convert_float(exported.path("model.pt2"), folder, self.progress).name}
+            self.progress.stage(f"{board.id}: convert in float and prove that it keeps the function")
+            with proof.probe_of(self, exported, folder) as probe:
+                request = FloatRequest(exported.path("model.pt2"), probe, self.preprocessing, folder)
+                file, found = convert_float(request, self.progress)
+            return {**found.to_json(), "file": file.name}
 
         return self.run.step(f"{backend.name}-float", inputs, make)
 

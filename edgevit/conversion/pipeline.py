@@ -65,7 +65,7 @@ def of_target(conversion: Conversion, pair: Pair) -> list[Stage]:
     """What one target needs, in order; the first needs torch, the others the vendor's tools."""
     name = "-".join((pair[0].id, pair[1]))
     stages = [Stage(f"export for {name}", partial(conversion.exported, *pair))]
-    if proof.prover(conversion, pair[0]) is not None:
+    if proof.proves(conversion, pair[0]):
         stages.append(Stage(f"prove the compiler on {name}", partial(proof.proved, conversion, *pair)))
     if conversion.searches(*pair):
         stages.append(Stage(f"search for {name}", partial(conversion.planned, *pair)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +14,9 @@ import numpy as np
 from edgevit.backends.proof import CLEARLY_WRONG, Probe, Proof
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import backend_of
-from edgevit.conversion.plans import board_key, existing, plan_of
+from edgevit.conversion.plans import board_key, plan_of
 from edgevit.errors import ToolchainError
 from edgevit.files import publish
-from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.run.step import Step
 from edgevit.targets.precisions import FLOAT, quantized
@@ -24,24 +25,34 @@ from edgevit.targets.profiles import Board
 if TYPE_CHECKING:
     from edgevit.conversion.artefacts import Conversion
 
+UNKNOWN = "for an unknown reason"
 
-def prover(conversion: Conversion, board: Board) -> Callable[[CompileRequest, Probe, Progress], Proof] | None:
-    """How a board's backend proves a graph; None where it can't, without float, or where only cost is asked for."""
-    told = conversion.job.images and FLOAT in board.precisions
-    return backend_of(board).prove if told else None
+
+def proves(conversion: Conversion, board: Board) -> bool:
+    """Whether a board's compiler is proved: it can build in float, and not only cost is asked for."""
+    backend = backend_of(board)
+    able = backend.convert_float is not None or backend.prove is not None
+    return able and conversion.job.images and float_platform(board)
+
+
+def float_platform(board: Board) -> bool:
+    """Whether a board, or one whose compiler does the same to a graph, takes float."""
+    return FLOAT in board.precisions or (board.npu is not None and board.npu.proved_as is not None)
 
 
 def proved(conversion: Conversion, board: Board, precision: str) -> Step | None:
     """Whether the compiler's float build of the graph computes it, repaired where it does not.
 
-    None where there is no `prover`. Where a float artefact of the same graph is asked for, the build is that
-    artefact (`made`), with its outputs on the validation images.
+    None where it isn't proved. Where a float artefact of the same graph is asked for, the build is that artefact
+    (`made`), with its outputs on the validation images.
     """
-    prove = prover(conversion, board)
-    if prove is None:
+    backend = backend_of(board)
+    prove = backend.prove
+    if not proves(conversion, board):
         return None
-    backend, exported = backend_of(board), conversion.exported(board, precision)
-    vendor_float = conversion.vendor_float(board, precision)
+    if prove is None:
+        return conversion.vendor_float(board, precision)
+    exported = conversion.exported(board, precision)
     plan = plan_of(conversion.job, FLOAT, backend)
     wanted = FLOAT in conversion.job.precisions and conversion.exported(board, FLOAT).key == exported.key
     validation = conversion.validation if wanted else None
@@ -56,37 +67,45 @@ def proved(conversion: Conversion, board: Board, precision: str) -> Step | None:
     }
 
     def make(folder: Path) -> dict[str, Any]:
-        from edgevit.conversion.reference import EXPECTED
-
         conversion.progress.stage(f"{board.id}: prove that the compiler keeps the function")
-        expected = np.load(exported.path(EXPECTED))
-        probe = Probe(folder / "probe.npy", folder / "probe-outputs.npy")
-        np.save(probe.pixels, np.load(conversion.probe.path("pixels.npy"), mmap_mode="r")[: len(expected)])
-        np.save(probe.outputs, expected)
-        request = CompileRequest(
-            onnx=existing(exported.path("model.onnx")),
-            vendor_float=vendor_float.path(vendor_float.metrics["file"]) if vendor_float else None,
-            plan=plan,
-            board=board,
-            preprocessing=conversion.preprocessing,
-            calibration=probe.pixels,
-            evaluate=validation.path("pixels.npy") if validation else None,
-            out=folder,
-        )
-        try:
-            found = prove(request, probe, conversion.progress)
-        except ToolchainError as error:
-            if not quantized(precision):
-                raise
-            found = Proof(len(expected), error=0.0, unknown=str(error))  # int8 may build where float does not
-        for path in (probe.pixels, probe.outputs):
-            path.unlink()
+        with probe_of(conversion, exported, folder) as probe:
+            request = CompileRequest(
+                onnx=exported.path("model.onnx"),
+                vendor_float=None,
+                plan=plan,
+                board=board,
+                preprocessing=conversion.preprocessing,
+                calibration=probe.pixels,
+                evaluate=validation.path("pixels.npy") if validation else None,
+                out=folder,
+            )
+            try:
+                found = prove(request, probe, conversion.progress)
+            except ToolchainError as error:
+                if not quantized(precision):
+                    raise
+                # int8 may build where float does not
+                found = Proof(len(np.load(probe.outputs)), error=0.0, reason=str(error))
         if found.made is not None and not wanted:
             found.made.artefact.unlink()
             found = replace(found, made=None)
         return found.to_json()
 
     return conversion.run.step(f"prove-{board.id}", inputs, make)
+
+
+@contextmanager
+def probe_of(conversion: Conversion, exported: Step, folder: Path) -> Iterator[Probe]:
+    """The probe of an export in a folder, as long as it is needed."""
+    from edgevit.conversion.reference import EXPECTED
+
+    expected = np.load(exported.path(EXPECTED))
+    probe = Probe(folder / "probe.npy", folder / "probe-outputs.npy")
+    np.save(probe.pixels, np.load(conversion.probe.path("pixels.npy"), mmap_mode="r")[: len(expected)])
+    np.save(probe.outputs, expected)
+    yield probe
+    for path in (probe.pixels, probe.outputs):
+        path.unlink()
 
 
 def take_proved(proof: Step | None, folder: Path) -> dict[str, Any] | None:
@@ -108,12 +127,7 @@ def repaired(conversion: Conversion, plan: PrecisionPlan, board: Board, precisio
     proof, name = proved(conversion, board, precision), board.backend
     if proof is None:
         return plan
-    if not proof.metrics["right"] and (not quantized(precision) or proof.metrics["error"] > CLEARLY_WRONG):
-        raise ToolchainError(
-            f"{board.id}'s compiler does not compute this model",
-            f"in float its outputs err by {100 * proof.metrics['error']:.2g} %, whatever is left out of the build",
-            f"Send {proof.path('for-vendor')} to the vendor, or choose another target",
-        )
+    refuse_wrong(proof, board, precision)
     own = dict(plan.options.get(name, {}))
     for option, value in proof.metrics["options"].items():
         listed = isinstance(value, list)  # what the plan leaves out by itself stays out
@@ -121,19 +135,57 @@ def repaired(conversion: Conversion, plan: PrecisionPlan, board: Board, precisio
     return replace(plan, options={**plan.options, name: own}) if own else plan
 
 
+def refuse_wrong(proof: Step, board: Board, precision: str) -> None:
+    """Raises ToolchainError for a compiler that does not compute the model; of int8 only where that is clear."""
+    found, off = proof.metrics, wrong_by(proof)
+    if found["right"] or quantized(precision) and (found["overflows"] or off <= CLEARLY_WRONG):
+        return
+    if found["overflows"]:
+        raise ToolchainError(
+            f"{board.id}'s float type does not hold this model's values",
+            found["reason"],
+            "Use --precision int8 there, or train with smaller weights before that layer",
+        )
+    why = found["reason"] or UNKNOWN
+    raise ToolchainError(
+        f"{board.id}'s compiler does not compute this model",
+        f"in float its outputs err by {percent(off)} ({why}), whatever is left out of the build",
+        f"Send {proof.path('for-vendor')} to the vendor, or choose another target",
+    )
+
+
 def notes(conversion: Conversion, board: Board, precision: str) -> list[str]:
     """What broke the compiled graph, what mended it, and what that costs."""
     proof = proved(conversion, board, precision)
     if proof is None:
         return []
-    if not proof.metrics["right"]:
-        off = f"{100 * proof.metrics['error']:.2g} %"
-        return [f"in float the compiled graph is off by {off}, whichever pass is left out: read the accuracy"]
-    if not proof.metrics["left_out"]:
+    found = proof.metrics
+    if not found["right"]:
+        off = percent(wrong_by(proof))
+        return [
+            f"in float the compiled graph is off by {off} ({found['reason'] or UNKNOWN}): read the accuracy"
+        ]
+    if not found["left_out"]:
         return []
-    found, (before, after) = proof.metrics, proof.metrics["cycles"]
+    as_built = found["reason"] or f"outputs off by {percent(wrong_by(proof))}"
+    npu = board.npu
+    where = f" as {npu.proved_as}" if npu is not None and npu.proved_as else ""
+    cost = ""
+    if found["cycles"] is not None:
+        before, after = found["cycles"]
+        cost = f", at {100 * (after / max(before, 1) - 1):+.1f} % cycles"
     return [
-        f"the compiler's {' and '.join(found['left_out'])} broke this model (outputs off by "
-        f"{100 * found['error']:.2g} % in float); built without it they are off by "
-        f"{100 * found['repaired']:.2g} %, at {100 * (after / max(before, 1) - 1):+.1f} % cycles"
+        f"the compiler's {' and '.join(found['left_out'])} broke this model ({as_built} in float{where}); built "
+        f"without it they are off by {percent(found['repaired'])}{cost}"
     ]
+
+
+def wrong_by(proof: Step) -> float:
+    """The relative error as built; infinite where no number came out."""
+    error = proof.metrics["error"]
+    return math.inf if error is None else float(error)
+
+
+def percent(error: float) -> str:
+    """A relative error in words."""
+    return f"{100 * error:.2g} %" if math.isfinite(error) else "more than any number"

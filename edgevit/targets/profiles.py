@@ -31,6 +31,10 @@ class Npu(Strict):
     """What the vendor's compiler and the chip can do; each limit names its source in the file's comments."""
 
     target: str = Field(description="the name the vendor's toolkit gives this platform")
+    proved_as: str | None = Field(
+        None,
+        description="platform with float whose builds do the same to a graph, where this one has no float",
+    )
     max_conv_stride: Count | None = Field(None, description="largest convolution stride run in one pass")
     token_alignment: Count = Field(1, description="tokens are computed in blocks of this many")
     input_channel_alignment: Count = Field(

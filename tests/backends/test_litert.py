@@ -11,7 +11,8 @@ import pytest
 
 from edgevit.backends.litert import backend
 from edgevit.backends.litert.recipes import rules
-from edgevit.backends.protocol import CompileRequest, CompileResult
+from edgevit.backends.proof import Probe
+from edgevit.backends.protocol import CompileRequest, CompileResult, FloatRequest
 from edgevit.backends.trials import Candidate, TrialRequest
 from edgevit.errors import ToolchainError
 from edgevit.files import sha256_file
@@ -65,11 +66,6 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, di
     write_pixels(tmp_path)
     (tmp_path / "float.tflite").write_bytes(b"float")
     return calls
-
-
-def test_program_is_converted_once_for_all(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
-    made = backend.convert_float(tmp_path / "tiny.pt2", tmp_path, QUIET)
-    assert asked == [("convert", {"program": str(tmp_path / "tiny.pt2"), "artefact": str(made)})]
 
 
 def test_float_is_run_as_it_is(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
@@ -180,11 +176,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pixels(folder)
     model = tiny_vit()
     export_program(model, TINY.size, 3, folder / "tiny.pt2")
-    backend.convert_float(folder / "tiny.pt2", folder, QUIET)
     with torch.inference_mode():
         images = torch.from_numpy(TINY.normalise(np.load(folder / "evaluate.npy")))
         np.save(folder / "torch.npy", model(images).numpy())
+    convert_float(folder, folder)
     return folder
+
+
+def convert_float(folder: Path, out: Path, preprocessing: Preprocessing = TINY) -> Path:
+    """The float file of a folder's program, proved on its pixels; the usual way has to do."""
+    assert backend.LITERT.convert_float is not None
+    probe = Probe(folder / "evaluate.npy", folder / "torch.npy")
+    file, proof = backend.LITERT.convert_float(
+        FloatRequest(folder / "tiny.pt2", probe, preprocessing, out), QUIET
+    )
+    assert proof.error < 1e-4 and (proof.builds, proof.left_out, proof.reason) == (1, (), None)
+    return file
 
 
 def tiny_vit() -> Any:
@@ -240,7 +247,7 @@ def test_float_computes_what_torch_computes(tiny: Path, in_float: CompileResult)
 @pytest.mark.toolchain
 @pytest.mark.slow
 def test_same_program_gives_the_same_bytes(tiny: Path, in_float: CompileResult, tmp_path: Path) -> None:
-    again = backend.convert_float(tiny / "tiny.pt2", tmp_path, QUIET)
+    again = convert_float(tiny, tmp_path)
     assert sha256_file(again) == sha256_file(in_float.artefact)
 
 
@@ -351,11 +358,12 @@ def test_trained_model_keeps_its_logits_in_float(reference_data: Path, tmp_path:
     images = read_image_set(csv, num_classes=1000, labelled=True, limit=16, seed=0, progress=QUIET)
     write_photographs(images, loaded.preprocessing, tmp_path / "evaluate.npy", QUIET)
     export_program(loaded.module, loaded.preprocessing.size, 3, tmp_path / "tiny.pt2")
-    backend.convert_float(tmp_path / "tiny.pt2", tmp_path, QUIET)
-    asked = dataclasses.replace(request(tmp_path), preprocessing=loaded.preprocessing)
-    result = backend.make(asked, QUIET)
     with torch.inference_mode():
         pixels = np.load(tmp_path / "evaluate.npy")
         wanted = loaded.module(torch.from_numpy(loaded.preprocessing.normalise(pixels))).numpy()
+    np.save(tmp_path / "torch.npy", wanted)
+    convert_float(tmp_path, tmp_path, loaded.preprocessing)
+    asked = dataclasses.replace(request(tmp_path), preprocessing=loaded.preprocessing)
+    result = backend.make(asked, QUIET)
     assert result.outputs is not None
     np.testing.assert_allclose(np.load(result.outputs), wanted, rtol=0, atol=1e-4)

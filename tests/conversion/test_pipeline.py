@@ -226,12 +226,45 @@ def test_what_nothing_mends_fails_that_target_and_says_what_to_send(pictures: Pa
     assert [each.title for each in edgevit.open(tmp_path / "run").results] == ["onnx int8"]
 
 
+def test_values_beyond_the_float_type_fail_float_and_not_int8(pictures: Path, tmp_path: Path) -> None:
+    reason = "MatMul_3 reaches 135593, more than float16 holds (65504)"
+
+    def prove(request: CompileRequest, probe: Probe, progress: Any) -> Proof:
+        return Proof(16, float("inf"), reason=reason, overflows=True)
+
+    with registered(replace(made_up.MADE_UP, prove=prove)):
+        (note,) = only(convert(pictures, tmp_path / "int8", search_minutes=0.0)).notes
+        assert reason in note
+        with pytest.raises(
+            edgevit.EdgevitError, match="float type does not hold this model's values: MatMul_3"
+        ):
+            convert(pictures, tmp_path / "float", precisions=("float",))
+
+
+def test_a_platform_without_float_is_proved_as_one_that_has_it(pictures: Path, tmp_path: Path) -> None:
+    def prove(request: CompileRequest, probe: Probe, progress: Any) -> Proof:
+        assert request.board.npu is not None and request.board.npu.proved_as == "another"
+        return Proof(16, 0.3, 0.001, ("bad_rule",), {"fails": None}, (100, 100))
+
+    board = replace_board(made_up.board(proved_as="another"), precisions=("int8",))
+    with registered(replace(made_up.MADE_UP, prove=prove)):
+        (note,) = only(convert(pictures, tmp_path / "run", board, search_minutes=0.0)).notes
+        assert "bad_rule broke this model (outputs off by 30 % in float as another)" in note
+    alone = replace_board(made_up.board(), precisions=("int8",))
+    with registered(replace(made_up.MADE_UP, prove=prove)):
+        assert only(convert(pictures, tmp_path / "alone", alone, search_minutes=0.0)).notes == ()
+
+
+def replace_board(board: Board, **changes: Any) -> Board:
+    return board.model_copy(update=changes)
+
+
 def test_what_float16_does_not_bear_is_told_and_int8_is_made(pictures: Path, tmp_path: Path) -> None:
     backend, _ = proving(right=False, error=0.05)
     with registered(backend):
         (note,) = only(convert(pictures, tmp_path / "int8", search_minutes=0.0)).notes
         assert note == (
-            "in float the compiled graph is off by 5 %, whichever pass is left out: read the accuracy"
+            "in float the compiled graph is off by 5 % (for an unknown reason): read the accuracy"
         )
         with pytest.raises(edgevit.EdgevitError, match="its outputs err by 5 %"):
             convert(pictures, tmp_path / "float", precisions=("float",))

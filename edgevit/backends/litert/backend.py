@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from edgevit.backends.litert.calls import TOOLCHAIN, answers, pixel_scaling, text
+from edgevit.backends.litert.float_file import convert_float
 from edgevit.backends.litert.on_board import ON_BOARD
 from edgevit.backends.litert.recipes import DELEGATES, VENDOR_DEFAULT, rules
-from edgevit.backends.proof import Probe, Proof, relative_error
 from edgevit.backends.protocol import (
     BUILD_SECONDS,
     IMAGE_SECONDS,
@@ -24,7 +25,6 @@ from edgevit.backends.protocol import (
     time_limit_s,
 )
 from edgevit.backends.trials import Candidate, Quantizers, Trial, TrialRequest, Trials
-from edgevit.backends.vendor_folder import write_vendor_folder
 from edgevit.errors import ToolchainError
 from edgevit.files import publish
 from edgevit.images.preprocessing import Preprocessing
@@ -33,9 +33,7 @@ from edgevit.targets.profiles import Strict
 from edgevit.toolchains import environment
 from edgevit.toolchains.call import run_job
 
-TOOLCHAIN = "litert"
 ROUNDS, ROUNDS_SECONDS = 40, 20.0
-PREDICT_SECONDS = 120.0
 
 
 class LitertOptions(Strict):
@@ -52,20 +50,6 @@ def candidates(delegate: str) -> tuple[Candidate, ...]:
 def tools() -> dict[str, str]:
     """Versions that decide an artefact. Raises ToolchainError if the toolchain is not installed."""
     return environment.versions(TOOLCHAIN)
-
-
-def convert_float(program: Path, out: Path, progress: Progress) -> Path:
-    """Make a float .tflite of a saved torch.export program in the folder `out`. Raises ToolchainError."""
-    in_float = out / "float.tflite"
-    run_job(
-        TOOLCHAIN,
-        "convert",
-        {"program": text(program), "artefact": text(in_float)},
-        out / "jobs" / "convert",
-        progress=progress,
-        timeout_s=BUILD_SECONDS,
-    )
-    return in_float
 
 
 def make(request: CompileRequest, progress: Progress) -> CompileResult:
@@ -114,18 +98,6 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
     details = {name: ran[name] for name in ("partitions", "operations", "outside")}
     details["peak_bytes"] = max(peaks)
     return CompileResult(artefact, outputs, "host CPU", tools(), details)
-
-
-def prove(request: CompileRequest, probe: Probe, progress: Progress) -> Proof:
-    """Whether the vendor's float file gives the float model's outputs on a probe. What does not has no repair."""
-    assert request.vendor_float is not None
-    expected, job = np.load(probe.outputs, allow_pickle=False), request.out / "jobs" / "probe"
-    found = answers(request.vendor_float, probe.pixels, job, request.preprocessing, progress)
-    proof = Proof(len(expected), relative_error(found, expected))
-    if not proof.right:
-        log = (job / "log.txt").read_text(encoding="utf-8", errors="replace")
-        write_vendor_folder(request, probe, request.vendor_float, found, proof, log=log, facts=tools())
-    return proof
 
 
 def measure(request: TrialRequest, progress: Progress) -> Trials:
@@ -213,40 +185,6 @@ def predict(artefact: Path, pixels: Pixels, preprocessing: Preprocessing, progre
         return answers(artefact, folder / "pixels.npy", folder / "job", preprocessing, progress, threads=1)
 
 
-def answers(
-    model: Path, pixels: Path, job: Path, preprocessing: Preprocessing, progress: Progress, threads: int = 0
-) -> Outputs:
-    """Outputs of a .tflite on pixels of a file, by a worker in the folder `job`; 0 threads: one a core."""
-    outputs = job / "outputs.npy"
-    job.mkdir(parents=True)
-    arguments = {
-        "model": text(model),
-        "pixels": text(pixels),
-        "outputs": text(outputs),
-        "threads": threads or os.cpu_count() or 1,
-        **pixel_scaling(preprocessing),
-    }
-    limit_s = PREDICT_SECONDS + IMAGE_SECONDS * len(np.load(pixels, mmap_mode="r", allow_pickle=False))
-    run_job(TOOLCHAIN, "run", arguments, job, progress=progress, timeout_s=limit_s)
-    found: Outputs = np.load(outputs, allow_pickle=False)
-    outputs.unlink()
-    return found
-
-
-def pixel_scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:
-    """`mean` and `std` per channel in 0..255, as the worker takes them."""
-    return {
-        "mean": [255 * value for value in preprocessing.mean],
-        "std": [255 * value for value in preprocessing.std],
-    }
-
-
-def text(path: Path | None) -> str:
-    """An absolute path for a worker, which runs in a folder of its own."""
-    assert path is not None
-    return str(path.resolve())
-
-
 LITERT = Backend(
     name="litert",
     suffix=".tflite",
@@ -259,6 +197,5 @@ LITERT = Backend(
     on_board=ON_BOARD,
     convert_float=convert_float,
     quantizers=Quantizers(("cpu", "npu"), candidates, measure),
-    prove=prove,
     run=predict,
 )

@@ -138,7 +138,10 @@ def simulations(request: CompileRequest, progress: Progress) -> Iterator[Callabl
 def proved(request: CompileRequest, probe: Probe, progress: Progress) -> Proof:
     """Whether the toolkit's float build of a graph computes it, and the rules to leave out where it does not."""
     artefact, outputs = request.out / "model.rknn", request.out / "outputs.npy"
-    proof, built = repair.prove(request, probe, worker_arguments(request, artefact, outputs), progress)
+    arguments = worker_arguments(request, artefact, outputs)
+    assert request.board.npu is not None
+    arguments["target"] = request.board.npu.proved_as or arguments["target"]
+    proof, built = repair.prove(request, probe, arguments, progress)
     if not proof.right:
         return proof
     return replace(proof, made=made(request, built, artefact, outputs, progress))

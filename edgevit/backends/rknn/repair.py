@@ -16,6 +16,7 @@ import numpy as np
 
 from edgevit.backends.proof import TOLERANCE, Probe, Proof, Verdict, relative_error, smallest_cause
 from edgevit.backends.protocol import BUILD_SECONDS, CompileRequest, Outputs, time_limit_s
+from edgevit.backends.rknn import divergence
 from edgevit.backends.rknn.build import Build, build
 from edgevit.backends.rknn.log import parse_log
 from edgevit.backends.vendor_folder import write_vendor_folder
@@ -24,6 +25,7 @@ from edgevit.progress import Progress, Quiet
 
 APPLIED = re.compile(r"^D +(\w+): remove node = ", re.MULTILINE)
 LEVELS = (2, 1, 0)  # of optimization, below the toolkit's own
+FLOAT16_MAX = float(np.finfo(np.float16).max)
 FEW = 4  # images of a trial: a wrong rule shows on every one
 
 
@@ -42,6 +44,12 @@ def prove(
     error = relative_error(found, expected)
     if error <= TOLERANCE:
         return Proof(len(expected), error), first
+    assert request.onnx is not None and request.board.npu is not None
+    images = request.preprocessing.normalise(np.load(probe.pixels, allow_pickle=False)[:FEW])
+    node, largest = divergence.largest_value(request.onnx, images)
+    if largest > FLOAT16_MAX:
+        reason = f"{node} reaches {largest:.0f}, more than float16 holds ({FLOAT16_MAX:.0f})"
+        return Proof(len(expected), error, reason=reason, overflows=True), first
     progress.warn(
         f"{request.board.id}: the compiled graph computes something else (relative error {error:.2g}); "
         "searching the compiler's rules for the cause"
@@ -78,9 +86,18 @@ def prove(
             builds=2 + trials,
         )
     if not proof.right:
-        assert request.onnx is not None and request.board.npu is not None
+        proof = replace(proof, reason=f"the first wrong layer is {look(arguments, request, few, progress)}")
         facts = {"platform": request.board.npu.target, "toolkit": first.result["toolkit"]}
-        write_vendor_folder(request, probe, request.onnx, found, proof, log=first.log, facts=facts)
+        write_vendor_folder(
+            request.out,
+            request.onnx,
+            probe,
+            request.preprocessing,
+            found,
+            proof,
+            log=first.log,
+            facts=facts,
+        )
     for path in (few.pixels, few.outputs):
         path.unlink()
     return proof, last
@@ -102,6 +119,25 @@ def cure(
         if attempt(changed, f"at optimization level {level}") == "right":
             return changed, (f"optimization beyond level {level}",), {"optimization_level": level}
     return None, (), {}
+
+
+def look(arguments: dict[str, Any], request: CompileRequest, few: Probe, progress: Progress) -> str:
+    """The first layer that is wrong as built."""
+    job = request.out / "jobs" / "cut"
+    own: dict[str, Any] = {"artefact": str((job / "model.rknn").resolve()), "evaluate": None}
+    own |= {"outputs": None, "config": {}}  # shapes as the graph has them
+
+    def simulate(graph: Path, cut: Probe) -> Outputs:
+        shutil.rmtree(job, ignore_errors=True)
+        changed = arguments | own | {"model": str(graph.resolve())}
+        return simulated(changed, cut, job, Quiet(), BUILD_SECONDS)[1]
+
+    assert request.onnx is not None
+    found = divergence.first_divergence(
+        request.onnx, few, request.preprocessing, simulate, request.out, progress
+    )
+    shutil.rmtree(job, ignore_errors=True)
+    return found
 
 
 def without(arguments: dict[str, Any], rules: tuple[str, ...]) -> dict[str, Any]:

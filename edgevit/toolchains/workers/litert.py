@@ -24,18 +24,37 @@ RECIPE_NAME = re.compile(r"(dynamic|static|weight_only)_\w*wi\d\w*")  # the vend
 USUAL_RECIPES = ("dynamic_wi8_afp32", "static_wi8_ai8", "static_wi8_ai16", "weight_only_wi8_afp32")
 
 
-def convert(program: str, artefact: str) -> Values:
-    """Convert a saved torch.export program to a float .tflite."""
+def convert(program: str, artefact: str, without: list[str] | None = None) -> Values:
+    """Convert a saved torch.export program to a float .tflite, without some of the converter's own passes."""
     step("convert")
     import litert_torch
     import torch
 
+    left_out = leave_out(set(without or ()))
     exported = torch.export.load(program)
     example = tuple(value for value in exported.example_inputs[0])
     model = litert_torch.convert(exported.module(), example)
+    if left_out != set(without or ()):
+        raise ValueError(f"the converter has no {', '.join(sorted(set(without or ()) - left_out))}")
     with whole(artefact) as staging:
         model.export(staging)
     return {"artefact": artefact, "bytes": Path(artefact).stat().st_size}
+
+
+def leave_out(names: set[str]) -> set[str]:
+    """Take passes out of the converter's lists, for which it has no setting; gives a set of those met."""
+    from litert_torch import fx_infra
+
+    run_all = fx_infra.run_passes
+    found: set[str] = set()
+
+    def run_others(program: Any, passes: list[Any]) -> Any:
+        kept = [each for each in passes if type(each).__name__ not in names]
+        found.update(type(each).__name__ for each in passes if each not in kept)
+        return run_all(program, kept)
+
+    fx_infra.run_passes = run_others
+    return found
 
 
 def quantize(

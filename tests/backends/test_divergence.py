@@ -1,0 +1,73 @@
+"""Where a compiled graph leaves the float one, found with a compiler that is wrong from a known node on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgevit.backends.proof import Probe
+from edgevit.backends.protocol import Outputs
+from edgevit.backends.rknn.divergence import first_divergence, largest_value
+from edgevit.errors import ToolchainError
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.progress import QUIET
+
+NODES = 12
+
+
+def chain(folder: Path, scale: float = 1.0) -> Path:
+    """Twelve additions, one of which is a product with `scale`."""
+    kinds = [("Mul", "scale") if number == 7 else ("Add", "one") for number in range(NODES)]
+    nodes = [
+        helper.make_node(kind, [f"t{number}", other], [f"t{number + 1}"], name=f"node{number}")
+        for number, (kind, other) in enumerate(kinds)
+    ]
+    shape = (1, 3, 4, 4)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("t0", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(f"t{NODES}", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.float32(each), name) for name, each in (("one", 1.0), ("scale", scale))],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "m.onnx"
+    )
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize("culprit", range(NODES))
+def test_the_first_wrong_node_is_found_in_few_builds(tmp_path: Path, culprit: int) -> None:
+    graph, builds = chain(tmp_path), list[int]()
+
+    def simulate(cut: Path, probe: Probe) -> Outputs:
+        builds.append(len(onnx.load(cut).graph.node))
+        right: Outputs = np.load(probe.outputs)
+        return right if builds[-1] <= culprit else right * 2
+
+    probe = Probe(tmp_path / "pixels.npy", tmp_path / "unused.npy")
+    np.save(probe.pixels, np.zeros((2, 4, 4, 3), np.uint8))
+    found = first_divergence(graph, probe, Preprocessing((4, 4)), simulate, tmp_path, QUIET)
+    assert found == f"node{culprit}" and len(builds) <= 4
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "pixels.npy"}
+
+
+def test_cuts_that_do_not_build_do_not_stop_the_search(tmp_path: Path) -> None:
+    def simulate(cut: Path, probe: Probe) -> Outputs:
+        raise ToolchainError("the toolkit failed", "it died", "See log")
+
+    probe = Probe(tmp_path / "pixels.npy", tmp_path / "unused.npy")
+    np.save(probe.pixels, np.zeros((2, 4, 4, 3), np.uint8))
+    found = first_divergence(chain(tmp_path), probe, Preprocessing((4, 4)), simulate, tmp_path, QUIET)
+    assert found == f"node{NODES - 1}"
+
+
+def test_the_largest_value_and_its_node(tmp_path: Path) -> None:
+    images = np.full((2, 3, 4, 4), -3.0, np.float32)
+    images[1, 0, 0, 0] = 93.0
+    node, largest = largest_value(chain(tmp_path, scale=1000.0), images)
+    assert (node, largest) == ("node11", 100_004.0)

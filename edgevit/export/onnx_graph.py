@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from edgevit.errors import EdgevitError
+from edgevit.export.forms import PlainWindows
 from edgevit.export.opset import brought_down
 from edgevit.export.pooling import count_padding
 from edgevit.files import write_atomically
@@ -42,7 +43,7 @@ def export_onnx(
     the same bytes. Raises EdgevitError naming what can't be exported.
     """
     example = torch.zeros(1, channels, *size)
-    with TemporaryDirectory() as folder, unfused_attention(module), warnings.catch_warnings():
+    with TemporaryDirectory() as folder, unfused_attention(module), PlainWindows(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's remarks on shapes, which are static here
         plain = Path(folder) / "plain.onnx"
         try:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
+from edgevit.export.forms import FlatLinears, PlainWindows
 from edgevit.export.onnx_graph import not_exportable, unfused_attention
 from edgevit.files import atomic_path
-
-MAX_LINEAR_DIMENSIONS = 3
 
 
 class ChannelsLast(nn.Module):
@@ -31,31 +27,13 @@ class ChannelsLast(nn.Module):
         return outputs
 
 
-class FlatLinears(TorchFunctionMode):
-    """Linear layers over more than three dimensions run over two, and their outputs get the shape back.
-
-    The same sums in the same order. LiteRT's converter makes a matrix product of a linear layer over four
-    dimensions that its own checks refuse ("expected 3 but got 4").
-    """
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        values = dict(zip(("input", "weight", "bias"), args, strict=False)) | (kwargs or {})
-        if function is not functional.linear or values["input"].ndim <= MAX_LINEAR_DIMENSIONS:
-            return function(*args, **(kwargs or {}))
-        given = values.pop("input")
-        flat: torch.Tensor = function(given.flatten(0, -2), **values)
-        return flat.reshape(*given.shape[:-1], flat.shape[-1])
-
-
 def export_program(module: nn.Module, size: tuple[int, int], channels: int, out: Path) -> Path:
     """Write a module as a .pt2 that takes float32 [1, height, width, channels] normalised.
 
     The same module gives the same bytes. Raises EdgevitError naming what can't be exported.
     """
     example = torch.zeros(1, *size, channels)
-    with unfused_attention(module), FlatLinears(), warnings.catch_warnings():
+    with unfused_attention(module), FlatLinears(), PlainWindows(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(ChannelsLast(module).eval(), (example,), strict=False)

@@ -1,0 +1,81 @@
+"""Functions of torch in other forms compute the same for any valid shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from edgevit.export import export_onnx, export_program
+from edgevit.export.forms import PlainWindows
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> dict[str, Any]:
+    """A picture's shape and windows that fit on it."""
+    cells, spread, steps, pads, lengths = [], [], [], [], []
+    for _ in range(2):
+        cell, gap = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+        pad = draw(st.integers(0, 3))
+        least = max(1, gap * (cell - 1) + 1 - 2 * pad)
+        cells.append(cell), spread.append(gap), pads.append(pad)
+        steps.append(draw(st.integers(1, 3)))
+        lengths.append(draw(st.integers(least, least + 6)))
+    return {
+        "shape": (draw(st.integers(1, 2)), draw(st.integers(1, 4)), *lengths),
+        "windows": {
+            "kernel_size": tuple(cells),
+            "dilation": tuple(spread),
+            "padding": tuple(pads),
+            "stride": tuple(steps),
+        },
+    }
+
+
+@given(windows())
+@settings(deadline=None, max_examples=150)
+def test_windows_taken_apart_and_summed_again(case: dict[str, Any]) -> None:
+    image = torch.randn(case["shape"], generator=torch.Generator().manual_seed(0))
+    parts = functional.unfold(image, **case["windows"])
+    whole = functional.fold(parts, case["shape"][2:], **case["windows"])
+    with PlainWindows():
+        ours = functional.unfold(image, **case["windows"])
+        again = functional.fold(parts, case["shape"][2:], **case["windows"])
+    torch.testing.assert_close(ours, parts, atol=0, rtol=0)
+    torch.testing.assert_close(again, whole)
+
+
+@pytest.mark.parametrize("kernel", [3, (3, 2)])
+def test_one_picture_without_a_batch_is_taken_too(kernel: Any) -> None:
+    image = torch.randn(2, 7, 6)
+    with PlainWindows():
+        ours = functional.unfold(image, kernel)
+        back = functional.fold(ours, (7, 6), kernel)
+    torch.testing.assert_close(ours, functional.unfold(image, kernel))
+    torch.testing.assert_close(back, functional.fold(ours, (7, 6), kernel))
+
+
+class Outlook(nn.Module):
+    """VOLO's way: windows taken apart, weighed, and summed where they overlap."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        parts = functional.unfold(image, 3, padding=1, stride=2)
+        out: torch.Tensor = functional.fold(parts * parts.softmax(1), image.shape[2:], 3, 1, 1, 2)
+        return out.mean((2, 3))
+
+
+def test_exported_graphs_have_convolutions_for_windows(tmp_path: Path) -> None:
+    graph = onnx.load(export_onnx(Outlook(), (8, 8), 3, tmp_path / "model.onnx"))
+    kinds = {node.op_type for node in graph.graph.node}
+    assert {"Conv", "ConvTranspose"} <= kinds and not {"Col2Im", "Gather", "GatherElements"} & kinds
+    program = torch.export.load(export_program(Outlook(), (8, 8), 3, tmp_path / "model.pt2"))
+    assert not any("col" in str(node.target) for node in program.graph.nodes)
+    image = torch.randn(1, 8, 8, 3)
+    torch.testing.assert_close(program.module()(image), Outlook()(image.permute(0, 3, 1, 2)))

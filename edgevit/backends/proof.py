@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Relative to the outputs' norm: the cosine is then above 0.9995. Float16 itself errs by a thousandth or less.
 TOLERANCE = 0.03
+# A compiler rounds in other places than the arithmetic has to.
+OWN_ERRORS = 3.0
 # Beyond it an int8 artefact is refused too; below, float16 itself may be what this model does not bear.
 CLEARLY_WRONG = 0.1
 REPAIR_SECONDS = 150.0
@@ -43,10 +45,11 @@ class Proof:
 
     `error` (infinite: it was not made, or gave no numbers) and `repaired` (None: not needed, or not found)
     are relative errors of the outputs. `options` are the backend's own that leave out what was wrong,
-    `left_out` its names. `cycles` are the compiler's own before and after. `reason` is what is known of the
-    cause in words; it `overflows` where the model's own values are more than the target's float type holds,
-    which says nothing about int8. `made` is the artefact that is right, with its outputs on what the
-    request asked for.
+    `left_out` its names. `cycles` are the compiler's own before and after. `own_error` is what the float
+    type does to the model by itself, where that was asked. `reason` is what is known of the cause in words;
+    it `overflows` where the model's own values are more than the target's float type holds, which says
+    nothing about int8. `made` is the artefact that is right, with its outputs on what the request asked
+    for.
     """
 
     images: int
@@ -56,6 +59,7 @@ class Proof:
     options: dict[str, Any] = field(default_factory=dict)
     cycles: tuple[int, int] | None = None
     builds: int = 1
+    own_error: float = 0.0
     reason: str | None = None
     overflows: bool = False
     made: CompileResult | None = None
@@ -63,7 +67,12 @@ class Proof:
     @property
     def right(self) -> bool:
         """Whether the artefact computes the model, repaired or not."""
-        return self.error <= TOLERANCE or (self.repaired is not None and self.repaired <= TOLERANCE)
+        return self.error <= self.tolerance or (self.repaired is not None and self.repaired <= self.tolerance)
+
+    @property
+    def tolerance(self) -> float:
+        """The relative error up to which an artefact counts as right: what its float type does itself, and more."""
+        return max(TOLERANCE, OWN_ERRORS * self.own_error)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""

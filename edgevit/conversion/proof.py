@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +135,14 @@ def repaired(conversion: Conversion, plan: PrecisionPlan, board: Board, precisio
     return replace(plan, options={**plan.options, name: own}) if own else plan
 
 
+def own_arithmetic(found: Mapping[str, Any]) -> str:
+    """Told where the float type itself, and no compiler, moves a model's outputs."""
+    return (
+        f"float16 alone moves this model's outputs by {percent(found['own_error'])}, the compiled graph is off by "
+        f"{percent(found['error'])}: read the accuracy"
+    )
+
+
 def refuse_wrong(proof: Step, board: Board, precision: str) -> None:
     """Raises ToolchainError for a compiler that does not compute the model; of int8 only where that is clear."""
     found, off = proof.metrics, wrong_by(proof)
@@ -166,7 +174,7 @@ def notes(conversion: Conversion, board: Board, precision: str) -> list[str]:
             f"in float the compiled graph is off by {off} ({found['reason'] or UNKNOWN}): read the accuracy"
         ]
     if not found["left_out"]:
-        return []
+        return [own_arithmetic(found)] if found["own_error"] else []
     as_built = found["reason"] or f"outputs off by {percent(wrong_by(proof))}"
     npu = board.npu
     where = f" as {npu.proved_as}" if npu is not None and npu.proved_as else ""

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgevit.backends.proof import Probe
 from edgevit.backends.protocol import Outputs
-from edgevit.backends.rknn.divergence import first_divergence, largest_value
+from edgevit.backends.rknn.divergence import first_divergence
 from edgevit.errors import ToolchainError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import QUIET
@@ -64,10 +64,3 @@ def test_cuts_that_do_not_build_do_not_stop_the_search(tmp_path: Path) -> None:
     np.save(probe.pixels, np.zeros((2, 4, 4, 3), np.uint8))
     found = first_divergence(chain(tmp_path), probe, Preprocessing((4, 4)), simulate, tmp_path, QUIET)
     assert found == f"node{NODES - 1}"
-
-
-def test_the_largest_value_and_its_node(tmp_path: Path) -> None:
-    images = np.full((2, 3, 4, 4), -3.0, np.float32)
-    images[1, 0, 0, 0] = 93.0
-    node, largest = largest_value(chain(tmp_path, scale=1000.0), images)
-    assert (node, largest) == ("node11", 100_004.0)

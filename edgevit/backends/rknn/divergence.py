@@ -1,45 +1,22 @@
-"""Where a compiled graph leaves the float one, and whether float16 could hold its values at all."""
+"""Where a compiled graph leaves the float one: the graph is cut behind a node, built and simulated, by halves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
-from onnx import TensorProto, helper, shape_inference
+from onnx import shape_inference
 
+from edgevit.backends.float16 import Images, first_input, float_nodes, opened
 from edgevit.backends.proof import TOLERANCE, Probe, relative_error
 from edgevit.backends.protocol import Outputs
 from edgevit.errors import ToolchainError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
 
-Images = npt.NDArray[np.float32]
 Simulate = Callable[[Path, Probe], Outputs]
-
-
-def largest_value(graph: Path, images: Images) -> tuple[str, float]:
-    """The node whose output is the largest in magnitude on images [n, channels, height, width], and how large."""
-    model = shape_inference.infer_shapes(onnx.load(graph))
-    makers = {node.output[0]: node.name or node.output[0] for node in float_nodes(model)}
-    given = {each.name for each in model.graph.output}
-    added = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in makers if name not in given
-    ]
-    model.graph.output.extend(added)
-    session = opened(model.SerializeToString())
-    found = ("", 0.0)
-    for image in images:
-        for name, values in zip(
-            makers, session.run(list(makers), {first_input(model): image[None]}), strict=True
-        ):
-            size = float(np.abs(values).max(initial=0.0))
-            found = max(found, (makers[name], size), key=lambda each: each[1])
-    return found
 
 
 def first_divergence(
@@ -85,22 +62,3 @@ def diverges(
     finally:
         graph.unlink()
         cut.outputs.unlink()
-
-
-def float_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Nodes whose first output is float32, in the order they run; the model's shapes are inferred."""
-    values = [*model.graph.value_info, *model.graph.output]
-    floats = {each.name for each in values if each.type.tensor_type.elem_type == TensorProto.FLOAT}
-    return [node for node in model.graph.node if node.output[0] in floats]
-
-
-def first_input(model: onnx.ModelProto) -> str:
-    """The name of a graph's image."""
-    return str(model.graph.input[0].name)
-
-
-def opened(model: Path | bytes) -> Any:
-    """ONNX Runtime's session on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -21,6 +21,7 @@ from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Quiet
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.targets.profiles import load_board
+from edgevit.toolchains import environment
 from tests.mobilevit import mobilevit
 from tests.vits import random_vit
 
@@ -83,6 +84,16 @@ D     rule_a: remove node = ['v']
 """
 
 
+ARGUMENTS: dict[str, Any] = {"target": "rk3588"}
+
+
+@pytest.fixture(autouse=True)
+def no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What earlier runs found is not at hand."""
+    monkeypatch.setenv("EDGEVIT_TOOLCHAINS", str(environment.root()))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def toolkit(monkeypatch: pytest.MonkeyPatch, right: Any) -> list[tuple[list[str], int | None]]:
     """Stands in for builds: outputs are the float ones where `right` says so of rules and level, else zeros."""
     asked: list[tuple[list[str], int | None]] = []
@@ -113,22 +124,34 @@ def test_rules_are_tried_before_optimization_levels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: Any, options: dict[str, Any]
 ) -> None:
     toolkit(monkeypatch, right)
-    proof, _ = repair.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), {}, Quiet())
+    proof, _ = repair.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), ARGUMENTS, Quiet())
     assert proof.right and proof.options == options and proof.cycles == (100, 100)
 
 
 def test_rules_that_a_plan_leaves_out_stay_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toolkit(monkeypatch, lambda rules, level: {"mine", "rule_b"} <= set(rules))
     request, probe = asked(random_vit(embed_dim=48), 32, tmp_path)
-    proof, _ = repair.prove(request, probe, {"disable_rules": ["mine"]}, Quiet())
+    proof, _ = repair.prove(request, probe, ARGUMENTS | {"disable_rules": ["mine"]}, Quiet())
     assert proof.options == {"disable_rules": ["mine", "rule_b"]} and proof.left_out == ("rule_b",)
+
+
+def test_the_next_model_of_the_same_shape_starts_with_what_mended_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds = toolkit(monkeypatch, lambda rules, level: "rule_b" in rules)
+    for seed, count in ((0, 5), (1, 3)):  # as built, three to find it, at last; then as built, known, at last
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        builds.clear()
+        proof, _ = repair.prove(*asked(random_vit(seed, embed_dim=48), 32, folder), ARGUMENTS, Quiet())
+        assert proof.left_out == ("rule_b",) and proof.builds == len(builds) == count
 
 
 def test_what_nothing_mends_leaves_a_folder_for_the_vendor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     builds = toolkit(monkeypatch, lambda rules, level: False)
-    proof, _ = repair.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), {}, Quiet())
+    proof, _ = repair.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), ARGUMENTS, Quiet())
     assert not proof.right and proof.options == {}
     assert [level for _, level in builds if level is not None] == [2, 1, 0]
     names = {path.name for path in (tmp_path / "for-vendor").iterdir()}

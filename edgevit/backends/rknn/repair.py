@@ -6,9 +6,7 @@ The toolkit's own `accuracy_analysis` can't see a wrong rule: its reference is t
 from __future__ import annotations
 
 import math
-import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,16 @@ from typing import Any
 import numpy as np
 
 from edgevit.backends import float16
-from edgevit.backends.proof import TOLERANCE, Probe, Proof, Verdict, relative_error, smallest_cause
+from edgevit.backends.proof import TOLERANCE, Probe, Proof, Verdict, relative_error
 from edgevit.backends.protocol import BUILD_SECONDS, CompileRequest, Outputs, time_limit_s
-from edgevit.backends.rknn import divergence
+from edgevit.backends.rknn import cures, divergence
 from edgevit.backends.rknn.build import Build, build
+from edgevit.backends.rknn.cures import Cure
 from edgevit.backends.rknn.log import parse_log
 from edgevit.backends.vendor_folder import write_vendor_folder
 from edgevit.errors import ToolchainError
 from edgevit.progress import Progress, Quiet
 
-APPLIED = re.compile(r"^D +(\w+): remove node = ", re.MULTILINE)
-LEVELS = (2, 1, 0)  # of optimization, below the toolkit's own
 FEW = 4  # images of a trial: a wrong rule shows on every one
 
 
@@ -56,9 +53,8 @@ def prove(
     if proof.right:
         first, _ = simulated(arguments, probe, jobs / "again", progress, limit_s, proof.tolerance)
         return replace(proof, builds=2), first
-    error = proof.error
     progress.warn(
-        f"{request.board.id}: the compiled graph computes something else (relative error {error:.2g}); "
+        f"{request.board.id}: the compiled graph computes something else (relative error {proof.error:.2g}); "
         "searching the compiler's rules for the cause"
     )
     few = Probe(request.out / "few.npy", request.out / "few-outputs.npy")
@@ -66,32 +62,39 @@ def prove(
     np.save(few.outputs, expected[:FEW])
     trials = 0
 
-    def attempt(changed: dict[str, Any], what: str) -> Verdict:
+    def trial(cure: Cure, what: str) -> tuple[Verdict, int]:
         nonlocal trials
         trials += 1
         progress.advance(trials, 0, f"build {what}")
         job = jobs / f"trial-{trials}"
         own = {"artefact": str((job / "model.rknn").resolve()), "evaluate": None, "outputs": None}
         try:
-            _, outputs = simulated(changed | own, few, job, Quiet(), BUILD_SECONDS)
+            built, outputs = simulated(cure.of(arguments) | own, few, job, Quiet(), BUILD_SECONDS)
         except ToolchainError:
-            return "died"
+            return "died", 0
         finally:
             shutil.rmtree(job, ignore_errors=True)
-        return "right" if relative_error(outputs, expected[:FEW]) <= proof.tolerance else "wrong"
+        right = relative_error(outputs, expected[:FEW]) <= proof.tolerance
+        return "right" if right else "wrong", parse_log(built.log).cycles
 
-    mended, left_out, options = cure(arguments, first, attempt)
+    cycles = parse_log(first.log).cycles
+    key = cures.fingerprint(request.onnx, arguments["target"], first.result["toolkit"])
+    mended = cures.find(first.log, cycles, trial, known=cures.recall(key))
     proof, last = replace(proof, builds=1 + trials), first
     if mended is not None:
-        last, found = simulated(mended, probe, jobs / "repaired", progress, limit_s, proof.tolerance)
+        last, found = simulated(
+            mended.of(arguments), probe, jobs / "repaired", progress, limit_s, proof.tolerance
+        )
         proof = replace(
             proof,
             repaired=relative_error(found, expected),
-            left_out=left_out,
-            options=options,
-            cycles=(parse_log(first.log).cycles, parse_log(last.log).cycles),
+            left_out=mended.left_out,
+            options=mended.options(arguments),
+            cycles=(cycles, parse_log(last.log).cycles),
             builds=2 + trials,
         )
+        if proof.right:
+            cures.remember(key, mended)
     if not proof.right:
         proof = replace(proof, reason=f"the first wrong layer is {look(arguments, request, few, progress)}")
         facts = {"platform": request.board.npu.target, "toolkit": first.result["toolkit"]}
@@ -108,24 +111,6 @@ def prove(
     for path in (few.pixels, few.outputs):
         path.unlink()
     return proof, last
-
-
-def cure(
-    arguments: dict[str, Any], first: Build, attempt: Callable[[dict[str, Any], str], Verdict]
-) -> tuple[dict[str, Any] | None, tuple[str, ...], dict[str, Any]]:
-    """The arguments that mend a build, what they leave out, and the options that say so; None: nothing does."""
-    applied = [each for each in dict.fromkeys(APPLIED.findall(first.log)) if each not in first.disabled_rules]
-    cause = smallest_cause(
-        applied, lambda rules: attempt(without(arguments, rules), f"without {len(rules)} rules")
-    )
-    if cause is not None:
-        mended = without(arguments, cause)
-        return mended, cause, {"disable_rules": mended["disable_rules"]}
-    for level in LEVELS:
-        changed = at_level(arguments, level)
-        if attempt(changed, f"at optimization level {level}") == "right":
-            return changed, (f"optimization beyond level {level}",), {"optimization_level": level}
-    return None, (), {}
 
 
 def look(arguments: dict[str, Any], request: CompileRequest, few: Probe, progress: Progress) -> str:
@@ -145,16 +130,6 @@ def look(arguments: dict[str, Any], request: CompileRequest, few: Probe, progres
     )
     shutil.rmtree(job, ignore_errors=True)
     return found
-
-
-def without(arguments: dict[str, Any], rules: tuple[str, ...]) -> dict[str, Any]:
-    """A build's arguments with rules left out besides those that are."""
-    return {**arguments, "disable_rules": [*arguments.get("disable_rules", ()), *rules]}
-
-
-def at_level(arguments: dict[str, Any], level: int) -> dict[str, Any]:
-    """A build's arguments at a lower optimization level."""
-    return {**arguments, "config": {**arguments.get("config", {}), "optimization_level": level}}
 
 
 def simulated(

@@ -74,7 +74,7 @@ def load(
     num_classes: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> LoadedModel:
-    """Load a classifier by a timm name, `torchvision:NAME`, a Hugging Face folder or `file.py:function`.
+    """Load a classifier by timm name, `torchvision:NAME`, Hugging Face folder, `file.py:function` or .onnx file.
 
     `weights` is a safetensors or torch file, read without running code in it; `size` is (height, width) in
     pixels. Raises EdgevitError.

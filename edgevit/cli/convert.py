@@ -61,8 +61,8 @@ def command(
 ) -> None:
     """Convert MODEL for one or more targets and measure what was lost.
 
-    MODEL is a timm name, torchvision:NAME, a Hugging Face folder, or file.py:function. Without it, a small
-    bundled model and its images are used.
+    MODEL is a timm name, torchvision:NAME, a Hugging Face folder, file.py:function, or an .onnx file. Without
+    it, a small bundled model and its images are used.
 
     \b
     Examples:

@@ -98,7 +98,8 @@ class Conversion(Inputs):
 
     def notes(self, board: Board, precision: str) -> list[str]:
         """Where a target does not follow the recipe and why, and what was left out of its build."""
-        return [*proof.notes(self, board, precision), *self.recipe_notes(board, precision)]
+        told = proof.notes(self, board, precision) + proof.probe_notes(self.compiled(board, precision))
+        return [*told, *self.recipe_notes(board, precision)]
 
     def recipe_notes(self, board: Board, precision: str) -> list[str]:
         """Where a target does not follow the recipe, and why."""
@@ -229,7 +230,7 @@ class Conversion(Inputs):
         return merged(plan, self.job.plan, board)
 
     def compiled(self, board: Board, precision: str) -> Step:
-        """The artefact, and its outputs on the validation images."""
+        """The artefact, and its outputs on the validation images; without any, how close it is on a probe."""
         backend = backend_of(board)
         exported, validation = self.exported(board, precision), self.validation
         plan, vendor_float = self.plan(board, precision), self.vendor_float(board, precision)
@@ -251,16 +252,20 @@ class Conversion(Inputs):
             if ready is not None:
                 return ready
             self.progress.stage(f"{board.id} {precision}: compile")
-            request = CompileRequest(
-                onnx=existing(exported.path("model.onnx")),
-                vendor_float=vendor_float.path(vendor_float.metrics["file"]) if vendor_float else None,
-                plan=plan,
-                board=board,
-                preprocessing=self.preprocessing,
-                calibration=self.probe.path("pixels.npy"),
-                evaluate=validation.path("pixels.npy") if validation else None,
-                out=folder,
-            )
-            return backend.compile(request, self.progress).to_json()
+            with proof.probe_of(self, exported, folder) as probe:
+                on_probe = probe.pixels if self.job.images else None
+                request = CompileRequest(
+                    onnx=existing(exported.path("model.onnx")),
+                    vendor_float=vendor_float.path(vendor_float.metrics["file"]) if vendor_float else None,
+                    plan=plan,
+                    board=board,
+                    preprocessing=self.preprocessing,
+                    calibration=self.probe.path("pixels.npy"),
+                    evaluate=validation.path("pixels.npy") if validation else on_probe,
+                    out=folder,
+                )
+                result = backend.compile(request, self.progress)
+                told = None if validation else proof.closeness(result, probe)
+            return result.to_json() | ({"probe": told} if told else {})
 
         return self.run.step(self.name_of(board, precision), inputs, make)

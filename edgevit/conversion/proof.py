@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.backends.proof import CLEARLY_WRONG, Probe, Proof
-from edgevit.backends.protocol import CompileRequest
+from edgevit.backends.proof import CLEARLY_WRONG, Probe, Proof, relative_error
+from edgevit.backends.protocol import CompileRequest, CompileResult
 from edgevit.backends.registry import backend_of
 from edgevit.conversion.plans import board_key, plan_of
 from edgevit.errors import ToolchainError
@@ -106,6 +106,26 @@ def probe_of(conversion: Conversion, exported: Step, folder: Path) -> Iterator[P
     yield probe
     for path in (probe.pixels, probe.outputs):
         path.unlink()
+
+
+def closeness(result: CompileResult, probe: Probe) -> dict[str, Any] | None:
+    """How close an artefact's outputs on a probe are to the float model's; None where it wasn't run."""
+    if result.outputs is None:
+        return None
+    found, expected = np.load(result.outputs), np.load(probe.outputs)
+    error = relative_error(found, expected)
+    kept = int((found.argmax(1) == expected.argmax(1)).sum())
+    return {"images": len(found), "kept": kept, "error": error if math.isfinite(error) else None}
+
+
+def probe_notes(compiled: Step) -> list[str]:
+    """What is known of an artefact where nobody gave validation images."""
+    found = compiled.metrics.get("probe")
+    if found is None:
+        return []
+    off = percent(math.inf if found["error"] is None else found["error"])
+    kept = f"{found['kept']} of {found['images']} predictions"
+    return [f"no validation images: on its probe the artefact keeps {kept}, its outputs are off by {off}"]
 
 
 def take_proved(proof: Step | None, folder: Path) -> dict[str, Any] | None:

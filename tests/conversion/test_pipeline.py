@@ -215,6 +215,23 @@ def test_a_float_artefact_is_the_one_that_was_proved(pictures: Path, tmp_path: P
         assert only(run).accuracy.agreement == 1.0 and run.path_of(only(run)).exists()
 
 
+@pytest.mark.parametrize("target", ["mine", "onnx"])
+def test_without_validation_images_an_artefact_is_compared_on_a_probe(
+    pictures: Path, tmp_path: Path, target: str
+) -> None:
+    model = edgevit.wrap(random_vit(patch_size=8, num_classes=4), size=32, name="vit")
+    run = edgevit.convert(
+        model,
+        made_up.board() if target == "mine" else target,
+        calibration=pictures / "calibration",
+        out=tmp_path / "run",
+        search_minutes=0.0,
+        progress=Quiet(),
+    )
+    (note,) = (each for each in only(run).notes if each.startswith("no validation images"))
+    assert "of 16 predictions, its outputs are off by " in note and only(run).accuracy is None
+
+
 def test_what_nothing_mends_fails_that_target_and_says_what_to_send(pictures: Path, tmp_path: Path) -> None:
     backend, _ = proving(right=False)
     with registered(backend), pytest.raises(edgevit.EdgevitError) as caught:

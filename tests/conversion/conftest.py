@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgevit.cli import group
 from edgevit.toolchains import environment as toolchains
 
 MODEL = """
@@ -37,8 +42,17 @@ class Project:
     folder: Path
 
     def run(self, *arguments: str, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """Run edgevit here as a user does; assert its exit code."""
-        done = subprocess.run(self.command(*arguments), **self.options, check=False)
+        """Run edgevit here as a user does, in this process: loading torch takes longer; assert its exit code."""
+        out, error = io.StringIO(), io.StringIO()
+        line = self.command(*arguments)
+        with ExitStack() as here:
+            here.enter_context(contextlib.chdir(self.folder))
+            here.enter_context(mock.patch.dict(os.environ, self.options["env"]))
+            here.enter_context(mock.patch.object(sys, "argv", ["edgevit", *arguments]))
+            here.enter_context(contextlib.redirect_stdout(out))
+            here.enter_context(contextlib.redirect_stderr(error))
+            code = group.run(arguments)
+        done = subprocess.CompletedProcess(line, code, out.getvalue(), error.getvalue())
         assert check is None or done.returncode == check, done.stderr
         return done
 

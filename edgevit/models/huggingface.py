@@ -1,4 +1,4 @@
-"""A Hugging Face directory of a ViT or DeiT classifier, mapped without importing transformers."""
+"""A Hugging Face directory: a ViT or DeiT is mapped without importing transformers, which runs the others."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import nn
 
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
-from edgevit.models import differences
+from edgevit.models import differences, huggingface_any
 from edgevit.models.checkpoint import read_checkpoint
-from edgevit.models.huggingface_config import CONFIG, Config, check_shape, read, read_json
+from edgevit.models.huggingface_config import CONFIG, Config, Named, check_shape, read, read_json
 from edgevit.models.huggingface_forward import forward
 from edgevit.models.huggingface_preprocessing import preprocessing_of
 from edgevit.models.model import LoadedModel, finish, prove_equal
@@ -66,8 +66,13 @@ def load(folder: Path, *, num_classes: int | None = None, size: tuple[int, int] 
     token becomes timm's VisionTransformerDistilled.
     """
     name = str(folder)
+    named = read(folder, CONFIG, Named)
+    architecture = architecture_of(folder, named)
+    if architecture not in ARCHITECTURES:
+        return huggingface_any.load(
+            folder, architecture, labels=labels_of(named), num_classes=num_classes, size=size
+        )
     config = read(folder, CONFIG, Config)
-    architecture = architecture_of(folder, config)
     check_shape(folder / CONFIG, config)
     activation = activation_of(folder, config)
     weights, notes = read_weights(folder)
@@ -99,20 +104,14 @@ def load(folder: Path, *, num_classes: int | None = None, size: tuple[int, int] 
     )
 
 
-def architecture_of(folder: Path, config: Config) -> str:
-    """The supported architecture a configuration names."""
+def architecture_of(folder: Path, config: Named) -> str:
+    """The architecture a configuration names."""
     named = (config.architectures or (config.model_type,))[0]
     if config.architectures is None and config.architecture is not None:
         raise InputError(
             f"cannot load {folder}",
             "it is a directory of timm's",
             f"Name the model: {config.architecture} --weights {folder / WEIGHT_FILES[0]}",
-        )
-    if named not in ARCHITECTURES:
-        raise InputError(
-            f"cannot load {folder}",
-            f"architecture {named} is not supported; {', '.join(ARCHITECTURES)} are",
-            "Write a Python file that builds it and name that (file.py:function)",
         )
     return named
 
@@ -246,7 +245,7 @@ def canonical_weights(folder: Path, weights: Weights) -> Weights:
     return mapped
 
 
-def labels_of(config: Config) -> tuple[str, ...] | None:
+def labels_of(config: Named) -> tuple[str, ...] | None:
     """Class names in order; None for the placeholders LABEL_0, LABEL_1, ... or where there are none."""
     named = config.id2label or {}
     try:

@@ -41,12 +41,18 @@ class Written(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-class Config(Written):
-    """config.json; the defaults are those of transformers' ViTConfig."""
+class Named(Written):
+    """What every config.json may say of its model."""
 
     architectures: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] | None = None
     architecture: str | None = Field(None, description="the model's name, in timm's own directories")
     model_type: str = "none"
+    id2label: dict[str, Any] | None = None
+
+
+class Config(Named):
+    """A ViT's config.json; the defaults are those of transformers' ViTConfig."""
+
     hidden_size: Count = 768
     num_hidden_layers: Annotated[int, Field(gt=0, le=1000)] = 12
     num_attention_heads: Count = 12
@@ -57,7 +63,6 @@ class Config(Written):
     patch_size: Sides = (16, 16)
     num_channels: Count = 3
     qkv_bias: bool = True
-    id2label: dict[str, Any] | None = None
 
 
 class Size(Written):

@@ -29,13 +29,21 @@ def preprocessing_of(folder: Path, channels: int, own: tuple[int, int], notes: l
             f"no {PREPROCESSOR}: preprocessing assumed, {own[0]}x{own[1]} bilinear without crop, "
             "mean and deviation 0.5"
         )
+    return preprocessing_from(values, path, channels, own, notes)
+
+
+def preprocessing_from(
+    values: Preprocessor, path: Path, channels: int, own: tuple[int, int], notes: list[str]
+) -> Preprocessing:
+    """What an image processor of these values does; `path` is where they are from, for messages."""
+    whole = Size(height=own[0], width=own[1])
     if not values.do_resize:
         notes.append(f"{PREPROCESSOR} doesn't resize: images are resized to {own[0]}x{own[1]}")
         values = values.model_copy(update={"size": whole, "do_center_crop": False})
     size, resize_to, crop_mode = geometry(path, values, own)
     if size != own:
         raise InputError(
-            f"cannot load {folder}",
+            f"cannot load {path.parent}",
             f"{PREPROCESSOR} gives {size[0]}x{size[1]} images and the model takes {own[0]}x{own[1]}",
             f"Correct the size in {PREPROCESSOR}",
         )

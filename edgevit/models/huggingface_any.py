@@ -1,0 +1,152 @@
+"""A Hugging Face directory of any image classifier that the installed transformers has; none of its code runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgevit.errors import InputError
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.models.checkpoint import one_line
+from edgevit.models.huggingface_config import PREPROCESSOR, Preprocessor
+from edgevit.models.huggingface_preprocessing import geometry, preprocessing_from, preprocessing_of
+from edgevit.models.model import LoadedModel, finish
+
+KIND = "ForImageClassification"
+USUAL_SIZE = 224
+SMALL = 384  # from which processors with a crop_pct no longer crop
+
+
+class Logits(nn.Module):
+    """The logits of a transformers classifier for images [n, channels, height, width]; `flipped`: it takes BGR."""
+
+    def __init__(self, model: nn.Module, *, flipped: bool) -> None:
+        super().__init__()
+        self.model, self.flipped = model, flipped
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.flip(1) if self.flipped else images
+        logits: torch.Tensor = self.model(pixel_values=pixels).logits
+        return logits
+
+
+def load(
+    folder: Path,
+    architecture: str,
+    *,
+    labels: tuple[str, ...] | None = None,
+    num_classes: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> LoadedModel:
+    """The classifier of a directory by transformers' own class, its image processor as preprocessing.
+
+    Raises InputError where transformers is absent, has no such class, or the weights are not all there.
+    """
+    what = f"cannot load {folder}"
+    transformers = imported(what, architecture)
+    make = getattr(transformers, architecture, None) if KIND in architecture else None
+    if make is None:
+        raise InputError(
+            what,
+            f"transformers {transformers.__version__} has no image classifier {architecture}",
+            "Write a Python file that builds it and name that (file.py:function)",
+        )
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model, told = make.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except Exception as error:  # it raises whatever its parts do
+        raise InputError(
+            what, f"transformers says {one_line(error)}", "Copy or download the directory again"
+        ) from error
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise InputError(
+            what,
+            f"{len(missing)} of its weights are missing ({', '.join(missing[:3])})",
+            "Copy or download the directory again, or train its classifier first",
+        )
+    notes: list[str] = []
+    values, channels = processor_of(transformers, folder, what), int(getattr(model.config, "num_channels", 3))
+    own = size_of(folder, model.config, values)
+    if size is not None and size != own:
+        raise InputError(
+            f"{what} at {size[0]}x{size[1]}", f"its images are {own[0]}x{own[1]}", "Load it at its own size"
+        )
+    preprocessing = preprocessing_of_values(folder, values, channels, own, notes)
+    return finish(
+        str(folder),
+        Logits(model, flipped=bool(values and values.get("do_flip_channel_order"))),
+        preprocessing,
+        source=f"Hugging Face {architecture} in {folder.name}, by transformers {transformers.__version__}",
+        num_classes=num_classes,
+        labels=labels,
+        notes=notes,
+    )
+
+
+def imported(what: str, architecture: str) -> Any:
+    """The transformers package. Raises InputError with the command that installs it."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            what,
+            f"{architecture} needs the package transformers, which is not installed",
+            'Run "pip install transformers", or name a Python file that builds it (file.py:function)',
+        ) from error
+    return transformers
+
+
+def processor_of(transformers: Any, folder: Path, what: str) -> dict[str, Any] | None:
+    """The values of the directory's image processor with its kind's own defaults; None where there is none."""
+    if not (folder / PREPROCESSOR).is_file():
+        return None
+    try:
+        found = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise InputError(
+            what, f"its {PREPROCESSOR} can't be used: {one_line(error)}", "Correct it, or download it again"
+        ) from error
+    return dict(found.to_dict())
+
+
+def size_of(folder: Path, config: Any, values: Mapping[str, Any] | None) -> tuple[int, int]:
+    """(height, width) in pixels: the model's own, else what its image processor gives."""
+    own = getattr(config, "image_size", None)
+    if isinstance(own, int):
+        return own, own
+    if isinstance(own, list | tuple) and len(own) == 2:
+        return int(own[0]), int(own[1])
+    if values is None:
+        return USUAL_SIZE, USUAL_SIZE
+    found, _, _ = geometry(folder / PREPROCESSOR, read_values(values), (USUAL_SIZE, USUAL_SIZE))
+    return found
+
+
+def preprocessing_of_values(
+    folder: Path, values: Mapping[str, Any] | None, channels: int, own: tuple[int, int], notes: list[str]
+) -> Preprocessing:
+    """The image processor's values as preprocessing."""
+    if values is None:
+        return preprocessing_of(folder, channels, own, notes)
+    return preprocessing_from(read_values(values), folder / PREPROCESSOR, channels, own, notes)
+
+
+def read_values(values: Mapping[str, Any]) -> Preprocessor:
+    """A processor's values in the keys that most of them have.
+
+    A processor with a crop_pct resizes small images by it and crops them to the size.
+    """
+    known = {name: values[name] for name in Preprocessor.model_fields if values.get(name) is not None}
+    known["do_normalize"] = bool(values.get("do_normalize", False))
+    known["resample"] = int(known.get("resample", 2))
+    size, share = known.get("size"), values.get("crop_pct")
+    edge = size.get("shortest_edge") if isinstance(size, dict) else None
+    if share and edge and edge < SMALL:
+        known |= {"size": {"shortest_edge": int(edge / share)}, "crop_size": edge, "do_center_crop": True}
+    return Preprocessor.model_validate(known)

@@ -60,11 +60,16 @@ def summary(rows: list[Row]) -> list[str]:
         correct = f"{count(floats, right)} of {len(floats)}" if floats else ""
         cells = [board, precision, str(len(own)), str(len(made)), correct]
         cells += [
-            str(count(made, lambda row: bool(row["repaired"]))),
+            str(count(made, lambda row: bool(left_out(row)))),
             str(count(made, lambda row: bool(row.get("cpu_ops")))),
         ]
         found.append(f"| {' | '.join(cells)} |")
     return found
+
+
+def left_out(row: Row) -> list[str]:
+    """What was left out of a build because it broke the model, or because the compiler died of it."""
+    return [*row["repaired"], *row["fails"]]
 
 
 def count(rows: list[Row], holds: Callable[[Row], bool]) -> int:
@@ -96,7 +101,7 @@ def line(row: Row) -> str:
     verdict = "" if row["precision"] == "int8" else "right" if right(row) else "WRONG"
     ops = ", ".join(f"{number} {name}" for name, number in sorted(row.get("cpu_ops", {}).items()))
     cycles = f"{row['cycles'] / 1e6:.2f}" if "cycles" in row else ""
-    mended = ", ".join(f"without {name}" for name in row["repaired"])
+    mended = ", ".join(f"without {name}" for name in left_out(row))
     numbers = [f"{100 * row['agreement']:.1f} %", f"{row['largest_difference']:.2g}", f"{row['cosine']:.5f}"]
     cells = [row["model"], row["board"], row["precision"], verdict, *numbers, mended, ops, cycles]
     return f"| {' | '.join(cells)} | {row['seconds']:.0f} |"

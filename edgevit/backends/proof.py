@@ -25,7 +25,7 @@ TOLERANCE = 0.03
 OWN_ERRORS = 3.0
 # Beyond it an int8 artefact is refused too; below, float16 itself may be what this model does not bear.
 CLEARLY_WRONG = 0.1
-REPAIR_SECONDS = 150.0
+REPAIR_SECONDS = 120.0  # of a search; with the builds around it three minutes
 
 Verdict = Literal["right", "wrong", "died"]
 

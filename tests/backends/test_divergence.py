@@ -56,6 +56,21 @@ def test_the_first_wrong_node_is_found_in_few_builds(tmp_path: Path, culprit: in
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "pixels.npy"}
 
 
+def test_out_of_time_it_says_so(tmp_path: Path) -> None:
+    times = iter([0.0, 0.0, 61.0])
+    probe = Probe(tmp_path / "pixels.npy", tmp_path / "unused.npy")
+    np.save(probe.pixels, np.zeros((2, 4, 4, 3), np.uint8))
+
+    def simulate(cut: Path, probe: Probe) -> Outputs:
+        wrong: Outputs = np.load(probe.outputs) * 2
+        return wrong
+
+    found = first_divergence(
+        chain(tmp_path), probe, Preprocessing((4, 4)), simulate, tmp_path, QUIET, clock=lambda: next(times)
+    )
+    assert found == "node5 or before"
+
+
 def test_cuts_that_do_not_build_do_not_stop_the_search(tmp_path: Path) -> None:
     def simulate(cut: Path, probe: Probe) -> Outputs:
         raise ToolchainError("the toolkit failed", "it died", "See log")

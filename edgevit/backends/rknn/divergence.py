@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edgevit.errors import ToolchainError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
 
+LOOK_SECONDS = 60.0
 Simulate = Callable[[Path, Probe], Outputs]
 
 
@@ -26,8 +28,11 @@ def first_divergence(
     simulate: Simulate,
     folder: Path,
     progress: Progress,
+    *,
+    seconds: float = LOOK_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
 ) -> str:
-    """The first node whose output is wrong when the graph ends behind it, by halves.
+    """The first node whose output is wrong when the graph ends behind it, by halves; "... or before" out of time.
 
     `simulate` gives the compiler's outputs [n, values] for a graph and a probe. A graph that ends early is fused
     otherwise at its end: the node says where to look, and proves nothing. One that does not build counts as right.
@@ -36,14 +41,15 @@ def first_divergence(
     nodes = float_nodes(model)
     images = preprocessing.normalise(np.load(probe.pixels, allow_pickle=False))
     low, high = 0, len(nodes) - 1  # the last one's output is known to be wrong
-    while low < high:
+    deadline = clock() + seconds
+    while low < high and clock() < deadline:
         middle = (low + high) // 2
         progress.advance(0, 0, f"look for the first wrong layer: {high - low} left")
         if diverges(model, nodes[middle].output[0], images, probe, simulate, folder):
             high = middle
         else:
             low = middle + 1
-    return nodes[high].name or nodes[high].output[0]
+    return (nodes[high].name or nodes[high].output[0]) + (" or before" if low < high else "")
 
 
 def diverges(

@@ -60,44 +60,26 @@ def prove(
     few = Probe(request.out / "few.npy", request.out / "few-outputs.npy")
     np.save(few.pixels, np.load(probe.pixels, allow_pickle=False)[:FEW])
     np.save(few.outputs, expected[:FEW])
-    trials = 0
-
-    def trial(cure: Cure, what: str) -> tuple[Verdict, int]:
-        nonlocal trials
-        trials += 1
-        progress.advance(trials, 0, f"build {what}")
-        job = jobs / f"trial-{trials}"
-        own = {"artefact": str((job / "model.rknn").resolve()), "evaluate": None, "outputs": None}
-        try:
-            built, outputs = simulated(cure.of(arguments) | own, few, job, Quiet(), BUILD_SECONDS)
-        except ToolchainError:
-            return "died", 0
-        finally:
-            shutil.rmtree(job, ignore_errors=True)
-        right = relative_error(outputs, expected[:FEW]) <= proof.tolerance
-        return "right" if right else "wrong", parse_log(built.log).cycles
-
-    cycles = parse_log(first.log).cycles
-    key = cures.fingerprint(request.onnx, arguments["target"], first.result["toolkit"])
-    mended = cures.find(first.log, cycles, trial, known=cures.recall(key))
+    # Rules that the build died of need not be tried again in every trial.
+    arguments = Cure(first.disabled_rules).of(arguments)
+    cure, trials = searched(request, few, arguments, first, proof, progress)
     proof, last = replace(proof, builds=1 + trials), first
-    if mended is not None:
+    if cure is not None:
         last, found = simulated(
-            mended.of(arguments), probe, jobs / "repaired", progress, limit_s, proof.tolerance
+            cure.of(arguments), probe, jobs / "repaired", progress, limit_s, proof.tolerance
         )
         proof = replace(
             proof,
             repaired=relative_error(found, expected),
-            left_out=mended.left_out,
-            options=mended.options(arguments),
-            cycles=(cycles, parse_log(last.log).cycles),
+            left_out=cure.left_out,
+            options=cure.options(arguments),
+            cycles=(parse_log(first.log).cycles, parse_log(last.log).cycles),
             builds=2 + trials,
         )
-        if proof.right:
-            cures.remember(key, mended)
     if not proof.right:
-        proof = replace(proof, reason=f"the first wrong layer is {look(arguments, request, few, progress)}")
-        facts = {"platform": request.board.npu.target, "toolkit": first.result["toolkit"]}
+        layer = first_wrong_layer(request, few, arguments, progress)
+        proof = replace(proof, reason=f"the first wrong layer is {layer}")
+        facts = {"platform": arguments["target"], "toolkit": first.result["toolkit"]}
         write_vendor_folder(
             request.out,
             request.onnx,
@@ -113,15 +95,59 @@ def prove(
     return proof, last
 
 
-def look(arguments: dict[str, Any], request: CompileRequest, few: Probe, progress: Progress) -> str:
+def searched(
+    request: CompileRequest,
+    few: Probe,
+    arguments: dict[str, Any],
+    first: Build,
+    proof: Proof,
+    progress: Progress,
+) -> tuple[Cure | None, int]:
+    """What mends the first build on a few images, kept for the next graph like it; and how many were tried."""
+    expected, trials = np.load(few.outputs, allow_pickle=False), 0
+
+    def trial(cure: Cure, what: str) -> tuple[Verdict, int]:
+        nonlocal trials
+        trials += 1
+        progress.advance(trials, 0, f"build {what}")
+        job = request.out / "jobs" / f"trial-{trials}"
+        try:
+            built, outputs = simulated(cure.of(alone(arguments, job)), few, job, Quiet(), BUILD_SECONDS)
+        except ToolchainError:
+            return "died", 0
+        finally:
+            shutil.rmtree(job, ignore_errors=True)
+        right = relative_error(outputs, expected) <= proof.tolerance
+        return "right" if right else "wrong", parse_log(built.log).cycles
+
+    assert request.onnx is not None
+    key = cures.fingerprint(request.onnx, arguments["target"], first.result["toolkit"])
+    found = cures.find(first.log, parse_log(first.log).cycles, trial, known=cures.recall(key))
+    if found is not None:
+        cures.remember(key, found)
+    return found, trials
+
+
+def alone(arguments: dict[str, Any], job: Path) -> dict[str, Any]:
+    """A build's arguments for its answers on a probe alone; its artefact stays in the job's folder."""
+    return {
+        **arguments,
+        "artefact": str((job / "model.rknn").resolve()),
+        "evaluate": None,
+        "outputs": None,
+    }
+
+
+def first_wrong_layer(
+    request: CompileRequest, few: Probe, arguments: dict[str, Any], progress: Progress
+) -> str:
     """The first layer that is wrong as built."""
     job = request.out / "jobs" / "cut"
-    own: dict[str, Any] = {"artefact": str((job / "model.rknn").resolve()), "evaluate": None}
-    own |= {"outputs": None, "config": {}}  # shapes as the graph has them
 
     def simulate(graph: Path, cut: Probe) -> Outputs:
         shutil.rmtree(job, ignore_errors=True)
-        changed = arguments | own | {"model": str(graph.resolve())}
+        # No setting of shapes: each is to come out as the graph has it.
+        changed = alone(arguments, job) | {"model": str(graph.resolve()), "config": {}}
         return simulated(changed, cut, job, Quiet(), BUILD_SECONDS)[1]
 
     assert request.onnx is not None

@@ -39,6 +39,8 @@ NPU = """
 [npu]
 # The name the vendor's toolkit gives this platform.
 target = "rk3588"
+# A platform with float whose builds do the same to a graph, where this one has none: compilers are proved in float.
+# proved_as = "rk3566"
 # The largest convolution stride the NPU runs in one pass.
 # max_conv_stride = 7
 # Tokens, input and output channels are computed in blocks of this many.

@@ -55,13 +55,18 @@ def peak_memory() -> Iterator[Peak]:
 
 
 def resident_bytes(process: psutil.Process, owner: int) -> int:
-    """Resident memory of a process and an owner's workers, in bytes; the vanished count as zero."""
+    """Resident memory of a process and an owner's workers, in bytes; the vanished count as zero.
+
+    A child that still goes by its parent's command line is about to become another program, or shares its pages.
+    """
     family = [process]
     with suppress(psutil.Error):
+        own = process.cmdline()
         for child in process.children():
             if _OWNERS.get(child.pid, owner) == owner:
                 with suppress(psutil.Error):
-                    family += [child, *child.children(recursive=True)]
+                    if child.cmdline() != own:
+                        family += [child, *child.children(recursive=True)]
     total = 0
     for member in family:
         with suppress(psutil.Error):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+
+import psutil
 
 from edgevit.run.memory import owned, peak_memory
 
@@ -30,6 +33,17 @@ def step(megabytes: int, both: threading.Barrier) -> int:
             both.wait(30)
             process.communicate(b"\n")
     return peak.peak_mb
+
+
+def test_a_child_that_shares_this_process_pages_is_not_counted_again() -> None:
+    kept = bytearray(MANY << 20)
+    with peak_memory() as peak:
+        child = os.fork()
+        if not child:
+            time.sleep(0.5)
+            os._exit(0)
+        os.waitpid(child, 0)
+    assert peak.peak_mb < psutil.Process().memory_info().rss / 2**20 + MANY / 2 and kept
 
 
 def test_a_worker_counts_to_the_step_that_started_it() -> None:

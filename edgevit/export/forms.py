@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -18,31 +19,44 @@ class PlainWindows(TorchFunctionMode):
     """`unfold` as a convolution and `fold` as a transposed one, with kernels of a single one each.
 
     The same numbers: each output of `unfold` is one input, each of `fold` a sum of the same few. As they are,
-    exporters write them as gathers and scatters, which NPUs leave to the CPU and LiteRT refuses.
+    exporters write them as gathers and scatters, which NPUs leave to the CPU and LiteRT refuses. `grouped`: one
+    group of kernels a channel; else each channel is an image of its own, for converters without grouped transposed
+    convolutions.
     """
+
+    def __init__(self, *, grouped: bool) -> None:
+        super().__init__()
+        self.grouped = grouped
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if function is functional.unfold:
-            return unfold(*args, **(kwargs or {}))
+            return unfold(*args, **(kwargs or {}), grouped=self.grouped)
         if function is functional.fold:
-            return fold(*args, **(kwargs or {}))
+            return fold(*args, **(kwargs or {}), grouped=self.grouped)
         return function(*args, **(kwargs or {}))
 
 
 def unfold(
-    input: torch.Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+    input: torch.Tensor,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+    *,
+    grouped: bool = True,
 ) -> Any:
     """`torch.nn.functional.unfold` of [n, channels, height, width] to [n, channels * cells, places]."""
+    cells, spread, pads, steps = pair(kernel_size), pair(dilation), pair(padding), pair(stride)
     if input.ndim != 4:
-        return torch._C._nn.im2col(input, pair(kernel_size), pair(dilation), pair(padding), pair(stride))
-    channels = input.shape[1]
-    kernel = one_hot(channels, pair(kernel_size), input)
+        return torch._C._nn.im2col(input, cells, spread, pads, steps)
+    n, channels = input.shape[:2]
+    given, groups = (input, channels) if grouped else (input.flatten(0, 1).unsqueeze(1), 1)
     windows = functional.conv2d(
-        input, kernel, None, pair(stride), pair(padding), pair(dilation), groups=channels
+        given, one_hot(groups, cells, input), None, steps, pads, spread, groups=groups
     )
-    return windows.flatten(2)
+    return windows.reshape(n, channels * cells[0] * cells[1], -1)
 
 
 def fold(
@@ -52,36 +66,44 @@ def fold(
     dilation: Any = 1,
     padding: Any = 0,
     stride: Any = 1,
+    *,
+    grouped: bool = True,
 ) -> Any:
     """`torch.nn.functional.fold` of [n, channels * cells, places] to [n, channels, *output_size]."""
     sizes = pair(output_size), pair(kernel_size), pair(dilation), pair(padding), pair(stride)
     if input.ndim != 3:
         return torch._C._nn.col2im(input, *sizes)
     out, cells, spread, pads, steps = sizes
-    channels = input.shape[1] // (cells[0] * cells[1])
+    count = cells[0] * cells[1]
+    n, channels = input.shape[0], input.shape[1] // count
     axes = list(zip(out, cells, spread, pads, steps, strict=True))
     places = [(length + 2 * pad - gap * (cell - 1) - 1) // step + 1 for length, cell, gap, pad, step in axes]
-    # What a transposed convolution gives by itself, against the size asked for.
-    rest = [
-        length - ((place - 1) * step - 2 * pad + gap * (cell - 1) + 1)
-        for place, (length, cell, gap, pad, step) in zip(places, axes, strict=True)
-    ]
-    return functional.conv_transpose2d(
-        input.reshape(input.shape[0], input.shape[1], *places),
-        one_hot(channels, cells, input),
+    groups, batch = (channels, n) if grouped else (1, n * channels)
+    # The padding is cut off afterwards: converters know transposed convolutions without any.
+    whole = functional.conv_transpose2d(
+        input.reshape(batch, groups * count, *places),
+        one_hot(groups, cells, input),
         None,
         steps,
-        pads,
-        tuple(rest),
-        groups=channels,
+        groups=groups,
         dilation=spread,
     )
+    missing = [
+        max(0, pad + length - given)
+        for (length, _, _, pad, _), given in zip(axes, whole.shape[2:], strict=True)
+    ]
+    if any(missing):  # a last row or column that no window reaches
+        whole = functional.pad(whole, (0, missing[1], 0, missing[0]))
+    (rows, columns), (top, left) = out, pads
+    return whole[:, :, top : top + rows, left : left + columns].reshape(n, channels, rows, columns)
 
 
 def one_hot(channels: int, cells: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
     """Kernels [channels * cells, 1, rows, columns], each with a single one, in the order of `unfold`."""
     count = cells[0] * cells[1]
-    return torch.eye(count, dtype=like.dtype).reshape(count, 1, *cells).repeat(channels, 1, 1, 1)
+    # Numbers from outside torch are constants of a traced program; torch.eye would be a part of it.
+    ones = np.tile(np.eye(count).reshape(count, 1, *cells), (channels, 1, 1, 1))
+    return torch.from_numpy(ones).to(like.dtype)
 
 
 def pair(value: Any) -> tuple[int, int]:

@@ -43,7 +43,12 @@ def export_onnx(
     the same bytes. Raises EdgevitError naming what can't be exported.
     """
     example = torch.zeros(1, channels, *size)
-    with TemporaryDirectory() as folder, unfused_attention(module), PlainWindows(), warnings.catch_warnings():
+    with (
+        TemporaryDirectory() as folder,
+        unfused_attention(module),
+        PlainWindows(grouped=True),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # the tracer's remarks on shapes, which are static here
         plain = Path(folder) / "plain.onnx"
         try:

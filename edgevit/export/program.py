@@ -33,7 +33,7 @@ def export_program(module: nn.Module, size: tuple[int, int], channels: int, out:
     The same module gives the same bytes. Raises EdgevitError naming what can't be exported.
     """
     example = torch.zeros(1, *size, channels)
-    with unfused_attention(module), FlatLinears(), PlainWindows(), warnings.catch_warnings():
+    with unfused_attention(module), FlatLinears(), PlainWindows(grouped=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(ChannelsLast(module).eval(), (example,), strict=False)

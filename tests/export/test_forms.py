@@ -39,13 +39,13 @@ def windows(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@given(windows())
+@given(windows(), st.booleans())
 @settings(deadline=None, max_examples=150)
-def test_windows_taken_apart_and_summed_again(case: dict[str, Any]) -> None:
+def test_windows_taken_apart_and_summed_again(case: dict[str, Any], grouped: bool) -> None:
     image = torch.randn(case["shape"], generator=torch.Generator().manual_seed(0))
     parts = functional.unfold(image, **case["windows"])
     whole = functional.fold(parts, case["shape"][2:], **case["windows"])
-    with PlainWindows():
+    with PlainWindows(grouped=grouped):
         ours = functional.unfold(image, **case["windows"])
         again = functional.fold(parts, case["shape"][2:], **case["windows"])
     torch.testing.assert_close(ours, parts, atol=0, rtol=0)
@@ -55,7 +55,7 @@ def test_windows_taken_apart_and_summed_again(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kernel", [3, (3, 2)])
 def test_one_picture_without_a_batch_is_taken_too(kernel: Any) -> None:
     image = torch.randn(2, 7, 6)
-    with PlainWindows():
+    with PlainWindows(grouped=True):
         ours = functional.unfold(image, kernel)
         back = functional.fold(ours, (7, 6), kernel)
     torch.testing.assert_close(ours, functional.unfold(image, kernel))

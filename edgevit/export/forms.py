@@ -78,20 +78,21 @@ def fold(
     n, channels = input.shape[0], input.shape[1] // count
     axes = list(zip(out, cells, spread, pads, steps, strict=True))
     places = [(length + 2 * pad - gap * (cell - 1) - 1) // step + 1 for length, cell, gap, pad, step in axes]
-    groups, batch = (channels, n) if grouped else (1, n * channels)
-    # The padding is cut off afterwards: converters know transposed convolutions without any.
-    whole = functional.conv_transpose2d(
-        input.reshape(batch, groups * count, *places),
-        one_hot(groups, cells, input),
-        None,
-        steps,
-        groups=groups,
-        dilation=spread,
-    )
-    missing = [
-        max(0, pad + length - given)
-        for (length, _, _, pad, _), given in zip(axes, whole.shape[2:], strict=True)
-    ]
+    if grouped:
+        # What a transposed convolution gives by itself, against the size asked for.
+        rest = [
+            length - ((place - 1) * step - 2 * pad + gap * (cell - 1) + 1)
+            for place, (length, cell, gap, pad, step) in zip(places, axes, strict=True)
+        ]
+        given, kernel = input.reshape(n, channels * count, *places), one_hot(channels, cells, input)
+        return functional.conv_transpose2d(
+            given, kernel, None, steps, pads, tuple(rest), groups=channels, dilation=spread
+        )
+    given, kernel = input.reshape(n * channels, count, *places), one_hot(1, cells, input)
+    # The padding is cut off afterwards: LiteRT knows transposed convolutions without any.
+    whole = functional.conv_transpose2d(given, kernel, None, steps, dilation=spread)
+    lengths = zip(axes, whole.shape[2:], strict=True)
+    missing = [max(0, pad + length - found) for (length, _, _, pad, _), found in lengths]
     if any(missing):  # a last row or column that no window reaches
         whole = functional.pad(whole, (0, missing[1], 0, missing[0]))
     (rows, columns), (top, left) = out, pads

@@ -102,9 +102,11 @@ def fold(
 def one_hot(channels: int, cells: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
     """Kernels [channels * cells, 1, rows, columns], each with a single one, in the order of `unfold`."""
     count = cells[0] * cells[1]
-    # Numbers from outside torch are constants of a traced program; torch.eye would be a part of it.
-    ones = np.tile(np.eye(count).reshape(count, 1, *cells), (channels, 1, 1, 1))
-    return torch.from_numpy(ones).to(like.dtype)
+    if channels == 1:
+        # Numbers from outside torch are constants of a traced program; torch.eye would be a part of it.
+        return torch.from_numpy(np.eye(count)).to(like.dtype).reshape(count, 1, *cells)
+    # A kernel of its own for each convolution: rknn-toolkit2 dies of one that several share.
+    return torch.eye(count, dtype=like.dtype).reshape(count, 1, *cells).repeat(channels, 1, 1, 1)
 
 
 def pair(value: Any) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import edgevit
@@ -73,3 +75,10 @@ def test_only_workers_import_vendor_packages() -> None:
         if name.split(".")[0] in VENDOR and "workers" not in path.parts and path.name != "runtime.py"
     ]
     assert wrong == []
+
+
+def test_reading_the_registry_loads_no_heavy_library() -> None:
+    heavy = ("torch", "onnx", "onnxruntime", "scipy")
+    code = f"import sys, edgevit.backends.registry; print([each for each in {heavy} if each in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

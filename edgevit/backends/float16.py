@@ -99,7 +99,7 @@ def first_input(model: onnx.ModelProto) -> str:
     return str(model.graph.input[0].name)
 
 
-def opened(model: Path | bytes, *, optimised: bool = True) -> Any:
+def opened(model: bytes, *, optimised: bool = True) -> Any:
     """ONNX Runtime's session on the CPU; as the graph stands where it is not to be optimised."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

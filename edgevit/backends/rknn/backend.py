@@ -18,7 +18,7 @@ from pydantic import Field
 
 from edgevit.backends.proof import Probe, Proof
 from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs, time_limit_s
-from edgevit.backends.rknn import hybrid, repair
+from edgevit.backends.rknn import hybrid
 from edgevit.backends.rknn.build import TOOLCHAIN, Build, build
 from edgevit.backends.rknn.log import parse_log
 from edgevit.backends.rknn.on_board import ON_BOARD
@@ -137,6 +137,8 @@ def simulations(request: CompileRequest, progress: Progress) -> Iterator[Callabl
 
 def proved(request: CompileRequest, probe: Probe, progress: Progress) -> Proof:
     """Whether the toolkit's float build of a graph computes it, and the rules to leave out where it does not."""
+    from edgevit.backends.rknn import repair  # brings torch and ONNX Runtime
+
     artefact, outputs = request.out / "model.rknn", request.out / "outputs.npy"
     arguments = worker_arguments(request, artefact, outputs)
     assert request.board.npu is not None

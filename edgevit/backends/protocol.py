@@ -136,7 +136,7 @@ class Backend:
     source: str
     export_format: ExportFormat
     options: type[Strict]
-    tools: Callable[[], dict[str, str]]
+    tools: Callable[[Board], dict[str, str]]
     compile: Callable[[CompileRequest, Progress], CompileResult]
     on_board: OnBoard
     convert_float: Callable[[FloatRequest, Progress], tuple[Path, Proof]] | None = None

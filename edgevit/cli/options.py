@@ -91,6 +91,14 @@ OPTIONS = (
         help="What the artefact computes in; repeatable.",
     ),
     click.option(
+        "--toolkit",
+        "toolkits",
+        type=TEXT,
+        multiple=True,
+        metavar="NAME@VERSION",
+        help="Another release of a vendor's converter, to match a board's runtime: rknn@2.3.2.",
+    ),
+    click.option(
         "--without",
         type=TEXT,
         multiple=True,

@@ -80,7 +80,7 @@ class Conversion(Inputs):
         if convert_float is None:
             return None
         exported = self.exported(board, precision)
-        inputs = {"export": exported.key, "images": self.probe.key, "tools": backend.tools()}
+        inputs = {"export": exported.key, "images": self.probe.key, "tools": backend.tools(board)}
 
         def make(folder: Path) -> dict[str, Any]:
             self.progress.stage(f"{board.id}: convert in float and prove that it keeps the function")
@@ -155,7 +155,7 @@ class Conversion(Inputs):
             "max_drop": acceptance.max_drop,
             "minutes": minutes,
             "board": board_key(board),
-            "tools": backend_of(board).tools(),
+            "tools": backend_of(board).tools(board),
         }
 
         def make(folder: Path) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Conversion(Inputs):
             "fixed": choice.fixed,
             "max_drop": choice.acceptance.max_drop,
             "plan": choice.plan.to_json(),
-            "tools": backend.tools(),
+            "tools": backend.tools(board),
         }
 
         def make(folder: Path) -> dict[str, Any]:
@@ -240,7 +240,7 @@ class Conversion(Inputs):
             "validation": validation.key if validation else None,
             "plan": plan.to_json(),
             "board": board_key(board),
-            "tools": backend.tools(),
+            "tools": backend.tools(board),
         }
 
         def make(folder: Path) -> dict[str, Any]:

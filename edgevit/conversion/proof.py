@@ -63,7 +63,7 @@ def proved(conversion: Conversion, board: Board, precision: str) -> Step | None:
         "plan": plan.to_json(),
         "board": board_key(board),
         "artefact": wanted,
-        "tools": backend.tools(),
+        "tools": backend.tools(board),
     }
 
     def make(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.request.compression import CompressionRequest, parse_compression
 from edgevit.targets.precisions import DEFAULT, quantized
 from edgevit.targets.profiles import Board, Recipe, load_board, load_recipe, shipped
+from edgevit.toolchains import releases
 
 DEMO = "demo"
 DEFAULT_RECIPE = "conditioned"
@@ -41,6 +42,7 @@ class Job:
     plan: PrecisionPlan | None = None
     search_minutes: float = 0.0
     delegate: str = "cpu"
+    toolkits: tuple[str, ...] = ()
     compression: CompressionRequest = CompressionRequest()
 
     @property
@@ -77,6 +79,7 @@ class Job:
             "plan": None if self.plan is None else self.plan.to_json(),
             "search_minutes": self.search_minutes,
             "delegate": self.delegate,
+            "toolkits": list(self.toolkits),
             "seed": self.seed,
         }
 
@@ -110,7 +113,7 @@ def make_job(
     job = Job(
         model=model,
         out=Path(),
-        targets=resolve_targets(targets, precisions),
+        targets=with_toolkits(resolve_targets(targets, precisions), options.get("toolkits", ())),
         recipe=chosen,
         plan=None if plan is None else read_plan(plan),
         search_minutes=chosen.search_minutes if search_minutes is None else search_minutes,
@@ -159,6 +162,29 @@ def resolve_targets(names: tuple[str | Board, ...], precisions: tuple[str, ...])
                     board.refuse.get(precision, "its toolchain has no such type"),
                     f"Use --precision {board.precisions[0]}",
                 )
+    return boards
+
+
+def with_toolkits(boards: tuple[Board, ...], toolkits: tuple[str, ...]) -> tuple[Board, ...]:
+    """Boards with the releases of their vendors' converters that are asked for, as rknn@2.3.2.
+
+    Raises InputError for one that there is not, that names no release, or that no board needs.
+    """
+    for spec in toolkits:
+        name, _, version = spec.partition("@")
+        releases.find(spec)
+        if not version or name not in {board.backend for board in boards}:
+            why = "no target is converted with it" if version else "it names no release"
+            example = releases.RELEASES[name][-1]
+            fix = f"Write it as {example.toolchain}@{example.version}, with a target that needs it"
+            raise InputError(f"cannot use --toolkit {spec}", why, fix)
+        boards = tuple(
+            board.model_copy(update={"toolkit": version}) if board.backend == name else board
+            for board in boards
+        )
+    for board in boards:
+        if board.toolkit is not None:
+            releases.find(board.toolchain)
     return boards
 
 

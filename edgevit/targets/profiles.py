@@ -93,9 +93,17 @@ class Board(Strict):
     compatible: tuple[str, ...] = Field(
         (), description="beginnings of device-tree names, or android,ABI, that identify the board"
     )
+    toolkit: str | None = Field(
+        None, description="release of the vendor's converter, where not the usual one: 2.3.2"
+    )
     npu: Npu | None = None
     clocks: dict[str, Clock] = Field(default_factory=dict)
     temperature: tuple[str, ...] = Field((), description="paths of thermal sensors, in millidegrees")
+
+    @property
+    def toolchain(self) -> str:
+        """The vendor's converter, and its release where one is asked for: rknn, or rknn@2.3.2."""
+        return self.backend if self.toolkit is None else f"{self.backend}@{self.toolkit}"
 
 
 class Recipe(Strict):

@@ -49,7 +49,7 @@ def run_job(
     job_dir.mkdir(parents=True, exist_ok=True)
     for name in ("result.json", "events.jsonl", "log.txt"):
         (job_dir / name).unlink(missing_ok=True)
-    request = {"call": call, "args": args, "borrowed": str(environment.borrowed())}
+    request = {"call": call, "args": args, "borrowed": environment.borrowed(toolchain)}
     (job_dir / "request.json").write_text(json.dumps(request), encoding="utf-8")
     events = Events(job_dir / "events.jsonl", progress)
     with (

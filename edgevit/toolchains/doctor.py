@@ -23,7 +23,7 @@ from edgevit.errors import EdgevitError
 from edgevit.progress import QUIET, Progress
 from edgevit.run.limits import container_room
 from edgevit.targets.profiles import Board
-from edgevit.toolchains import environment, installation
+from edgevit.toolchains import environment, installation, releases
 
 State = Literal["ok", "note", "fails"]
 
@@ -74,13 +74,6 @@ def python() -> Iterator[Check]:
     fine = version in SpecifierSet(wanted or "")
     found = f"{version} on {platform.system()} {platform.machine()}"
     yield Check("Python", "ok" if fine else "fails", found, None if fine else f"Use Python {wanted}")
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        yield Check(
-            "system",
-            "note",
-            f"the vendors' converters exist for Linux on x86-64 only, and this is {found.split(' on ')[1]}",
-            "Convert for onnx here, or run edgevit on a Linux PC",
-        )
 
 
 def packages() -> Iterator[Check]:
@@ -125,33 +118,30 @@ def imports() -> Iterator[Check]:
 
 def toolchains(boards: Sequence[Board], progress: Progress) -> Iterator[Check]:
     """Each converter: files whole, and importable with this torch. Missing only fails for a wanted target."""
-    wanted = {board.backend for board in boards}
-    for name in environment.TOOLCHAINS:
-        install = f"edgevit toolchain install {name}"
-        try:
-            state = environment.state(name)
-        except EdgevitError as error:
-            yield Check(name, "note", error.why, error.fix)
-            continue
-        if not state.installed:
-            needed = name in wanted
-            yield Check(
-                name, "fails" if needed else "note", f"{state.title}: not installed", f"Run: {install}"
-            )
+    wanted = {board.toolchain for board in boards}
+    for state in environment.list_toolchains():
+        install, needed = f"edgevit toolchain install {state.name}", state.name in wanted
+        if state.impossible:
+            yield Check(state.name, "fails" if needed else "note", state.impossible)
+        elif not state.installed:
+            if needed or "@" not in state.name:  # an older release is nobody's need until a board asks for it
+                missing = f"{state.title}: not installed"
+                yield Check(state.name, "fails" if needed else "note", missing, f"Run: {install}")
         elif state.problem:
-            yield Check(name, "fails", f"{state.title}: damaged: {state.problem}", f"Run: {install}")
+            yield Check(state.name, "fails", f"{state.title}: damaged: {state.problem}", f"Run: {install}")
         else:
             progress.stage(f"import {state.title}")
-            yield importable(name, state.title)
+            yield importable(state)
 
 
-def importable(name: str, title: str) -> Check:
-    """Whether an installed toolchain imports with the torch that is here now."""
+def importable(state: environment.State) -> Check:
+    """Whether an installed toolchain imports, with the torch that is here now where it borrows it."""
     try:
-        installation.prove(name, environment.folder(name))
+        installation.prove(releases.find(state.name), environment.folder(state.name))
     except EdgevitError as error:
-        return Check(name, "fails", error.why, f"Run: edgevit toolchain install {name}")
-    return Check(name, "ok", f"{title}: whole, and it imports")
+        return Check(state.name, "fails", error.why, f"Run: edgevit toolchain install {state.name}")
+    found = f"{state.title}: whole, and it imports; Python {state.python} of {state.interpreter}"
+    return Check(state.name, "ok", found)
 
 
 def memory() -> Iterator[Check]:
@@ -176,8 +166,9 @@ def memory() -> Iterator[Check]:
 
 def disks(out: Path) -> Iterator[Check]:
     """Room and permission where edgevit writes."""
-    needed = max(toolchain.needed_mb for toolchain in environment.TOOLCHAINS.values())
-    installed = all(environment.folder(name).is_dir() for name in environment.TOOLCHAINS)
+    usual = [known[0] for known in releases.RELEASES.values()]
+    needed = max(release.needed_mb for release in usual)
+    installed = all(environment.folder(release.spec).is_dir() for release in usual)
     yield room("toolchain folder", environment.root(), 0 if installed else needed, "EDGEVIT_TOOLCHAINS")
     yield room("run folder", out, RUN_MB, "--out")
     yield room("temporary folder", Path(tempfile.gettempdir()), TEMPORARY_MB, "TMPDIR")

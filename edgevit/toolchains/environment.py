@@ -1,8 +1,8 @@
 """Private environments for the vendors' packages: made from hash-pinned locks, kept, checked, never half-made.
 
 Each environment is a venv in edgevit's cache folder, built under a temporary name and renamed when it works. The
-user's own environment is not touched: torch, and only torch, is borrowed from it at run time (the workers look
-for it there after everything of their own), which saves gigabytes.
+user's own environment is not touched, and nothing of it is seen from inside, but torch by the one toolchain that
+needs a whole one: it is looked for after everything of the toolchain's own, which saves gigabytes.
 """
 
 from __future__ import annotations
@@ -16,55 +16,47 @@ import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
-from edgevit.errors import InputError, ToolchainError
+from edgevit.errors import EdgevitError, ToolchainError
+from edgevit.toolchains import releases
+from edgevit.toolchains.releases import RELEASES, Release
 
-PYTHONS = ((3, 11), (3, 12))
 STATE = "edgevit.json"
 WORKERS = Path(__file__).parent.resolve() / "workers"
 START = WORKERS / "start.py"
-JOB = WORKERS / "shared" / "job.py"
-
-
-@dataclass(frozen=True)
-class Toolchain:
-    """What a toolchain is called, what proves that it works, how much disk its installation needs."""
-
-    title: str
-    check: str
-    needed_mb: int
-
-
-TOOLCHAINS = {
-    "rknn": Toolchain("rknn-toolkit2 2.5.0", "from rknn.api import RKNN", 1500),
-    "litert": Toolchain(
-        "litert-torch 0.10.0",
-        "import litert_torch, ai_edge_quantizer; from ai_edge_litert.interpreter import Interpreter",
-        2500,
-    ),
-}
+SHARED = WORKERS / "shared"
 
 
 @dataclass(frozen=True)
 class State:
-    """A toolchain as `toolchain list` shows it; `problem` is None when it is ready."""
+    """A toolchain as `toolchain list` shows it.
+
+    `problem` is None when it is ready; `python` is the version of its interpreter and `interpreter` where it is
+    from, None where it isn't installed; `impossible` says why it can't be here.
+    """
 
     name: str
     title: str
     folder: str
     installed: bool
     problem: str | None
+    python: str | None = None
+    interpreter: str | None = None
+    impossible: str | None = None
 
     @property
     def summary(self) -> str:
         """One line for people."""
+        if self.impossible:
+            return f"{self.title}: not on this machine: {self.impossible}"
         if not self.installed:
             return f"{self.title}: not installed (edgevit toolchain install {self.name})"
         if self.problem:
             return f"{self.title}: damaged: {self.problem} (edgevit toolchain install {self.name})"
-        return f"{self.title}: ready, {self.folder}"
+        return f"{self.title}: ready, Python {self.python} of {self.interpreter}, {self.folder}"
 
     def to_json(self) -> dict[str, object]:
         """Plain values for scripts."""
@@ -72,22 +64,42 @@ class State:
 
 
 def list_toolchains() -> list[State]:
-    """Every toolchain and its state."""
-    return [state(name) for name in TOOLCHAINS]
+    """Every release of every toolchain, and its state."""
+    return [state(release.spec) for known in RELEASES.values() for release in known]
 
 
-def state(name: str) -> State:
+def state(spec: str) -> State:
     """One toolchain's state, its files counted but not imported."""
-    path = folder(name)
+    release, path = releases.find(spec), folder(spec)
+    try:
+        releases.usable(spec)
+    except EdgevitError as error:
+        return State(release.spec, release.title, str(path), False, None, impossible=error.why)
     installed = path.is_dir()
     problem = damage(path) if installed else "not installed"
-    return State(name, known(name).title, str(path), installed, problem)
+    recorded = record(path)
+    return State(
+        release.spec,
+        release.title,
+        str(path),
+        installed,
+        problem,
+        recorded.get("python"),
+        recorded.get("interpreter"),
+    )
 
 
-def python_of(name: str) -> Path:
+def record(path: Path) -> dict[str, Any]:
+    """What was written down of an environment when it was made; empty where that can't be read."""
+    try:
+        return dict(json.loads((path / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def python_of(spec: str) -> Path:
     """The interpreter of an installed toolchain. Raises ToolchainError with the command that installs it."""
-    known(name)
-    path = folder(name)
+    name, path = releases.usable(spec).spec, folder(spec)
     if not (path / STATE).is_file():
         raise ToolchainError(
             f"cannot use the {name} toolchain",
@@ -110,9 +122,8 @@ def damaged(name: str, why: str) -> ToolchainError:
 
 def damage(path: Path) -> str | None:
     """Why an environment isn't as it was made, or None. Bytecode doesn't count."""
-    try:
-        recorded = json.loads((path / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    recorded = record(path)
+    if not {"files", "bytes"} <= recorded.keys():
         return "its installation did not finish"
     if not Path(interpreter(path)).exists():
         return "its interpreter is gone"
@@ -133,10 +144,10 @@ def contents(path: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def versions(name: str) -> dict[str, str]:
+def versions(spec: str) -> dict[str, str]:
     """Every package of an installed toolchain with its version. Raises ToolchainError if it isn't installed."""
-    python_of(name)
-    return pins(lock_file(name))
+    python_of(spec)
+    return pins(lock_file(spec))
 
 
 def pins(lock: Path) -> dict[str, str]:
@@ -144,26 +155,9 @@ def pins(lock: Path) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
 
 
-def title(name: str) -> str:
+def title(spec: str) -> str:
     """The vendor package and its version."""
-    return known(name).title
-
-
-def known(name: str) -> Toolchain:
-    """The toolchain of that name. Raises InputError for another name or an unsupported Python."""
-    if name not in TOOLCHAINS:
-        raise InputError(
-            f"unknown toolchain {name!r}",
-            "there is none of that name",
-            f"Choose from {', '.join(TOOLCHAINS)}",
-        )
-    if sys.version_info[:2] not in PYTHONS:
-        raise InputError(
-            f"cannot use the {name} toolchain",
-            f"it has no lock for Python {sys.version_info.major}.{sys.version_info.minor}",
-            "Run edgevit with Python 3.11 or 3.12",
-        )
-    return TOOLCHAINS[name]
+    return releases.find(spec).title
 
 
 def root() -> Path:
@@ -172,19 +166,25 @@ def root() -> Path:
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("edgevit")) / "toolchains"
 
 
-def folder(name: str) -> Path:
-    """An environment's folder: a changed lock is another environment."""
-    return root() / f"{name}-py{sys.version_info.major}{sys.version_info.minor}-{digest(name)[:12]}"
+def folder(spec: str) -> Path:
+    """An environment's folder: another one for another lock, and for another Python where torch is borrowed."""
+    return root() / f"{family(releases.find(spec))}{digest(spec)[:12]}"
 
 
-def lock_file(name: str) -> Path:
-    """The hash-pinned requirements for this Python."""
-    return Path(__file__).parent / "locks" / f"{name}-py{sys.version_info.major}{sys.version_info.minor}.txt"
+def family(release: Release) -> str:
+    """What the folders of a release's environments begin with."""
+    python = f"py{sys.version_info[0]}{sys.version_info[1]}-" if release.borrows_torch else ""
+    return f"{release.toolchain}-{release.version}-{python}"
 
 
-def digest(name: str) -> str:
+def lock_file(spec: str) -> Path:
+    """The hash-pinned requirements."""
+    return releases.find(spec).lock
+
+
+def digest(spec: str) -> str:
     """Hex sha256 of the lock: part of every compile step's key."""
-    return hashlib.sha256(lock_file(name).read_bytes()).hexdigest()
+    return hashlib.sha256(lock_file(spec).read_bytes()).hexdigest()
 
 
 def interpreter(environment: Path) -> str:
@@ -192,19 +192,24 @@ def interpreter(environment: Path) -> str:
     return str(environment / "bin" / "python")
 
 
-def worker(name: str) -> Path:
+def worker(spec: str) -> Path:
     """The script that runs inside a toolchain's environment."""
-    return WORKERS / f"{name}.py"
+    return WORKERS / f"{releases.find(spec).toolchain}.py"
 
 
-def borrowed() -> Path:
-    """The folder that holds the torch edgevit itself would import. Raises ToolchainError if there is none."""
+def borrowed(spec: str) -> str | None:
+    """The folder of the torch that edgevit itself would import; None for a toolchain that needs no whole torch.
+
+    Raises ToolchainError if there is none.
+    """
+    if not releases.find(spec).borrows_torch:
+        return None
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         raise ToolchainError(
             "cannot use a toolchain", "torch is not installed", "Reinstall edgevit: pip install edgevit"
         )
-    return Path(found.origin).parents[1]
+    return str(Path(found.origin).parents[1])
 
 
 def torch_version() -> str:

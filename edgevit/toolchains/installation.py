@@ -8,9 +8,9 @@ import re
 import secrets
 import shutil
 import subprocess
-import venv
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -20,6 +20,9 @@ from edgevit.errors import InputError, ToolchainError
 from edgevit.files import replace_folder, write_atomically
 from edgevit.progress import QUIET, Progress
 from edgevit.toolchains import environment as env
+from edgevit.toolchains import interpreters, releases
+from edgevit.toolchains.interpreters import Interpreter
+from edgevit.toolchains.releases import Release
 
 # Users' pip settings that would put packages elsewhere or change which; indexes, proxies, certificates stay.
 MISLEADING_PIP = {
@@ -28,67 +31,122 @@ MISLEADING_PIP = {
 }
 
 
-def install(name: str, progress: Progress) -> Path:
+def install(spec: str, progress: Progress, *, wheels: Path | None = None) -> Path:
     """Make a toolchain's environment unless a healthy one is there; return its folder.
 
-    Safe against a second installation at the same time and against being killed. Raises ToolchainError with the
-    installer's own last error.
+    `wheels` is a folder of packages to take instead of the package index. Safe against a second installation at
+    the same time and against being killed. Raises ToolchainError with the installer's own last error.
     """
-    toolchain, final = env.known(name), env.folder(name)
+    release = releases.usable(spec)
+    name, final = release.spec, env.folder(spec)
     with refusing_bad_disk(name), one_at_a_time(name, progress):
         if env.damage(final) is None:
-            prove_again(name, final, progress)
+            prove_again(release, final, progress)
             return final
         remove_leftovers(name)
-        refuse_full_disk(name, toolchain.needed_mb, final.parent)
+        refuse_full_disk(name, release.needed_mb, final.parent)
+        python = interpreter_for(release, progress)
         staging = final.with_name(f".{name}-{secrets.token_hex(4)}.staging")
         try:
-            build(name, staging, progress)
+            build(release, python, staging, wheels, progress)
             replace_folder(staging, final)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        remove_older(name, final)
+        remove_older(release, final)
     return final
 
 
-def build(name: str, staging: Path, progress: Progress) -> None:
-    """Create a venv, install the lock into it, prove that it works, write its state last."""
-    progress.stage(f"install {env.TOOLCHAINS[name].title}: once; it takes a few minutes and is then reused")
-    make_venv(name, staging)
-    lock, log = env.lock_file(name), log_file(name)
-    total, begun = len(env.pins(lock)), 0
-    with log.open("w", encoding="utf-8") as sink, pip_install(staging, lock) as pip:
-        for line in pip.stdout or ():
-            sink.write(line)
-            if match := re.match(r"Collecting ([\w.-]+)", line):
-                begun += 1
-                progress.advance(begun, max(begun, total), match[1])
-    if pip.returncode != 0:
-        raise ToolchainError(f"cannot install the {name} toolchain", last_error(log), f"See {log}")
-    progress.advance(total, total, "checking")
-    prove(name, staging)
-    write_state(name, staging)
-
-
-def make_venv(name: str, staging: Path) -> None:
-    """An empty environment with pip. Raises ToolchainError where Python's own venv can't make one."""
-    try:
-        venv.EnvBuilder(with_pip=True, symlinks=True).create(staging)
-    except subprocess.CalledProcessError:  # Debian ships venv and ensurepip apart from Python
+def interpreter_for(release: Release, progress: Progress) -> Interpreter:
+    """The Python to install a release for: edgevit's own where its torch is borrowed."""
+    if not release.borrows_torch:
+        return interpreters.find(release.toolchain, release.pythons, progress)
+    own = interpreters.ask(interpreters.own())
+    if own is None:  # Debian ships venv and ensurepip apart from Python
         raise ToolchainError(
-            f"cannot install the {name} toolchain",
+            f"cannot install the {release.spec} toolchain",
             "this Python can't create environments with pip",
             "On Debian and Ubuntu: sudo apt-get install python3-venv",
-        ) from None
+        )
+    return own
+
+
+def build(
+    release: Release, python: Interpreter, staging: Path, wheels: Path | None, progress: Progress
+) -> None:
+    """Create a venv, install the lock into it, prove that it works, write its state last."""
+    progress.stage(
+        f"install {release.title} for Python {python.version}: once; it takes a few minutes and is then reused"
+    )
+    make_venv(release, python, staging)
+    lock, log = env.lock_file(release.spec), log_file(release.spec)
+    source = ["--no-index", "--find-links", str(wheels.resolve())] if wheels else []
+    command = ["install", "--no-user", *source, *LOCKED, "-r", str(lock)]
+    watch(release, pip(staging, command), len(env.pins(lock)), log, progress)
+    prove(release, staging)
+    write_state(release, python, staging)
+
+
+def download(spec: str, out: Path, progress: Progress) -> Interpreter:
+    """Collect a toolchain's packages in a folder, for `install` on a machine like this one without a network.
+
+    Returns the Python that they are for. Raises ToolchainError with the installer's own last error.
+    """
+    release = releases.usable(spec)
+    lock, log = env.lock_file(spec), log_file(spec)
+    out.mkdir(parents=True, exist_ok=True)
+    python = interpreter_for(release, progress)
+    progress.stage(f"download {release.title} for Python {python.version}")
+    with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
+        make_venv(release, python, Path(folder))
+        command = ["download", "--dest", str(out.resolve()), *LOCKED, "-r", str(lock)]
+        watch(release, pip(Path(folder), command), len(env.pins(lock)), log, progress)
+    return python
+
+
+LOCKED = (
+    *("--require-hashes", "--no-deps", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"),
+)
+
+
+def watch(
+    release: Release,
+    process: AbstractContextManager[subprocess.Popen[str]],
+    total: int,
+    log: Path,
+    progress: Progress,
+) -> None:
+    """Show pip's work, package by package. Raises ToolchainError where it fails."""
+    begun = 0
+    with log.open("w", encoding="utf-8") as sink, process as running:
+        for line in running.stdout or ():
+            sink.write(line)
+            if match := re.match(r"(?:Collecting|Processing) (?:\S*/)?([\w.-]+)", line):
+                begun += 1
+                progress.advance(begun, max(begun, total), match[1])
+    if running.returncode != 0:
+        raise ToolchainError(f"cannot install the {release.spec} toolchain", last_error(log), f"See {log}")
+    progress.advance(total, total, "checking")
+
+
+def make_venv(release: Release, python: Interpreter, staging: Path) -> None:
+    """An empty environment with pip. Raises ToolchainError where that Python's own venv can't make one."""
+    done = subprocess.run(
+        [python.path, "-I", "-m", "venv", staging], capture_output=True, text=True, errors="replace"
+    )
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ToolchainError(
+            f"cannot install the {release.spec} toolchain",
+            f"{python.path} can't create an environment ({lines[-1][:200]})",
+            f"Name another Python in {interpreters.variable(release.toolchain)}",
+        )
 
 
 @contextmanager
-def pip_install(staging: Path, lock: Path) -> Iterator[subprocess.Popen[str]]:
-    """pip at work on a lock; it ends with the block and with edgevit, however those end."""
+def pip(environment: Path, arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """pip at work in an environment; it ends with the block and with edgevit, however those end."""
     command = [
-        *(env.interpreter(staging), "-I", str(env.START), str(os.getpid()), "-m", "pip", "install"),
-        *("--require-hashes", "--no-deps", "--no-input", "--no-user", "--disable-pip-version-check"),
-        *("--progress-bar", "off", "-r", str(lock)),
+        *(env.interpreter(environment), "-I", str(env.START), str(os.getpid()), "-m", "pip", *arguments)
     ]
     settings = {key: value for key, value in os.environ.items() if key not in MISLEADING_PIP}
     process = subprocess.Popen(
@@ -102,47 +160,57 @@ def pip_install(staging: Path, lock: Path) -> Iterator[subprocess.Popen[str]]:
             raise
 
 
-def prove(name: str, environment: Path) -> None:
+def prove(release: Release, environment: Path) -> None:
     """Import the toolchain in its environment. Raises ToolchainError if that fails."""
-    borrow = f"runpy.run_path({str(env.JOB)!r})['borrow']({str(env.borrowed())!r})"
-    script = f"import runpy; {borrow}; {env.TOOLCHAINS[name].check}"
+    borrowed = env.borrowed(release.spec)
+    find_torch = f"sys.path.append({str(env.SHARED)!r}); import job; job.torch_from({borrowed!r})"
+    script = f"import sys; {find_torch}; {release.check}"
     process = subprocess.run(
         [env.interpreter(environment), "-I", "-c", script], capture_output=True, text=True, errors="replace"
     )
     if process.returncode != 0:
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        torch = f" with torch {env.torch_version()}" if borrowed else ""
         raise ToolchainError(
-            f"cannot use the {name} toolchain",
-            f"it is installed but does not work with torch {env.torch_version()} here ({lines[-1][:200]})",
-            "Report this with your Python and torch versions",
+            f"cannot use the {release.spec} toolchain",
+            f"it is installed but does not work{torch} here ({lines[-1][:200]})",
+            'Report this with what "edgevit doctor" prints',
         )
 
 
-def write_state(name: str, environment: Path) -> None:
-    """Record what a whole environment looks like and which torch it was proved with."""
+def write_state(release: Release, python: Interpreter, environment: Path) -> None:
+    """Record what a whole environment looks like, on which Python, and which torch it was proved with."""
     files, size = env.contents(environment)
     state = {
-        "name": name,
-        "lock": env.digest(name),
+        "name": release.spec,
+        "lock": env.digest(release.spec),
+        "python": python.version,
+        "interpreter": str(python.path),
         "files": files,
         "bytes": size,
-        "torch": env.torch_version(),
+        "torch": env.torch_version() if release.borrows_torch else None,
     }
     write_atomically(environment / env.STATE, json.dumps(state))
 
 
-def prove_again(name: str, environment: Path, progress: Progress) -> None:
+def prove_again(release: Release, environment: Path, progress: Progress) -> None:
     """Another torch to borrow can break a toolchain whose own files are whole."""
-    if json.loads((environment / env.STATE).read_text(encoding="utf-8")).get("torch") != env.torch_version():
-        progress.stage(f"check {env.TOOLCHAINS[name].title} with torch {env.torch_version()}")
-        prove(name, environment)
-        write_state(name, environment)
+    if not release.borrows_torch or env.record(environment).get("torch") == env.torch_version():
+        return
+    progress.stage(f"check {release.title} with torch {env.torch_version()}")
+    prove(release, environment)
+    python = env.record(environment)
+    write_state(release, Interpreter(Path(python["interpreter"]), python["python"]), environment)
 
 
-def remove(name: str) -> None:
-    """Delete a toolchain's environments. Raises InputError if there is none."""
-    env.known(name)
-    found = [path for path in env.root().glob(f"{name}-*") if path.is_dir()]
+def remove(spec: str) -> None:
+    """Delete a toolchain's environments: of one release where the spec names it, else of all.
+
+    Raises InputError if there is none.
+    """
+    release, name = releases.find(spec), spec
+    beginning = env.family(release) if "@" in spec else f"{release.toolchain}-"
+    found = [path for path in env.root().glob(f"{beginning}*") if path.is_dir()]
     if not found:
         raise InputError(f"cannot remove the {name} toolchain", "it is not installed", "Nothing to do")
     with refusing_bad_disk(name), one_at_a_time(name, QUIET):
@@ -187,10 +255,9 @@ def remove_leftovers(name: str) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def remove_older(name: str, keep: Path) -> None:
-    """Delete this Python's environments of an older lock."""
-    tag = keep.name.rsplit("-", 1)[0]
-    for path in keep.parent.glob(f"{tag}-*"):
+def remove_older(release: Release, keep: Path) -> None:
+    """Delete the release's environments of an older lock."""
+    for path in keep.parent.glob(f"{env.family(release)}*"):
         if path != keep:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -85,7 +85,7 @@ def never(request: CompileRequest, progress: Progress) -> Iterator[Callable[[Pre
         yield lambda plan: simulate(PrecisionPlan())
 
 
-def tools() -> dict[str, str]:
+def tools(board: Board) -> dict[str, str]:
     return {"made-up": "1.0"}
 
 

@@ -141,6 +141,7 @@ import pathlib, sys
 from edgevit.toolchains import call, environment
 environment.python_of = lambda name: pathlib.Path(sys.executable)
 environment.title = lambda name: "fake"
+environment.borrowed = lambda name: None
 environment.worker = lambda name: pathlib.Path({str(tmp_path / "it's a worker.py")!r})
 call.run_job("fake", "build", {{}}, pathlib.Path({str(tmp_path / "job")!r}), timeout_s=600)
 """

@@ -12,11 +12,10 @@ import pytest
 
 from edgevit.errors import InputError, ToolchainError
 from edgevit.progress import QUIET, Quiet
-from edgevit.toolchains import environment, installation
-from edgevit.toolchains.environment import TOOLCHAINS, Toolchain
+from edgevit.toolchains import environment, installation, interpreters
+from edgevit.toolchains.releases import LOCKS, RELEASES, Release
+from tests.toolchains.conftest import release
 from tests.toolchains.processes import alive, wait_until
-
-LOCKS = Path(environment.__file__).parent / "locks"
 
 
 @pytest.fixture
@@ -29,11 +28,16 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     )
     monkeypatch.setenv("EDGEVIT_TOOLCHAINS", str(tmp_path / "cache with space"))
     worker = tmp_path / "worker.py"
-    worker.write_text("def borrow(folder):\n    pass\n")
     monkeypatch.setattr(environment, "lock_file", lambda name: lock)
     monkeypatch.setattr(environment, "worker", lambda name: worker)
-    monkeypatch.setitem(TOOLCHAINS, "tiny", Toolchain("tinytool 1.0", "import tinytool", 1))
+    tiny_is(monkeypatch)
     return "tiny"
+
+
+def tiny_is(monkeypatch: pytest.MonkeyPatch, check: str = "import tinytool", needed_mb: int = 1) -> None:
+    """The tiny toolchain borrows torch, and so runs on the Python of the tests."""
+    tool = release("tiny", "tinytool 1.0", check, needed_mb, borrows_torch=True)
+    monkeypatch.setitem(RELEASES, "tiny", (tool,))
 
 
 def make_wheel(folder: Path) -> Path:
@@ -64,17 +68,13 @@ def test_every_requirement_is_pinned_and_hashed(lock: Path) -> None:
     assert not any(line.startswith(("torch==", "nvidia", "tensorflow")) for line in requirements)
 
 
-def test_both_pythons_lock_the_same_versions() -> None:
-    for name in ("rknn", "litert"):
-        pins = [
-            {
-                line.split(" ")[0]
-                for line in (LOCKS / f"{name}-py{tag}.txt").read_text().splitlines()
-                if "==" in line
-            }
-            for tag in ("311", "312")
-        ]
-        assert pins[0] == pins[1]
+@pytest.mark.parametrize(
+    "known", [each for known in RELEASES.values() for each in known], ids=lambda each: each.lock.stem
+)
+def test_every_release_has_a_lock_that_pins_it(known: Release) -> None:
+    package = known.title.split(" ")[0]
+    assert environment.pins(known.lock)[package] == known.version
+    assert len(list(LOCKS.glob("*.txt"))) == sum(map(len, RELEASES.values()))
 
 
 def test_missing_toolchain_is_one_line_with_the_command(tiny: str) -> None:
@@ -128,14 +128,14 @@ def test_wrong_hash_is_refused_and_leaves_nothing(tiny: str) -> None:
 
 
 def test_package_that_does_not_work_here_is_not_kept(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TOOLCHAINS, "tiny", Toolchain("tinytool 1.0", "import nothing_of_that_name", 1))
+    tiny_is(monkeypatch, check="import nothing_of_that_name")
     with pytest.raises(ToolchainError) as caught:
         installation.install(tiny, QUIET)
     torch = environment.torch_version()
     assert str(caught.value) == (
         f"cannot use the tiny toolchain: it is installed but does not work with torch {torch} "
         "here (ModuleNotFoundError: No module named 'nothing_of_that_name'). "
-        "Report this with your Python and torch versions."
+        'Report this with what "edgevit doctor" prints.'
     )
     assert not environment.folder(tiny).exists()
 
@@ -143,14 +143,12 @@ def test_package_that_does_not_work_here_is_not_kept(tiny: str, monkeypatch: pyt
 def test_another_torch_to_borrow_is_proved_anew(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = installation.install(tiny, QUIET)
     monkeypatch.setattr(environment, "torch_version", lambda: "99.0")
-    monkeypatch.setitem(
-        TOOLCHAINS, "tiny", Toolchain("tinytool 1.0", "raise ImportError('needs torch<99')", 1)
-    )
+    tiny_is(monkeypatch, check="raise ImportError('needs torch<99')")
     with pytest.raises(
         ToolchainError, match=r"does not work with torch 99.0 here \(ImportError: needs torch<99\)"
     ):
         installation.install(tiny, QUIET)
-    monkeypatch.setitem(TOOLCHAINS, "tiny", Toolchain("tinytool 1.0", "import tinytool", 1))
+    tiny_is(monkeypatch)
     installation.install(tiny, QUIET)
     assert json.loads((folder / environment.STATE).read_text())["torch"] == "99.0"
 
@@ -180,7 +178,7 @@ def test_killed_installation_leaves_no_pip_behind(tiny: str, tmp_path: Path) -> 
 # pip, as installation starts it, but its work is to sleep.
 SLOW_INSTALL = """
 import pathlib, sys
-from edgevit.toolchains import environment, installation
+from edgevit.toolchains import environment, installation, interpreters
 environment.interpreter = lambda folder: sys.executable
 site = pathlib.Path(sys.argv[1]); site.mkdir()
 script = site / "pip.py"
@@ -188,7 +186,7 @@ script.write_text("import time; time.sleep(600)")
 environment.START = site / "start.py"
 real = pathlib.Path(environment.__file__).parent / "workers" / "start.py"
 environment.START.write_text(f"import sys; sys.path.insert(0, {str(site)!r})\\n" + real.read_text())
-with installation.pip_install(site, site / "lock.txt") as process:
+with installation.pip(site, ["install"]) as process:
     pathlib.Path(sys.argv[2]).write_text(str(process.pid))
     process.wait()
 """
@@ -208,10 +206,7 @@ def test_folder_that_cannot_be_made_is_one_line(
 
 
 def test_python_without_pip_names_the_system_package(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: object, folder: Path) -> None:
-        raise subprocess.CalledProcessError(1, "ensurepip")
-
-    monkeypatch.setattr("venv.EnvBuilder.create", fail)
+    monkeypatch.setattr(interpreters, "ask", lambda path: None)
     with pytest.raises(ToolchainError) as caught:
         installation.install(tiny, QUIET)
     assert str(caught.value) == (
@@ -220,22 +215,76 @@ def test_python_without_pip_names_the_system_package(tiny: str, monkeypatch: pyt
     )
 
 
-def test_workers_borrow_torch_and_nothing_else(tmp_path: Path) -> None:
+def test_a_folder_of_packages_replaces_the_index(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/nowhere")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    lock, wheel = environment.lock_file(tiny), tmp_path / "tinytool-1.0-py3-none-any.whl"
+    digest = environment.hashlib.sha256(wheel.read_bytes()).hexdigest()
+    lock.write_text(f"tinytool==1.0 --hash=sha256:{digest}\n")
+    empty, wheels = tmp_path / "empty", tmp_path / "wheels"
+    empty.mkdir()
+    with pytest.raises(ToolchainError, match="No matching distribution found for tinytool==1.0"):
+        installation.install(tiny, QUIET, wheels=empty)
+    monkeypatch.delenv("PIP_INDEX_URL")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    python = installation.download(tiny, wheels, QUIET)
+    assert [path.name for path in wheels.iterdir()] == [wheel.name]
+    assert python.minor == f"{sys.version_info[0]}.{sys.version_info[1]}"
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    folder = installation.install(tiny, QUIET, wheels=wheels)
+    assert environment.python_of(tiny) == folder / "bin" / "python"
+
+
+def bare_python(script: str) -> str:
+    """The last line that a Python without packages of its own says of a script."""
+    bare = [Path(sys.base_prefix) / "bin" / "python3", "-I", "-S", "-c", script]
+    return subprocess.run(bare, capture_output=True, text=True).stderr.splitlines()[-1]
+
+
+def test_a_worker_that_borrows_torch_sees_nothing_else_of_its_environment(tmp_path: Path) -> None:
     for package in ("torch", "transformers"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("VALUE = 1\n")
     script = (
-        f"import runpy; runpy.run_path({str(environment.JOB)!r})['borrow']({str(tmp_path)!r})\n"
+        f"import sys; sys.path.append({str(environment.SHARED)!r}); import job; job.torch_from({str(tmp_path)!r})\n"
         f"import torch; assert torch.__file__.startswith({str(tmp_path)!r})\n"
         "import transformers"
     )
-    bare = [Path(sys.base_prefix) / "bin" / "python3", "-I", "-S", "-c", script]
-    done = subprocess.run(bare, capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'transformers'"
+    assert bare_python(script) == "ModuleNotFoundError: No module named 'transformers'"
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("name", RELEASES)
+def test_nothing_of_edgevits_own_environment_can_be_imported_in_a_worker(name: str) -> None:
+    """But the torch of the one that borrows it: its Python starts as `run_job` starts it."""
+    borrowed = environment.borrowed(name)
+    script = f"""
+import importlib.util, sys
+sys.path.append({str(environment.SHARED)!r})
+import job
+job.torch_from({borrowed!r})
+for package in ("edgevit", "timm", "click", "pytest", "torchvision"):
+    assert importlib.util.find_spec(package) is None, package
+assert not [folder for folder in sys.path if folder.startswith({sys.prefix!r})], sys.path
+import torch
+print(getattr(torch, "__file__", None))
+"""
+    done = subprocess.run(
+        [environment.python_of(name), "-I", "-c", script],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(environment.__file__).parents[2]), "HOME": "/nowhere"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.strip()
+    assert found.startswith(borrowed) if borrowed else found == "None"
 
 
 def test_full_disk_is_told_before_anything_is_written(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TOOLCHAINS, "tiny", Toolchain("tinytool 1.0", "import tinytool", 10**9))
+    tiny_is(monkeypatch, needed_mb=10**9)
     with pytest.raises(ToolchainError, match="it needs 1000000000 MB in "):
         installation.install(tiny, QUIET)
 
@@ -259,25 +308,6 @@ def test_remove_deletes_and_says_when_there_is_nothing(tiny: str) -> None:
     with pytest.raises(InputError) as caught:
         installation.remove(tiny)
     assert str(caught.value) == "cannot remove the tiny toolchain: it is not installed. Nothing to do."
-
-
-def test_unknown_toolchain_is_one_line() -> None:
-    with pytest.raises(InputError) as caught:
-        installation.install("rkn", QUIET)
-    assert str(caught.value) == (
-        "unknown toolchain 'rkn': there is none of that name. Choose from rknn, litert."
-    )
-
-
-def test_other_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
-    monkeypatch.setattr(
-        environment.sys, "version_info", type("V", (tuple,), {"major": 3, "minor": 13})((3, 13))
-    )
-    with pytest.raises(
-        InputError, match="it has no lock for Python 3.13. Run edgevit with Python 3.11 or 3.12."
-    ):
-        environment.known("rknn")
 
 
 def test_state_is_json(tiny: str) -> None:

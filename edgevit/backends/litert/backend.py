@@ -29,7 +29,7 @@ from edgevit.errors import ToolchainError
 from edgevit.files import publish
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
-from edgevit.targets.profiles import Strict
+from edgevit.targets.profiles import Board, Strict
 from edgevit.toolchains import environment
 from edgevit.toolchains.call import run_job
 
@@ -47,7 +47,7 @@ def candidates(delegate: str) -> tuple[Candidate, ...]:
     return DELEGATES[delegate]
 
 
-def tools() -> dict[str, str]:
+def tools(board: Board) -> dict[str, str]:
     """Versions that decide an artefact. Raises ToolchainError if the toolchain is not installed."""
     return environment.versions(TOOLCHAIN)
 
@@ -97,7 +97,7 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
         ran = call("partitions", model=text(artefact))
     details = {name: ran[name] for name in ("partitions", "operations", "outside")}
     details["peak_bytes"] = max(peaks)
-    return CompileResult(artefact, outputs, "host CPU", tools(), details)
+    return CompileResult(artefact, outputs, "host CPU", tools(request.board), details)
 
 
 def measure(request: TrialRequest, progress: Progress) -> Trials:

@@ -19,7 +19,7 @@ from edgevit.errors import InputError
 from edgevit.files import atomic_path
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
-from edgevit.targets.profiles import Strict
+from edgevit.targets.profiles import Board, Strict
 
 ROUNDS, MIN_ROUNDS, ROUNDS_SECONDS = 40, 7, 20.0
 WARM_UP = 3
@@ -38,7 +38,7 @@ def candidates(delegate: str) -> tuple[Candidate, ...]:
     return CANDIDATES
 
 
-def tools() -> dict[str, str]:
+def tools(board: Board) -> dict[str, str]:
     """Versions that decide an artefact."""
     return {"onnxruntime": version("onnxruntime"), "onnx": version("onnx")}
 
@@ -59,7 +59,7 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
         outputs = request.out / "outputs.npy"
         pixels = np.load(request.evaluate, mmap_mode="r", allow_pickle=False)
         np.save(outputs, run(artefact, pixels, request.preprocessing, progress))
-    return CompileResult(artefact, outputs, "host CPU", tools())
+    return CompileResult(artefact, outputs, "host CPU", tools(request.board))
 
 
 def measure(request: TrialRequest, progress: Progress) -> Trials:

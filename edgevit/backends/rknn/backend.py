@@ -19,14 +19,14 @@ from pydantic import Field
 from edgevit.backends.proof import Probe, Proof
 from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs, time_limit_s
 from edgevit.backends.rknn import hybrid
-from edgevit.backends.rknn.build import TOOLCHAIN, Build, build
+from edgevit.backends.rknn.build import Build, build
 from edgevit.backends.rknn.log import parse_log
 from edgevit.backends.rknn.on_board import ON_BOARD
 from edgevit.errors import InputError
 from edgevit.progress import Progress
 from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.plan import PrecisionPlan
-from edgevit.targets.profiles import Strict
+from edgevit.targets.profiles import Board, Strict
 from edgevit.toolchains import environment
 
 HOW = "vendor simulator"
@@ -63,10 +63,10 @@ HARMLESS = re.compile(
 )
 
 
-def tools() -> dict[str, str]:
+def tools(board: Board) -> dict[str, str]:
     """The toolchain's lock. Raises ToolchainError if it isn't installed."""
-    environment.python_of(TOOLCHAIN)
-    return {"lock": environment.digest(TOOLCHAIN)}
+    environment.python_of(board.toolchain)
+    return {"lock": environment.digest(board.toolchain)}
 
 
 def make(request: CompileRequest, progress: Progress) -> CompileResult:
@@ -83,7 +83,7 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
         built = hybrid.finish(begun, request.plan, arguments, jobs / "plan", progress, timeout_s)
         begun.remove()  # as large as the model itself
     else:
-        built = build("build", arguments, jobs, progress, timeout_s)
+        built = build(request.board.toolchain, "build", arguments, jobs, progress, timeout_s)
     return made(request, built, artefact, outputs, progress)
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from edgevit.errors import ToolchainError
 from edgevit.progress import Progress
+from edgevit.toolchains import releases
 from edgevit.toolchains.call import run_job
 
-TOOLCHAIN = "rknn"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+NOT_IN_TORCH = re.compile(r"^edgevit: no torch here has (\S+)$", re.MULTILINE)
 SUGGESTION = re.compile(r"disable_rules=\[([^\]]*)\]")
 
 
@@ -29,7 +30,9 @@ class Build:
     disabled_rules: tuple[str, ...]
 
 
-def build(call: str, arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: float) -> Build:
+def build(
+    toolchain: str, call: str, arguments: dict[str, Any], jobs: Path, progress: Progress, timeout_s: float
+) -> Build:
     """Run a worker's call that compiles, again without each rule that died, as long as the toolkit names new ones.
 
     Rules that `arguments` leave out are left out in every attempt.
@@ -41,15 +44,26 @@ def build(call: str, arguments: dict[str, Any], jobs: Path, progress: Progress, 
         job = jobs / f"build-{len(disabled)}"
         try:
             attempt = arguments | {"disable_rules": [*left_out, *disabled]}
-            result = run_job(TOOLCHAIN, call, attempt, job, progress=progress, timeout_s=timeout_s)
-        except ToolchainError:
-            rules = [rule for rule in rules_to_disable(read_log(job)) if rule not in disabled]
+            result = run_job(toolchain, call, attempt, job, progress=progress, timeout_s=timeout_s)
+        except ToolchainError as error:
+            log = read_log(job)
+            rules = [rule for rule in rules_to_disable(log) if rule not in disabled]
             if not rules:
-                raise
-            progress.warn(f"the toolkit's {' and '.join(rules)} fails on this model; building without it")
+                raise or_another_release(error, toolchain) if log else error from None
+            lacking = NOT_IN_TORCH.findall(log)
+            why = f" (edgevit gives it no torch.{lacking[-1]}: please report that)" if lacking else ""
+            progress.warn(
+                f"the toolkit's {' and '.join(rules)} fails on this model{why}; building without it"
+            )
             disabled = [*disabled, *rules]
         else:
             return Build(result, read_log(job), tuple(disabled))
+
+
+def or_another_release(error: ToolchainError, toolchain: str) -> ToolchainError:
+    """A build's failure with the toolkit's other releases as something to try."""
+    options = " or ".join(f"--toolkit {release}" for release in releases.others(toolchain))
+    return ToolchainError(error.what, error.why, f"{error.fix}, or try another release: {options}")
 
 
 def rules_to_disable(log: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.rknn import table
-from edgevit.backends.rknn.build import TOOLCHAIN, Build, build, read_log
+from edgevit.backends.rknn.build import Build, build, read_log
 from edgevit.files import write_atomically
 from edgevit.progress import Progress
 from edgevit.quantize.plan import MATCHED_IMAGES, PrecisionPlan
@@ -27,6 +27,7 @@ class Begun:
     `sixteen_bit_type` is what planned tensors become.
     """
 
+    toolchain: str
     graph: Path
     data: Path
     table: str
@@ -51,12 +52,13 @@ def begin(
     few = request.out / "seen.npy"
     np.save(few, np.load(request.calibration, mmap_mode="r", allow_pickle=False)[:MATCHED_IMAGES])
     first = {name: arguments[name] for name in FIRST} | {"calibration": str(few.resolve())}
-    begun = build("hybrid_step1", first, jobs, progress, timeout_s)
+    begun = build(request.board.toolchain, "hybrid_step1", first, jobs, progress, timeout_s)
     few.unlink()
     text = Path(begun.result["table"]).read_text(encoding="utf-8")
     found = table.match(table.read_table(text), request.plan.calibrated_ranges)
     table.require(found, request.plan.ranges)
     return Begun(
+        toolchain=request.board.toolchain,
         graph=Path(begun.result["graph"]),
         data=Path(begun.result["data"]),
         table=text,
@@ -83,5 +85,5 @@ def finish(
     write_atomically(path, edited)
     second = {"graph": str(begun.graph), "data": str(begun.data), "table": str(path)}
     second |= {name: arguments[name] for name in ("artefact", "evaluate", "outputs")}
-    result = run_job(TOOLCHAIN, "hybrid_step2", second, job, progress=progress, timeout_s=timeout_s)
+    result = run_job(begun.toolchain, "hybrid_step2", second, job, progress=progress, timeout_s=timeout_s)
     return Build(result, read_log(job), begun.disabled_rules)

@@ -38,7 +38,7 @@ def prove(
     """
     expected, jobs = np.load(probe.outputs, allow_pickle=False), request.out / "jobs"
     limit_s = time_limit_s(request)
-    first, found = simulated(arguments, probe, jobs / "as-built", progress, limit_s)
+    first, found = simulated(request.board.toolchain, arguments, probe, jobs / "as-built", progress, limit_s)
     proof = Proof(len(expected), relative_error(found, expected))
     if proof.right:
         return proof, first
@@ -51,7 +51,9 @@ def prove(
         return replace(proof, reason=reason, overflows=True), first
     proof = replace(proof, own_error=own)
     if proof.right:
-        first, _ = simulated(arguments, probe, jobs / "again", progress, limit_s, proof.tolerance)
+        first, _ = simulated(
+            request.board.toolchain, arguments, probe, jobs / "again", progress, limit_s, proof.tolerance
+        )
         return replace(proof, builds=2), first
     progress.warn(
         f"{request.board.id}: the compiled graph computes something else (relative error {proof.error:.2g}); "
@@ -66,7 +68,13 @@ def prove(
     proof, last = replace(proof, builds=1 + trials), first
     if cure is not None:
         last, found = simulated(
-            cure.of(arguments), probe, jobs / "repaired", progress, limit_s, proof.tolerance
+            request.board.toolchain,
+            cure.of(arguments),
+            probe,
+            jobs / "repaired",
+            progress,
+            limit_s,
+            proof.tolerance,
         )
         proof = replace(
             proof,
@@ -112,7 +120,8 @@ def searched(
         progress.advance(trials, 0, f"build {what}")
         job = request.out / "jobs" / f"trial-{trials}"
         try:
-            built, outputs = simulated(cure.of(alone(arguments, job)), few, job, Quiet(), BUILD_SECONDS)
+            tried = cure.of(alone(arguments, job))
+            built, outputs = simulated(request.board.toolchain, tried, few, job, Quiet(), BUILD_SECONDS)
         except ToolchainError:
             return "died", 0
         finally:
@@ -148,7 +157,7 @@ def first_wrong_layer(
         shutil.rmtree(job, ignore_errors=True)
         # No setting of shapes: each is to come out as the graph has it.
         changed = alone(arguments, job) | {"model": str(graph.resolve()), "config": {}}
-        return simulated(changed, cut, job, Quiet(), BUILD_SECONDS)[1]
+        return simulated(request.board.toolchain, changed, cut, job, Quiet(), BUILD_SECONDS)[1]
 
     assert request.onnx is not None
     found = divergence.first_divergence(
@@ -159,6 +168,7 @@ def first_wrong_layer(
 
 
 def simulated(
+    toolchain: str,
     arguments: dict[str, Any],
     probe: Probe,
     job: Path,
@@ -178,7 +188,7 @@ def simulated(
             "tolerance": tolerance,
         },
     }
-    built = build("build", values, job, progress, timeout_s)
+    built = build(toolchain, "build", values, job, progress, timeout_s)
     found: Outputs = np.load(outputs, allow_pickle=False)
     outputs.unlink()
     if not built.result["right"]:

@@ -1,6 +1,6 @@
 """Runs rknn-toolkit2 in its own environment: `python -I rknn.py JOB_DIR`, one job, one call.
 
-Reads request.json {"call": name, "args": {...}, "borrowed": folder of torch}, appends progress to
+Reads request.json {"call": name, "args": {...}, "borrowed": None}, appends progress to
 events.jsonl, writes result.json last. Needs rknn-toolkit2, and never edgevit, which is not installed here.
 All native output (with the compiler's layer table) goes to stdout and stderr; the parent keeps it in a file.
 """
@@ -17,7 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parent / "shared"))
+HERE = Path(__file__).parent
+# This file is named like the vendor's package, which is the one to import; Python 3.10 knows no option -P.
+sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != HERE.resolve()]
+sys.path.append(str(HERE / "shared"))
 from job import Values, answer, event, step  # type: ignore[import-not-found]  # noqa: E402
 
 DATASET = "calibration"  # folder of the job: one .npy an image
@@ -291,7 +294,7 @@ def restart_reproducibly() -> None:
     if "LD_LIBRARY_PATH" in os.environ:
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
     settings = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", RESTARTED: "fixed" if fixed else "random"}
-    options = ["-s", "-P", __file__]  # -I less what would ignore the hash seed
+    options = ["-s", __file__]  # -I less what would ignore the hash seed
     os.execve(sys.executable, [sys.executable, *options], environment | settings)
 
 

@@ -1,4 +1,4 @@
-"""What every worker does around its calls: read the job, borrow torch, tell progress, write the result last.
+"""What every worker does around its calls: read the job, find torch, tell progress, write the result last.
 
 Workers run in their vendor's environment, where edgevit is not installed: they find this file beside their own.
 """
@@ -34,9 +34,14 @@ class Borrowed:
         return importlib.machinery.PathFinder.find_spec(name, [self.folder])
 
 
-def borrow(folder: str) -> None:
-    """Make torch importable from the folder that holds it."""
-    sys.meta_path.append(Borrowed(folder))  # type: ignore[arg-type]  # duck-typed
+def torch_from(folder: str | None) -> None:
+    """Make torch importable from the folder that holds it; None: the stand-in for it."""
+    if folder is None:
+        import torch_standin  # type: ignore[import-not-found]  # beside this file; needs the toolchain's numpy
+
+        torch_standin.install()
+    else:
+        sys.meta_path.append(Borrowed(folder))  # type: ignore[arg-type]  # duck-typed
 
 
 def step(name: str) -> None:
@@ -57,8 +62,7 @@ def answer(calls: Mapping[str, Callable[..., Values]], clean: Callable[[], None]
     Every result states this process's peak memory, `peak_bytes`.
     """
     request = json.loads(Path("request.json").read_text(encoding="utf-8"))
-    if "borrowed" in request:
-        borrow(request["borrowed"])
+    torch_from(request["borrowed"])
     try:
         if request["call"] not in calls:
             raise ValueError(f"no call named {request['call']!r}")

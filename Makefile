@@ -1,5 +1,5 @@
 # The README's commands. `make demo` and `make test` set everything up themselves and are quick the second time.
-PYTHON ?= $(shell for each in python3.11 python3.12 python3; do $$each -c "" 2>/dev/null && echo $$each && break; done)
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3.14 python3; do $$each -c "" 2>/dev/null && echo $$each && break; done)
 BIN := .venv/bin
 
 .PHONY: demo test fast lint types check toolchains wheel clean
@@ -31,8 +31,8 @@ clean:  ## remove what these targets made in this folder; toolchains stay: edgev
 	rm -rf .venv build dist runs
 
 .venv/ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
-		{ echo "edgevit needs Python 3.11 or 3.12; set PYTHON=/path/to/one"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13), (3, 14)))' || \
+		{ echo "edgevit needs Python 3.11 to 3.14; set PYTHON=/path/to/one"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv

@@ -8,6 +8,7 @@ demo: toolchains  ## convert the bundled model for rk3588 and for LiteRT
 	$(BIN)/edgevit convert --target rk3588 --target tflite
 
 test: toolchains  ## every test
+	$(BIN)/edgevit toolchain install rknn --version 2.3.2
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 fast: .venv/ready  ## the tests that need no vendor toolchain: what to run on every save

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgevit.backends.proof import relative_error
 from edgevit.backends.protocol import CompileRequest, CompileResult
 from edgevit.backends.rknn import backend, build
 from edgevit.errors import InputError, ToolchainError
@@ -200,6 +202,24 @@ def test_simulated_float16_build_computes_the_float_logits(tiny: tuple[Path, Pre
     np.testing.assert_allclose(np.load(result.outputs), expected, atol=0.01 * np.abs(expected).max())
     assert result.how == "vendor simulator"
     assert result.tools == {"rknn-toolkit2": "2.5.0"}
+
+
+@pytest.mark.toolchain
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_another_release_of_the_toolkit_builds_what_this_one_builds(
+    tiny: tuple[Path, Preprocessing], precision: str
+) -> None:
+    asked = request(tiny[0], "rk3588", precision, tiny[1])
+    other = replace(asked, board=asked.board.model_copy(update={"toolkit": "2.3.2"}))
+    if environment.state(other.board.toolchain).problem:
+        pytest.skip("the older release is not installed")
+    result = backend.make(other, Quiet())
+    assert result.outputs is not None
+    assert result.tools == {"rknn-toolkit2": "2.3.2"}
+    outputs, expected = np.load(result.outputs), float_outputs(*tiny, "evaluate")
+    assert relative_error(outputs, expected) < (0.01 if precision == "float" else 0.3)
+    assert Placement.from_json(result.details["placement"]).cycles > 0
 
 
 @pytest.mark.toolchain

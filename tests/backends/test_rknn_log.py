@@ -20,6 +20,9 @@ KNOWN = {
     "deit-rk3566-int8": (11_853_746, 203, {"exSoftmax13": 12, "Transpose": 12, "Reshape": 12}),
     "deit-rv1106-int8": (11_191_032, 167, {"exNorm": 25}),
     "deit-rk2118-float": (58_047_237, 239, {"exNorm": 25}),
+    "deit-rk3588-int8-2.3.2": (5_436_628, 131, {"Reshape": 1}),
+    "deit-rk3588-float-2.3.2": (10_872_602, 131, {}),
+    "deit-rk3566-int8-2.3.2": (11_768_066, 167, {"exSoftmax13": 12, "Transpose": 12}),
     "deit-rv1106-hybrid": (4_300_855, 356, {}),
 }
 

@@ -98,7 +98,7 @@ def toolkit(monkeypatch: pytest.MonkeyPatch, right: Any) -> list[tuple[list[str]
     """Stands in for builds: outputs are the float ones where `right` says so of rules and level, else zeros."""
     asked: list[tuple[list[str], int | None]] = []
 
-    def simulated(arguments: dict[str, Any], probe: Probe, job: Path, *_: Any) -> Any:
+    def simulated(toolchain: str, arguments: dict[str, Any], probe: Probe, job: Path, *_: Any) -> Any:
         rules, level = (
             arguments.get("disable_rules", []),
             arguments.get("config", {}).get("optimization_level"),

@@ -1,6 +1,6 @@
-"""Real logs of rknn-toolkit2 2.5.0 builds: `tiny` is a ViT of 2 blocks at 32 px, `deit` is DeiT-Ti at 224 px.
+"""Real logs of rknn-toolkit2 builds: `tiny` is a ViT of 2 blocks at 32 px, `deit` is DeiT-Ti at 224 px.
 
-`hybrid` is edgevit's graph with 87 of its tensors in int16.
+The release is 2.5.0 where a name gives none. `hybrid` is edgevit's graph with 87 of its tensors in int16.
 """
 
 from __future__ import annotations

@@ -56,9 +56,9 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
     artefact, outputs = request.out / f"model{SUFFIX}", request.out / "outputs.npy"
     shutil.copyfile(request.onnx, artefact)
     if request.evaluate is None:
-        return CompileResult(artefact, None, HOW, tools())
+        return CompileResult(artefact, None, HOW, tools(request.board))
     np.save(outputs, run(artefact, np.load(request.evaluate), request.preprocessing, progress))
-    return CompileResult(artefact, outputs, HOW, tools())
+    return CompileResult(artefact, outputs, HOW, tools(request.board))
 
 
 def run(artefact: Path, pixels: Any, preprocessing: Preprocessing, progress: Progress) -> Outputs:

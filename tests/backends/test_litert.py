@@ -62,7 +62,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, di
         return {"partitions": 1, "operations": {"ADD": 1}, "outside": {}, "peak_bytes": len(calls)}
 
     monkeypatch.setattr(backend, "run_job", record)
-    monkeypatch.setattr(backend, "tools", lambda: {"litert-torch": "1"})
+    monkeypatch.setattr(backend, "tools", lambda board: {"litert-torch": "1"})
     write_pixels(tmp_path)
     (tmp_path / "float.tflite").write_bytes(b"float")
     return calls

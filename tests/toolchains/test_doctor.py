@@ -102,7 +102,7 @@ def test_a_whole_toolchain_that_does_not_import_fails(no_toolchains: Path) -> No
     installation.write_state(find("rknn"), Interpreter(Path(sys.executable), "3.11.0"), folder)
     checks = {check.name: check for check in doctor.toolchains([], doctor.QUIET)}
     assert checks["rknn"].state == "fails"
-    assert "No module named 'rknn'" in checks["rknn"].found
+    assert "No module named" in checks["rknn"].found
 
 
 @pytest.mark.toolchain

@@ -81,8 +81,8 @@ def vits(draw: st.DrawFn) -> Any:
 def same_function(found: torch.Tensor, expected: torch.Tensor) -> None:
     """Outputs [n, classes] of the same weights agree.
 
-    Where these lie in memory decides by which kernel they are read, and so in which order sums are taken: float32 then
-    differs by a few units of 6e-8 a layer.
+    Where these lie in memory decides by which kernel they are read, and so in which order sums are taken:
+    float32 then differs by a few units of 6e-8 a layer.
     """
     assert found.shape == expected.shape
     assert float((found - expected).norm()) <= 1e-5 * float(expected.norm())

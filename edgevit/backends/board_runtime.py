@@ -6,6 +6,7 @@ their plain names.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ Values = dict[str, Any]
 class Refused(Exception):
     """Something that can't be done here; its values go to the host as {"error": values}.
 
-    `missing` "runtime": the Python package that runs the artefacts is not there; "numpy": numpy is not.
+    `missing` "runtime": what runs the artefacts is not there, library or Python package; "numpy": numpy is not.
     """
 
     def __init__(self, why: str, **values: Any) -> None:
@@ -46,6 +47,15 @@ class Model:
         """Settings that can run at once without sharing a core; empty where there are none."""
         return []
 
+    def ready(self) -> None:
+        """Whether what runs artefacts is here, told before they are copied. Raises Refused."""
+
+    def another(self, setting: str) -> Any:
+        """The same artefact opened once more, to run at the same time."""
+        other: Any = type(self)(Path(self.path), self.request)
+        other.open(setting)
+        return other
+
     def warning(self) -> str:
         """What to tell before anything is measured, or nothing."""
         return ""
@@ -69,8 +79,18 @@ class Model:
         """Why inner tensors can't be had, or nothing: then `tensors(pixels)` gives them by name."""
         return ""
 
+    def layer_times(self) -> str:
+        """The runtime's own table of one inference's times, layer by layer; empty where it gives none."""
+        return ""
+
     def close(self) -> None:
         """Let go of what `open` took."""
+
+
+def require(*packages: str) -> None:
+    """Raises Refused where none of the packages is here; none is imported, which takes seconds on a board."""
+    if not any(importlib.util.find_spec(name) for name in packages):
+        raise Refused("No module named " + repr(packages[0]), missing="runtime")
 
 
 def cores() -> int:

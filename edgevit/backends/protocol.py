@@ -92,20 +92,23 @@ class CompileResult:
 class OnBoard:
     """How artefacts run on a board, and what a board needs for that.
 
-    `runtime` is the file that is copied to the board beside the runner: it defines a class `Runtime` (see
-    `board_runtime`). `packages` are the Python packages worth looking for there, `needs` what a board lacks,
-    `install` how to get the Python package that `runtime` imports. `probe` is POSIX shell that says more about
-    the board (`say KEY VALUE`, keys of `Facts`). `python_here` gives the Python that runs artefacts on this
-    machine; None: they run on the board only. `android` and `benchmark_model` say whether artefacts run on
-    Android without Python, by TensorFlow Lite's own tool. `dump_graph` makes a copy of an artefact whose every
-    tensor is an output.
+    `runtime` is the file that is copied to the board beside the runner, with those of `beside`, which it
+    imports: it defines a class `Runtime` (see `board_runtime`). `packages` are the Python packages worth
+    looking for there, `needs` what a board lacks, `install` how to get the Python package that `runtime`
+    imports. `probe` is POSIX shell that says more about the board (`say KEY VALUE`, keys of `Facts`).
+    `layer_times` reads the runtime's own table of times, as rows with `index`, `op`, `target`, `us`, `cycles`
+    and `name`. `python_here` gives the Python that runs artefacts on this machine; None: they run on the board
+    only. `android` and `benchmark_model` say whether artefacts run on Android without Python, by TensorFlow
+    Lite's own tool. `dump_graph` makes a copy of an artefact whose every tensor is an output.
     """
 
     runtime: Path
     packages: tuple[str, ...]
     needs: Callable[[Facts], list[Missing]]
     install: Callable[[Facts], Missing]
+    beside: tuple[Path, ...] = ()
     probe: str = ""
+    layer_times: Callable[[str], list[dict[str, Any]]] | None = None
     python_here: Callable[[], str] | None = None
     android: bool = False
     benchmark_model: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgevit.backends.registry import backend_of
-from edgevit.targets.facts import Facts, Missing
+from edgevit.targets.facts import Facts, Missing, pip
 from edgevit.targets.profiles import Board
 
 WORK_MB = 200
@@ -33,6 +33,8 @@ def missing(facts: Facts, boards: Sequence[Board]) -> list[Missing]:
         return [*found, no_python(facts)]
     for backend in {each.backend: backend_of(each) for each in boards}.values():
         found += backend.on_board.needs(facts)
+    if "numpy" not in facts.modules:
+        found.append(Missing("numpy", "the runner needs it", pip("numpy")))
     if not facts.may_pin_clocks and any(board.clocks for board in boards):
         found.append(
             Missing(

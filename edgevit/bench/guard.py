@@ -12,6 +12,7 @@ Says JSON lines: {"hello"} or {"refused"}, the runner's own, {"ended"}.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -126,8 +127,11 @@ def guard(work: str, tell: int, alive: int, limit: float) -> None:
         except OSError as error:
             say(refused=error.strerror, folder=os.path.dirname(work))
             return
+        held = os.open(os.path.join(work, "lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        others = sweep(os.path.dirname(work), work)
         python = ".".join(str(part) for part in sys.version_info[:3])
-        say(hello=work, free=shutil.disk_usage(work).free, python=python)
+        say(hello=work, free=shutil.disk_usage(work).free, python=python, others=others)
         ended = False
         while time.monotonic() < limit and os.path.isdir(work) and not select.select([alive], [], [], 0.1)[0]:
             if runner is None and os.path.isdir(os.path.join(work, "go")):
@@ -137,6 +141,26 @@ def guard(work: str, tell: int, alive: int, limit: float) -> None:
                 say(ended=runner.returncode, log=last_lines(work), not_restored=restore(work))
     finally:
         tidy(work)
+
+
+def sweep(base: str, work: str) -> int:
+    """Remove what a power cut left of measurements; return how many others are under way."""
+    others = 0
+    for name in os.listdir(base):
+        path = os.path.join(base, name)
+        if not name.startswith("edgevit-") or path == work or os.path.islink(path):
+            continue
+        try:
+            lock = os.open(os.path.join(path, "lock"), os.O_WRONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            tidy(path)
+        except OSError:
+            others += 1
+        os.close(lock)
+    return others
 
 
 def start(work: str, tell: int) -> subprocess.Popen[bytes]:
@@ -159,10 +183,10 @@ def start(work: str, tell: int) -> subprocess.Popen[bytes]:
 def tidy(work: str) -> None:
     """End the runner, put the clocks back, remove the folder: in this order, or the runner could undo it."""
     try:
-        with open(os.path.join(work, "pid")) as file:
-            pid = int(file.read())
-        os.killpg(pid, signal.SIGKILL)
-        gone(pid, 5)
+        pid = int(text(os.path.join(work, "pid")))
+        if work in text(f"/proc/{pid}/cmdline"):  # after a power cut it is another program's
+            os.killpg(pid, signal.SIGKILL)
+            gone(pid, 5)
     except (OSError, ValueError):
         pass
     restore(work)
@@ -181,10 +205,19 @@ def restore(work: str) -> list[str]:
             saved = json.load(file)
     except (OSError, ValueError):
         return []
-    failed = [path for path, value in saved if not put(path, value)]
+    failed = [path for path, value in saved if value != text(path) and not put(path, value)]
     if not failed:
         os.unlink(note)
     return failed
+
+
+def text(path: str) -> str:
+    """What a file of the system says."""
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def put(path: str, value: str) -> bool:

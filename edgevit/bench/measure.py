@@ -30,7 +30,7 @@ def measure(
         refuse_no_clocks(board)
     with tempfile.TemporaryDirectory(prefix="edgevit-bench-") as name:
         folder = Path(name)
-        files, request = prepare(artefact, board, settings, folder)
+        files, request = prepare(artefact, board, settings, folder, place.library)
         found = session.measure(
             transport,
             files,
@@ -42,6 +42,10 @@ def measure(
             work_folder=place.work_folder,
             limit_s=time_limit_s(settings, request),
         )
+        if settings.images is not None and 0 < request["images"] < settings.images:
+            progress.warn(
+                f"{settings.images} images are asked for and the run has {request['images']}: all of them"
+            )
         record = record_of(artefact, transport, found, folder, request)
         if artefact.run is not None and artefact.result is not None:
             save(artefact.run.folder, record, folder)

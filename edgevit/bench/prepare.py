@@ -31,9 +31,9 @@ class Settings:
 
 
 def prepare(
-    artefact: Artefact, board: Board | None, settings: Settings, folder: Path
+    artefact: Artefact, board: Board | None, settings: Settings, folder: Path, library: str | None = None
 ) -> tuple[dict[str, Path], dict[str, Any]]:
-    """Files for the board by their names there, and the runner's request."""
+    """Files for the board by their names there, and the runner's request; `library` is the runtime's path there."""
     name = f"model{artefact.path.suffix}"
     files = {name: artefact.path}
     preprocessing = preprocessing_of(artefact)
@@ -42,6 +42,7 @@ def prepare(
         files["pixels.npy"] = folder / "pixels.npy"
     on_board = artefact.backend.on_board
     files["runtime.py"] = on_board.runtime
+    files |= {path.name: path for path in on_board.beside}
     every = f"all{artefact.path.suffix}"
     if settings.dump_tensors and on_board.dump_graph is not None:
         files[every] = on_board.dump_graph(artefact.path, folder / every)
@@ -64,6 +65,7 @@ def prepare(
         "pin": settings.pin_clocks,
         "dump": every if settings.dump_tensors else None,
         "tools": dict(artefact.tools),
+        "libraries": None if library is None else [library],
         "packages": packages(),
     }
     return files, request

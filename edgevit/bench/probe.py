@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgevit.backends.registry import backends
-from edgevit.bench.transport import Transport, TransportError
+from edgevit.bench.transport import Transport, TransportError, at_home
 from edgevit.targets.facts import Facts
 
 PROBE_SECONDS = 60.0
@@ -39,10 +39,15 @@ say tmp_free_kb "$(df -k "${TMPDIR:-/tmp}" 2>/dev/null | tail -n1 | tr -s ' ' | 
 """
 
 PYTHON = """
-import importlib.metadata as m, json, sys
+import json, sys
 def v(n):
-    try: return m.version(n)
-    except m.PackageNotFoundError: return None
+    try:
+        try: from importlib.metadata import version
+        except ImportError:  # Python 3.7
+            from pkg_resources import get_distribution
+            return get_distribution(n).version
+        return version(n)
+    except Exception: return None
 print(json.dumps({"python": ".".join(map(str, sys.version_info[:3])), "bits": 64 if sys.maxsize > 2**32 else 32,
  "modules": {n: v(n) for n in sys.argv[1:] if v(n)}}))
 """
@@ -66,7 +71,7 @@ def probe(transport: Transport, *, python: str = "python3") -> Facts:
 
 def python_of(transport: Transport, python: str) -> dict[str, Any]:
     """Version and packages of the board's Python; empty where there is none."""
-    done = transport.run([python, "-c", PYTHON, *packages()], timeout_s=PROBE_SECONDS)
+    done = transport.run([at_home(transport, python), "-c", PYTHON, *packages()], timeout_s=PROBE_SECONDS)
     try:
         answer = json.loads(done.out.strip().splitlines()[-1])
     except (ValueError, IndexError):

@@ -18,6 +18,7 @@ from edgevit.files import write_atomically
 from edgevit.metrics.classification import compare
 from edgevit.run.measurement import FORMAT
 
+NOT_KEPT = ("images", "tensors", "layer_times")
 Floats = npt.NDArray[np.float32]
 
 
@@ -34,7 +35,8 @@ def record_of(
         "target": result.target if result else None,
         "precision": result.precision if result else None,
         "how": "host CPU" if here else f"measured on {found['machine']['model']}",
-        **{key: value for key, value in found.items() if key not in ("images", "tensors")},
+        **{key: value for key, value in found.items() if key not in NOT_KEPT},
+        "layers": layers(artefact, found.get("layer_times")),
         "accuracy": None,
         "same_as_local": None,
         "settings": {key: request[key] for key in ("runs", "seconds", "warm_up", "threads", "images")},
@@ -48,6 +50,12 @@ def record_of(
     if found.get("tensors"):
         record["tensors"] = f"{file_name(record)}-tensors.npz"
     return record
+
+
+def layers(artefact: Artefact, table: str | None) -> list[dict[str, Any]]:
+    """The runtime's own times, layer by layer, where it gave a table that can be read."""
+    read = artefact.backend.on_board.layer_times
+    return read(table) if read is not None and table else []
 
 
 def accuracy(artefact: Artefact, outputs: Floats) -> dict[str, Any] | None:

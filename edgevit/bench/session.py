@@ -6,21 +6,23 @@ file is on the board and nobody to remove it. Everything else happens while its 
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import posixpath
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgevit.backends import board_runtime
 from edgevit.bench.probe import probe
-from edgevit.bench.transport import Completed, Transport, TransportError
+from edgevit.bench.transport import Completed, Transport, TransportError, at_home
 from edgevit.progress import Progress
-from edgevit.targets.facts import Facts, Missing, pip
+from edgevit.targets.facts import VENV, VENV_ADVICE, VENV_PYTHON, Facts, Missing, pip
 
 FOLDER = Path(__file__).parent
 # What every runner needs; the backend's own runtime.py comes with the artefact.
@@ -91,15 +93,35 @@ class Session:
                 f"{posixpath.dirname(self.work)} has {said['free'] >> 20} MB free and {needed >> 20} MB are needed",
                 "Make room, use fewer --images, or give another work_folder in boards.toml",
             )
-        self.progress.stage(f"copy {max(1, needed - SPARE_BYTES >> 20)} MB to {self.transport.name}")
-        for name, path in {**RUNNER, **self.files}.items():
-            self.transport.push(path, posixpath.join(self.work, name))
+        if said["others"]:
+            self.warn(
+                f"another edgevit bench is under way on {self.transport.name}: each disturbs the other's times"
+            )
+        small = {name: path for name, path in self.files.items() if name.endswith(".py")}
         with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
             request = Path(folder) / "request.json"
             request.write_text(json.dumps(self.request), encoding="utf-8")
-            self.transport.push(request, posixpath.join(self.work, "request.json"))
+            self.push({**RUNNER, **small, "request.json": request})
+        self.ask_whether_ready()
+        self.progress.stage(f"copy {max(1, needed - SPARE_BYTES >> 20)} MB to {self.transport.name}")
+        self.push({name: path for name, path in self.files.items() if name not in small})
         self.progress.stage(f"measure {self.request['title']} on {self.transport.name}")
         self.expect(["mkdir", posixpath.join(self.work, "go")])
+
+    def push(self, files: Mapping[str, Path]) -> None:
+        """Copy files into the work folder, by their names there."""
+        for name, path in files.items():
+            self.transport.push(path, posixpath.join(self.work, name))
+
+    def ask_whether_ready(self) -> None:
+        """What is missing there is said before megabytes are copied."""
+        words = [posixpath.join(self.work, name) for name in ("on_board.py", "request.json")]
+        done = self.transport.run([self.python, *words, "ready"], timeout_s=STEP_SECONDS)
+        for line in done.out.splitlines():
+            with suppress(ValueError):
+                error = json.loads(line).get("error")
+                if error is not None:
+                    raise refused(self, error)
 
     def show(self, said: dict[str, Any]) -> None:
         """Progress of the runner."""
@@ -151,6 +173,7 @@ def measure(
     for everything that can be wrong there, with `install` for a missing runtime; clocks are put back and the
     work folder is removed in any case.
     """
+    python, work_folder = at_home(transport, python), work_folder and at_home(transport, work_folder)
     session = Session(transport, python, files, request, out, progress, install)
     asked = {"base": work_folder, "limit_s": limit_s, "pulses": bool(getattr(transport, "pulses", False))}
     argv = [python, "-c", launcher(), json.dumps(asked)]
@@ -163,8 +186,11 @@ def measure(
 
 def launcher() -> str:
     """The guard's source as one argument: compressed, since old adb daemons take lines of 4 KB."""
-    source = (FOLDER / "guard.py").read_bytes()
-    packed = base64.b64encode(zlib.compress(source, 9)).decode()
+    tree = ast.parse((FOLDER / "guard.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.Module) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    packed = base64.b64encode(zlib.compress(ast.unparse(tree).encode(), 9)).decode()
     return f"import base64,zlib;exec(zlib.decompress(base64.b64decode('{packed}')))"
 
 
@@ -184,9 +210,14 @@ def failure(session: Session, done: Completed) -> TransportError:
     code = int(ended["ended"])
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     memory = "; signal 9 often means out of memory" if code == -9 else ""
+    log = str(ended["log"])
     lines = [line.strip() for line in str(ended["log"]).splitlines() if line.strip()]
     last = f", last words: {lines[-1][:300]}" if lines else ""
-    fix = "Check the board's memory and that its runtime works"
+    fix = f"Check that the runtime there works: edgevit boards probe {where}"
+    if "No space left" in log:
+        fix = "Make room there, use fewer --images, or give another work_folder in boards.toml"
+    elif code == -9 or "MemoryError" in log or "Cannot allocate memory" in log:
+        fix = "Free memory there, or choose a smaller artefact"
     return TransportError(f"the runner on {where} {how}", f"no result{memory}{last}", fix)
 
 
@@ -198,7 +229,7 @@ def no_start(session: Session, done: Completed) -> TransportError:
         return TransportError(
             f"cannot measure on {where}",
             f"there is no {session.python}",
-            "Install it there (Debian, Ubuntu: sudo apt-get install python3 python3-pip), or name another with "
+            "Install it there (Debian, Ubuntu: sudo apt-get install python3 python3-venv), or name another with "
             "python in boards.toml",
         )
     why = words[-1].rstrip(".")[:300] if words else f"exit code {done.code}"
@@ -214,7 +245,9 @@ def refused(session: Session, error: dict[str, Any]) -> TransportError:
     where = session.transport.name
     if "missing" in error:
         what, fix = missing(session, str(error["missing"]))
-        return TransportError(f"cannot measure on {where}", f"{what} is not installed there", fix)
+        why = str(error["why"]).rstrip(".")
+        told = "" if why.startswith("No module named") else f" ({why})"
+        return TransportError(f"cannot measure on {where}", f"{what} is not installed there{told}", fix)
     if error.get("clocks") == "permission":
         fix = "Log in as root, let this user run sudo without a password, or leave --pin-clocks out"
         return TransportError(f"cannot pin the clocks of {where}", error["why"], fix)
@@ -233,5 +266,6 @@ def missing(session: Session, package: str) -> tuple[str, str]:
     else:
         what, fix = package, pip(package)
     if session.python != "python3":
-        fix = fix.replace("python3 -m pip", f"{session.python} -m pip")
+        fix = fix.replace(VENV, "").replace(f"{VENV_PYTHON} -m pip", f"{session.python} -m pip")
+        fix = fix.replace(VENV_ADVICE, "")
     return what, fix.rstrip(".")

@@ -23,6 +23,14 @@ class Completed:
     err: str
 
 
+def at_home(transport: Transport, path: str) -> str:
+    """A path on a board with ~ as its shell expands it. Raises TransportError if the board can't be reached."""
+    if path != "~" and not path.startswith("~/"):
+        return path
+    home = transport.run(["sh", "-c", 'printf %s "$HOME"'], timeout_s=60.0).out.strip()
+    return f"{home}{path[1:]}"
+
+
 class Transport(Protocol):
     """One board. Every method raises TransportError when the board can't be reached or is lost."""
 

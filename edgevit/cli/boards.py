@@ -72,22 +72,23 @@ def list_(extra: tuple[Path, ...], as_json: bool) -> None:
 
 @command.command()
 @click.argument("where")
-@click.option("--python", default="python3", show_default=True, help="The board's Python to look into.")
+@click.option("--python", help="The board's Python to look into; that of boards.toml, else python3.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-def probe(where: str, python: str, as_json: bool) -> None:
+def probe(where: str, python: str | None, as_json: bool) -> None:
     """Look at the board WHERE: host, ssh://[user@]host[:port], adb[:serial], or a name from boards.toml.
 
     Says what it is, which profile fits, what is missing and how to install it. Changes nothing there.
     """
     from edgevit.backends.registry import load_target
     from edgevit.bench import advice
-    from edgevit.bench.connect import connect
+    from edgevit.bench.connect import locate, reach
     from edgevit.bench.probe import probe as look
     from edgevit.targets.profiles import shipped
 
-    transport = connect(where)
+    place = locate(where)
+    transport = reach(place)
     try:
-        facts = look(transport, python=python)
+        facts = look(transport, python=python or place.python or "python3")
     finally:
         transport.close()
     boards = advice.fitting(facts, [load_target(name) for name in shipped("boards")])

@@ -57,6 +57,17 @@ class SameAsLocal(Record):
     max_output_difference: float | None = None
 
 
+class LayerTime(Record):
+    """One layer's time as the runtime measured it, and the compiler's cycles for it."""
+
+    index: Count
+    op: str
+    target: str
+    us: Count
+    cycles: Count
+    name: str = ""
+
+
 class Measurement(Record):
     """One artefact on one machine; `how` labels where the numbers come from, `file` is the JSON file's name."""
 
@@ -76,6 +87,7 @@ class Measurement(Record):
     clocks: Clocks | None = None
     accuracy: Measured | None = None
     same_as_local: SameAsLocal | None = None
+    layers: tuple[LayerTime, ...] = ()
     warnings: tuple[str, ...] = ()
     written: str = ""
     file: str = ""

@@ -57,10 +57,18 @@ class Missing:
         return asdict(self)
 
 
+VENV = "python3 -m venv ~/edgevit && "
+VENV_PYTHON = "~/edgevit/bin/python"
+VENV_ADVICE = f', then python = "{VENV_PYTHON}" for it in boards.toml'
+
+
 def pip(*packages: str) -> str:
-    """The command that installs packages where edgevit's runner finds them."""
+    """The command that installs packages where edgevit's runner finds them.
+
+    Into an environment of their own: Debian and Ubuntu refuse it outside one.
+    """
     words = " ".join(f"'{name}'" if "<" in name else name for name in packages)
-    return f"On the board: python3 -m pip install {words} (in a virtual environment where the system refuses)"
+    return f"On the board: {VENV}{VENV_PYTHON} -m pip install {words}{VENV_ADVICE}"
 
 
 def version(text: str) -> tuple[int, ...]:

@@ -17,10 +17,11 @@ import platformdirs
 import psutil
 import pytest
 
-from tests.bench.made_run import Tree, make_run, write_stand_in
+from tests.bench.made_run import CLASSES, SIZE, Tree, make_run
+from tests.bench.npu_library import compiled, model, needs_compiler
 from tests.bench.ssh_server import Server, needs_sshd, ssh_server
 
-pytestmark = [pytest.mark.ssh, pytest.mark.slow, needs_sshd]
+pytestmark = [pytest.mark.ssh, pytest.mark.slow, needs_sshd, needs_compiler]
 TRIES, SEED = 20, 10
 PATIENCE_S = 60.0
 
@@ -87,8 +88,8 @@ WAYS: dict[str, Callable[[Bench], None]] = {
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    stand_in = write_stand_in(tmp_path / "stand_in", ms=5)
-    with ssh_server(tmp_path / "sshd", monkeypatch, {"PYTHONPATH": str(stand_in)}) as made:
+    compiled(tmp_path / "lib")
+    with ssh_server(tmp_path / "sshd", monkeypatch) as made:
         made.accept()
         yield made
 
@@ -98,6 +99,7 @@ def start(server: Server, run: Path, work: Path) -> subprocess.Popen[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'[desk]\naddress = "{server.address}"\npython = "{sys.executable}"\nwork_folder = "{work}"\n'
+        f'library = "{work.parent / "lib" / "librknnrt.so"}"\n'
     )
     command = [sys.executable, "-m", "edgevit", "bench", str(run), "--board", "desk", "--target", "npu"]
     options = ["--pin-clocks", "--seconds", "2.5", "--runs", "20"]
@@ -118,6 +120,7 @@ def test_nothing_is_left_whatever_is_killed_whenever(server: Server, tmp_path: P
     tree = Tree(tmp_path / "sys")
     tree.make()
     run = make_run(tmp_path / "run", tree)
+    model(run / "m-npu-int8.rknn", (SIZE, SIZE, 3), CLASSES)
     work = tmp_path / "work"
     work.mkdir()
     pinned = 0

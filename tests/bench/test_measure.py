@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,9 +18,11 @@ import platformdirs
 import pytest
 from click.testing import CliRunner, Result
 
+from edgevit.bench.session import Session
 from edgevit.cli.bench import command
 from edgevit.errors import EdgevitError
-from tests.bench.made_run import FAST, IMAGES, SPEED, Tree, make_run, write_stand_in
+from tests.bench.made_run import CLASSES, FAST, IMAGES, SIZE, SPEED, Tree, make_run, write_stand_in
+from tests.bench.npu_library import answers, compiled, model, needs_compiler
 from tests.bench.ssh_server import Server, needs_sshd, ssh_server
 
 QUICK = ["--runs", "3", "--seconds", "0"]
@@ -178,6 +182,79 @@ class TestOverSsh:
         assert record["versions"]["librknnrt"] == "not found"
         assert list(work.iterdir()) == []
 
+    @needs_compiler
+    def test_a_board_with_nothing_but_the_library_gives_its_answers(
+        self, run: Path, server: Server, tmp_path: Path
+    ) -> None:
+        shutil.rmtree(tmp_path / "stand_in" / "rknnlite")
+        pixels = np.load(run / "stages" / "validation" / "pixels.npy")
+        model(run / "m-npu-int8.rknn", (SIZE, SIZE, 3), CLASSES)
+        np.save(run / "stages" / "npu-int8" / "outputs.npy", answers(pixels, CLASSES, mask=1))
+        work = board_of(server, tmp_path / "work", library=str(compiled(tmp_path / "lib")))
+        result = bench(run, "--board", "desk", "--target", "npu", "--json", *QUICK)
+        (record,) = json.loads(result.stdout)
+        assert record["same_as_local"]["n"] == record["same_as_local"]["agree"] == IMAGES
+        assert record["same_as_local"]["max_output_difference"] < 1e-3
+        assert record["versions"]["librknnrt"] == "2.5.0"
+        assert list(record["core_masks"]) == ["0", "0_1", "0_1_2", "one model each, 3 side by side"]
+        assert [(layer["op"], layer["us"]) for layer in record["layers"]] == [
+            ("InputOperator", 4),
+            ("Conv", 52),
+            ("OutputOperator", 9),
+        ]
+        assert list(work.iterdir()) == []
+
+    @needs_compiler
+    @pytest.mark.parametrize(
+        ("words", "why"),
+        [
+            (
+                "newer",
+                "rknn_init: it does not take the model: the file is damaged, or made by a newer toolkit",
+            ),
+            ("busy", "rknn_init: the NPU is not available: no driver, or another program holds it (code -3)"),
+            ("no-memory", "rknn_create_mem: out of memory (384 bytes)"),
+        ],
+    )
+    def test_the_librarys_own_reason_is_passed_on(
+        self, run: Path, server: Server, tmp_path: Path, words: str, why: str
+    ) -> None:
+        model(run / "m-npu-int8.rknn", (SIZE, SIZE, 3), CLASSES, words)
+        work = board_of(server, tmp_path / "work", library=str(compiled(tmp_path / "lib")))
+        result = bench(run, "--board", "desk", "--target", "npu", *QUICK)
+        assert str(result.exception).startswith(
+            f"cannot measure on {server.address}: the NPU's runtime does not start: {why}"
+        )
+        wait_until_empty(work)
+
+    def test_what_a_power_cut_left_is_swept_and_another_measurement_is_noticed(
+        self, run: Path, server: Server, tmp_path: Path, tree: Tree
+    ) -> None:
+        work = board_of(server, tmp_path / "work")
+        left, busy, foreign = work / "edgevit-0123", work / "edgevit-4567", work / "edgevit-mine"
+        for folder in (left, busy, foreign):
+            folder.mkdir()
+        for folder in (left, busy):
+            (folder / "lock").write_text("")
+        (left / "pid").write_text(str(os.getpid()))  # by now another program's number
+        speed = Path(tree.clock()["set_frequency"])
+        (left / "restore.json").write_text(json.dumps([[str(speed), str(SPEED)]]))
+        speed.write_text("1\n")
+        with (busy / "lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            result = bench(run, "--board", "desk", "--target", "onnx", "--json", *QUICK)
+        (record,) = json.loads(result.stdout)
+        assert record["warnings"] == [
+            f"another edgevit bench is under way on {server.address}: each disturbs the other's times"
+        ]
+        assert sorted(work.iterdir()) == [busy, foreign]
+        assert tree.floats()
+
+    def test_more_images_than_there_are_is_said(self, run: Path, server: Server, tmp_path: Path) -> None:
+        board_of(server, tmp_path / "work")
+        result = bench(run, "--board", "desk", "--target", "onnx", "--images", "500", *QUICK)
+        assert f"500 images are asked for and the run has {IMAGES}: all of them" in result.stderr
+
     def test_no_room(self, run: Path, server: Server, tmp_path: Path) -> None:
         small = tmp_path / "small"
         small.mkdir()
@@ -226,25 +303,44 @@ class TestOverSsh:
         result = bench(run, "--board", "desk", "--target", "onnx", *QUICK)
         assert str(result.exception) == (
             f"cannot measure on {server.address}: there is no python9. Install it there (Debian, Ubuntu: sudo "
-            "apt-get install python3 python3-pip), or name another with python in boards.toml."
+            "apt-get install python3 python3-venv), or name another with python in boards.toml."
         )
 
     @pytest.mark.parametrize(
         ("target", "package", "module"),
-        [("onnx", "onnxruntime", "onnxruntime"), ("npu", "rknn-toolkit-lite2", "rknnlite")],
+        [("onnx", "onnxruntime", "onnxruntime"), ("npu", "librknnrt.so", "rknnlite")],
     )
     def test_no_runtime(
-        self, run: Path, server: Server, tmp_path: Path, target: str, package: str, module: str
+        self,
+        run: Path,
+        server: Server,
+        tmp_path: Path,
+        target: str,
+        package: str,
+        module: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        (tmp_path / "stand_in" / f"{module}.py").write_text("raise ImportError('not there')")
         shutil.rmtree(tmp_path / "stand_in" / "rknnlite")
+        # A finder on the board that knows no such package, as in a Python without it.
+        (tmp_path / "stand_in" / "sitecustomize.py").write_text(
+            "import importlib.util as util\nreal = util.find_spec\n"
+            f"util.find_spec = lambda name, *rest: None if name == {module!r} else real(name, *rest)\n"
+        )
+        copied = []
+        push = Session.push
+        monkeypatch.setattr(Session, "push", lambda self, files: copied.extend(files) or push(self, files))
         work = board_of(server, tmp_path / "work")
         result = bench(run, "--board", "desk", "--target", target, *QUICK)
         assert str(result.exception).startswith(
-            f"cannot measure on {server.address}: {package} is not installed there. "
+            f"cannot measure on {server.address}: {package} is not installed there"
         )
         if target == "onnx":
-            assert f"{sys.executable} -m pip install onnxruntime" in str(result.exception)
+            assert str(result.exception).endswith(
+                f"there. On the board: {sys.executable} -m pip install onnxruntime."
+            )
+        else:
+            assert "(there is no librknnrt.so in /usr/lib, " in str(result.exception)
+        assert not [name for name in copied if name.endswith((".npy", ".onnx", ".rknn"))]
         wait_until_empty(work)
 
     def test_work_folder_that_is_not_there(self, run: Path, server: Server) -> None:
@@ -286,9 +382,10 @@ class TestOverSsh:
         board_of(server, tmp_path / "work")
         result = bench(run, "--board", "desk", "--target", "npu", *QUICK)
         assert str(result.exception) == (
-            f"cannot measure on {server.address}: the NPU's runtime does not start (code -1): the board's "
-            "librknnrt 2.3.2 is older than the rknn-toolkit2 2.5.0 that made the file. Copy a newer "
-            "librknnrt.so of https://github.com/airockchip/rknn-toolkit2 to /usr/lib there."
+            f"cannot measure on {server.address}: the NPU's runtime does not start (code -1): {library} can't be "
+            f"used ({library}: file too short): the board's librknnrt 2.3.2 is older than the rknn-toolkit2 2.5.0 "
+            "that made the file. Copy a newer librknnrt.so of https://github.com/airockchip/rknn-toolkit2 to "
+            "/usr/lib there."
         )
         assert "librknnrt 2.3.2 is older than the rknn-toolkit2 2.5.0" in result.stderr
 

@@ -56,7 +56,8 @@ def run(folder: Path, stand_in: Path, asked: dict[str, Any]) -> tuple[dict[str, 
     folder.mkdir(exist_ok=True)
     (folder / "m.rknn").write_bytes(b"RKNN made up")
     (folder / "request.json").write_text(json.dumps(asked))
-    for name, path in {**RUNNER, "runtime.py": RKNN.on_board.runtime}.items():
+    beside = {path.name: path for path in RKNN.on_board.beside}
+    for name, path in {**RUNNER, **beside, "runtime.py": RKNN.on_board.runtime}.items():
         shutil.copyfile(path, folder / name)
     done = subprocess.run(
         [sys.executable, str(folder / "on_board.py"), str(folder / "request.json")],
@@ -154,6 +155,28 @@ def test_pinning_notes_what_was_there_before_it_writes(tmp_path: Path) -> None:
     assert tree.floats()
 
 
+def test_clocks_that_may_not_be_written_are_said_with_and_without_sudo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **_: object) -> int:
+        raise PermissionError
+
+    tree = Tree(tmp_path / "sys")
+    tree.make()
+    monkeypatch.setattr(on_board.os, "open", refuse)
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    monkeypatch.setenv("PATH", str(bin_folder))
+    for sudo in ("", "#!/bin/sh\nexit 1\n"):
+        if sudo:
+            (bin_folder / "sudo").write_text(sudo)
+            (bin_folder / "sudo").chmod(0o755)
+        with pytest.raises(board_runtime.Refused) as caught:
+            on_board.pin(request(clocks={"cpu": tree.clock()}), tmp_path)
+        assert caught.value.values["clocks"] == "permission"
+        assert guard.restore(str(tmp_path)) == []  # nothing was changed, so nothing is to be put back
+
+
 def test_throttling_is_a_pinned_clock_that_fell() -> None:
     asked = request(pin=True, clocks={"cpu": {"pin": 1000}})
     after = {"domains": {"cpu": {"frequency": 600}}, "flags": None, "cooling": {}}
@@ -165,7 +188,7 @@ def test_throttling_is_a_pinned_clock_that_fell() -> None:
 
 ON_BOARDS = [
     *(Path(each.__file__) for each in (on_board, guard, board_runtime)),
-    *(each.on_board.runtime for each in backends()),
+    *(path for each in backends() for path in (each.on_board.runtime, *each.on_board.beside)),
 ]
 
 
@@ -174,7 +197,12 @@ def test_boards_need_nothing_but_python_and_a_runtime(path: Path) -> None:
     tree = ast.parse(path.read_text(), feature_version=(3, 7))
     names = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    beside = {"board_runtime", "runtime", "edgevit"}  # edgevit only where the file is part of the package
+    beside = {
+        "board_runtime",
+        "runtime",
+        "rknn_api",
+        "edgevit",
+    }  # edgevit only where the file is part of the package
     assert {name.split(".")[0] for name in names} <= STANDARD | RUNTIMES | beside
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from edgevit.backends.rknn.backend import RKNN
+from edgevit.backends.rknn.rknn_api import LIBRARIES
 from edgevit.bench import advice
-from edgevit.bench.probe import Facts, probe
-from edgevit.bench.transport import Completed, TransportError
+from edgevit.bench.host import HostTransport
+from edgevit.bench.probe import Facts, probe, python_of
+from edgevit.bench.transport import Completed, TransportError, at_home
 from edgevit.targets.profiles import load_board, shipped
 
 ROOTS = re.compile(r"(?<![\w.])/(?=(?:proc|sys|dev/rknpu|usr/lib|usr/lib64|etc|vendor|oem)\b)")
@@ -158,7 +161,7 @@ def test_a_ready_board_lacks_nothing() -> None:
         npu_driver="0.9.8",
         npu_library="/usr/lib/librknnrt.so",
         npu_library_version="2.5.0",
-        modules={"rknn-toolkit-lite2": "2.5.0", "ai-edge-litert": "2.3.0", "onnxruntime": "1.20.0"},
+        modules={"numpy": "2.3.0", "ai-edge-litert": "2.3.0", "onnxruntime": "1.20.0"},
     )
     assert advice.missing(facts, boards("rk3588", "tflite", "onnx")) == []
 
@@ -168,10 +171,11 @@ def test_a_bare_rockchip_board_is_told_what_to_install() -> None:
     assert [lack.what for lack in lacks] == [
         "the NPU driver (rknpu)",
         "librknnrt.so",
-        "rknn-toolkit-lite2",
+        "numpy",
         "root or sudo without a password",
     ]
-    assert "python3 -m pip install rknn-toolkit-lite2" in lacks[2].fix
+    assert "python3 -m venv ~/edgevit && ~/edgevit/bin/python -m pip install numpy" in lacks[2].fix
+    assert 'python = "~/edgevit/bin/python" for it in boards.toml' in lacks[2].fix
 
 
 @pytest.mark.parametrize(
@@ -206,11 +210,48 @@ def test_the_litert_package_that_exists_is_named(
     assert fix in lack.fix
 
 
-def test_python_too_new_for_the_vendors_wheel_is_said() -> None:
-    [lack] = [
-        each for each in advice.missing(facts_of(python="3.13.1"), boards("rk3588")) if "lite2" in each.what
-    ]
-    assert lack.fix == "It exists for Python 3.7 to 3.12, and this is 3.13.1; install one of those"
+def test_a_board_needs_no_wheel_of_the_vendor_whatever_its_python() -> None:
+    for version in ("3.7.3", "3.11.2", "3.13.5"):
+        whats = [lack.what for lack in advice.missing(facts_of(python=version), boards("rk3588"))]
+        assert not [what for what in whats if "lite2" in what]
+
+
+def test_the_wheel_is_named_only_where_the_library_is_there_and_cannot_be_used() -> None:
+    assert RKNN.on_board.install(facts_of()).what == "librknnrt.so"
+    there = facts_of(npu_library="/usr/lib/librknnrt.so", python="3.13.5")
+    lack = RKNN.on_board.install(there)
+    assert lack.what == "rknn-toolkit-lite2"
+    assert lack.fix == (
+        "It exists for Python 3.7 to 3.12, and this is 3.13.5; copy a library that can be used"
+    )
+
+
+def test_the_runner_looks_for_the_library_where_the_probe_does() -> None:
+    for path in LIBRARIES:
+        assert path in RKNN.on_board.probe
+
+
+@pytest.mark.parametrize("version", ["3.7.16", "3.13.0"])
+def test_old_and_new_pythons_tell_their_version_and_packages(version: str) -> None:
+    python = Path.home() / ".pyenv" / "versions" / version / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no Python {version} here")
+    found = python_of(HostTransport(), str(python))
+    assert found["python"] == version
+    assert isinstance(found["modules"], dict)
+
+
+def test_a_tilde_is_the_boards_home(tmp_path: Path) -> None:
+    class Board:
+        name = "ssh://board"
+
+        def run(self, argv: list[str], *, timeout_s: float, stdin: str = "") -> Completed:
+            assert argv == ["sh", "-c", 'printf %s "$HOME"']
+            return Completed(0, "/home/it's me", "")
+
+    assert at_home(Board(), "~/edgevit/bin/python") == "/home/it's me/edgevit/bin/python"
+    assert at_home(Board(), "python3") == "python3"
+    assert at_home(Board(), "/opt/~/python") == "/opt/~/python"
 
 
 def test_a_phone_is_pointed_to_benchmark_model() -> None:
@@ -230,3 +271,4 @@ def test_a_library_older_than_the_toolkit_is_named() -> None:
     assert lack.why == (
         "2.3.2 is older than the toolkit of the artefacts (2.5.0): it may refuse or misread them"
     )
+    assert lack.fix.endswith(", or convert with --toolkit rknn@2.3.2")

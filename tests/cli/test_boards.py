@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -26,7 +26,8 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
 
     made.close = close
     way = ModuleType("edgevit.bench.connect")
-    way.connect = lambda where: made
+    way.locate = lambda where: SimpleNamespace(python=None)
+    way.reach = lambda place: made
     monkeypatch.setitem(sys.modules, "edgevit.bench.connect", way)
     return made
 
@@ -63,7 +64,7 @@ def test_probe_says_what_the_board_is_and_what_is_missing(board: Tree) -> None:
     assert lines["Python"] == "3.11.2 with rknn-toolkit-lite2 2.5.0, numpy 1.26.4"
     assert lines["profiles"] == "rk3588, onnx, tflite"
     assert (
-        "missing    ai-edge-litert: it runs .tflite artefacts. On the board: python3 -m pip" in answer.stdout
+        "missing    ai-edge-litert: it runs .tflite artefacts. On the board: python3 -m venv" in answer.stdout
     )
     assert board.closed
 

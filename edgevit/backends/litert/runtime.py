@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 if __package__:
-    from edgevit.backends.board_runtime import Model, Refused, Values
+    from edgevit.backends.board_runtime import Model, Refused, Values, require
 else:  # on a board the files lie side by side
-    from board_runtime import Model, Refused, Values  # type: ignore[import-not-found,no-redef]
+    from board_runtime import Model, Refused, Values, require  # type: ignore[import-not-found,no-redef]
 
 
 class Runtime(Model):
     """LiteRT, or TensorFlow Lite's last runtime."""
+
+    def ready(self) -> None:
+        require("ai_edge_litert", "tflite_runtime")
 
     def open(self, setting: str, **options: Any) -> None:
         self.interpreter = self.runtime()(self.path, num_threads=int(setting), **options)

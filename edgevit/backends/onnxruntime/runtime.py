@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 if __package__:
-    from edgevit.backends.board_runtime import Model, Refused, Values
+    from edgevit.backends.board_runtime import Model, Refused, Values, require
 else:  # on a board the files lie side by side
-    from board_runtime import Model, Refused, Values  # type: ignore[import-not-found,no-redef]
+    from board_runtime import Model, Refused, Values, require  # type: ignore[import-not-found,no-redef]
 
 
 class Runtime(Model):
     """ONNX Runtime on the processor."""
 
+    def ready(self) -> None:
+        require("onnxruntime")
+
     def open(self, setting: str, path: str | None = None) -> None:
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it would look up a host on the internet and leave a file
         try:
             import onnxruntime
         except ImportError as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgevit.backends.protocol import OnBoard
+from edgevit.backends.rknn.layer_times import read_layer_times
+from edgevit.backends.rknn.rknn_api import LIBRARIES
 from edgevit.targets.facts import Facts, Missing, pip, version
-from edgevit.toolchains import environment
+from edgevit.toolchains import environment, releases
 
 PACKAGE = "rknn-toolkit-lite2"
 RUNTIME_SITE = "https://github.com/airockchip/rknn-toolkit2"
@@ -24,19 +26,18 @@ for f in /sys/module/rknpu /dev/rknpu /sys/kernel/debug/rknpu /sys/class/devfreq
   [ -e "$f" ] && n="$f"
 done
 say npu_node "$n"
-for f in /usr/lib/librknnrt.so /usr/lib64/librknnrt.so /usr/lib/aarch64-linux-gnu/librknnrt.so \
-  /vendor/lib64/librknnrt.so /usr/local/lib/librknnrt.so /oem/usr/lib/librknnmrt.so /usr/lib/librknnmrt.so; do
+for f in @LIBRARIES@; do
   if [ -e "$f" ]; then
     say npu_library "$f"
     say npu_library_version "$(grep -a -o -m1 'librknnm*rt version: [0-9.]*' "$f" 2>/dev/null)"
     break
   fi
 done
-"""
+""".replace("@LIBRARIES@", " ".join(LIBRARIES))  # where the runner looks
 
 
 def needs(facts: Facts) -> list[Missing]:
-    """What .rknn artefacts need: driver, library, Python package."""
+    """What .rknn artefacts need: driver and library; the runner calls the library itself."""
     found = []
     if facts.npu_driver is None and facts.npu_node is None:
         found.append(
@@ -55,8 +56,6 @@ def needs(facts: Facts) -> list[Missing]:
             )
         )
     found += library(facts)
-    if PACKAGE not in facts.modules:
-        found.append(install(facts))
     return found
 
 
@@ -69,22 +68,28 @@ def library(facts: Facts) -> list[Missing]:
     have = facts.npu_library_version
     if have and version(have) < version(toolkit):
         why = f"{have} is older than the toolkit of the artefacts ({toolkit}): it may refuse or misread them"
-        return [Missing("a newer librknnrt.so", why, f"{copy}, if it has that release")]
+        older = [each for each in releases.others("rknn") if version(each.split("@")[1]) <= version(have)]
+        convert = f", or convert with --toolkit {older[0]}" if older else ""
+        return [Missing("a newer librknnrt.so", why, f"{copy}, if it has that release{convert}")]
     return []
 
 
 def install(facts: Facts) -> Missing:
-    """How to get rknn-toolkit-lite2: wheels exist for 64-bit Arm and Python 3.7 to 3.12."""
+    """The library, or, where it is there and can't be used, the Python package: 64-bit Arm, Python 3.7 to 3.12."""
+    if facts.npu_library is None:
+        return library(facts)[0]
     fix = pip(PACKAGE)
     if facts.machine != "aarch64":
-        fix = f"It exists only for 64-bit Arm Linux, and this is {facts.machine}; use the C API there"
+        fix = f"It exists only for 64-bit Arm Linux, and this is {facts.machine}; copy the library for it"
     elif facts.python and version(facts.python)[:2] > (3, 12):
-        fix = f"It exists for Python 3.7 to 3.12, and this is {facts.python}; install one of those"
+        fix = f"It exists for Python 3.7 to 3.12, and this is {facts.python}; copy a library that can be used"
     return Missing(PACKAGE, "it runs .rknn artefacts", fix)
 
 
 ON_BOARD = OnBoard(
     runtime=Path(__file__).with_name("runtime.py"),
+    beside=(Path(__file__).with_name("rknn_api.py"),),
+    layer_times=read_layer_times,
     packages=(PACKAGE,),
     needs=needs,
     install=install,

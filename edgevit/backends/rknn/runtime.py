@@ -1,4 +1,4 @@
-"""Runs a .rknn on its NPU: rknnlite (rknn-toolkit-lite2). Python 3.7."""
+"""Runs a .rknn on its NPU: by the board's own library, else by rknnlite (rknn-toolkit-lite2). Python 3.7."""
 
 from __future__ import annotations
 
@@ -7,28 +7,21 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
-    from edgevit.backends.board_runtime import Model, Refused, Values, read
+    from edgevit.backends.board_runtime import Model, Refused, Values, read, require
+    from edgevit.backends.rknn import rknn_api
+    from edgevit.backends.rknn.rknn_api import RknnError
 else:  # on a board the files lie side by side
-    from board_runtime import Model, Refused, Values, read  # type: ignore[import-not-found,no-redef]
+    import rknn_api  # type: ignore[import-not-found,no-redef]
+    from board_runtime import Model, Refused, Values, read, require  # type: ignore[import-not-found,no-redef]
+    from rknn_api import RknnError  # type: ignore[import-not-found,no-redef]
 
 
-LIBRARIES = tuple(
-    folder + name
-    for folder in (
-        "/usr/lib/",
-        "/usr/lib64/",
-        "/usr/lib/aarch64-linux-gnu/",
-        "/usr/local/lib/",
-        "/oem/usr/lib/",
-    )
-    for name in ("librknnrt.so", "librknnmrt.so")
-)
 SITE = "https://github.com/airockchip/rknn-toolkit2"
 DRIVER = ("/sys/kernel/debug/rknpu/version", "/proc/rknpu/version", "/sys/module/rknpu/version")
 
 
 class Runtime(Model):
-    """Rockchip's NPU through rknn-toolkit-lite2. Written against 2.5.0's interface; not yet run on silicon."""
+    """Rockchip's NPU. Written against library and package of 2.3.2 and 2.5.0; not yet run on silicon."""
 
     sets_threads = False
 
@@ -56,53 +49,116 @@ class Runtime(Model):
         }
 
     def why_no_tensors(self) -> str:
-        return "rknn-toolkit-lite2 can't give inner tensors"
+        return "the NPU's runtime can't give inner tensors"
 
-    def open(self, setting: str) -> None:
+    def ready(self) -> None:
+        try:
+            rknn_api.load(self.request.get("libraries") or rknn_api.LIBRARIES)
+        except RknnError as error:
+            try:
+                require("rknnlite")
+            except Refused:
+                raise refused(str(error), self.request, missing="runtime") from None
+
+    def open(self, setting: str, like: Any = None) -> None:
+        cores = setting if self.request["npu_cores"] > 1 else None
+        try:
+            library = rknn_api.load(self.request.get("libraries") or rknn_api.LIBRARIES)
+        except RknnError as error:
+            self.session: Any = RknnLite(self.path, cores, self.request, str(error))
+            return
+        try:
+            self.session = rknn_api.Session(library, self.path, cores, like=like)
+        except RknnError as error:
+            raise refused("the NPU's runtime does not start: " + str(error), self.request) from None
+
+    def another(self, setting: str) -> Runtime:
+        """The same model on other cores; the library lets both share the weights."""
+        other = type(self)(Path(self.path), self.request)
+        other.open(setting, like=self.session if isinstance(self.session, rknn_api.Session) else None)
+        return other
+
+    def shape(self) -> tuple[int, ...]:
+        if isinstance(self.session, RknnLite):
+            raise Refused(
+                "a .rknn does not tell the size of its input: measure its run, or the file in its run's folder"
+            )
+        return self.session.height, self.session.width, self.session.channels
+
+    def prepare(self, pixels: Any) -> Any:
+        return pixels
+
+    def infer(self, given: Any) -> Any:
+        try:
+            return self.session.run(given)
+        except RknnError as error:
+            raise refused("the NPU's runtime failed to run the model: " + str(error), self.request) from None
+
+    def layer_times(self) -> str:
+        """The library's own table of one inference's times, layer by layer; empty where it gives none."""
+        try:
+            library = rknn_api.load(self.request.get("libraries") or rknn_api.LIBRARIES)
+            session = rknn_api.Session(library, self.path, None, rknn_api.COLLECT_PERF)
+        except RknnError:
+            return ""
+        try:
+            import numpy as np
+
+            session.run(np.zeros((session.height, session.width, session.channels), np.uint8))
+            return session.layer_times()
+        except RknnError:
+            return ""
+        finally:
+            session.close()
+
+    def close(self) -> None:
+        self.session.close()
+
+
+class RknnLite:
+    """The vendor's Python package, where its library can't be used directly; `why` says for what reason."""
+
+    def __init__(self, path: str, cores: str | None, request: Values, why: str) -> None:
         try:
             from rknnlite.api import RKNNLite
         except ImportError as error:
-            raise Refused(str(error), missing="runtime") from None
+            package = "" if "rknnlite" in str(error) else f"; rknn-toolkit-lite2 lacks a package ({error})"
+            raise refused(why + package, request, missing="runtime") from None
         lite = RKNNLite()
-        if lite.load_rknn(self.path) != 0:
-            raise refused("rknn-toolkit-lite2 can't load the file", self.request)
-        mask = (
-            {"core_mask": getattr(RKNNLite, "NPU_CORE_" + setting)} if self.request["npu_cores"] > 1 else {}
-        )
-        code = lite.init_runtime(**mask)
-        if code not in (0, None):
+        try:
+            if lite.load_rknn(path) != 0:
+                raise refused("rknn-toolkit-lite2 can't load the file", request)
+            mask = {} if cores is None else {"core_mask": getattr(RKNNLite, "NPU_CORE_" + cores)}
+            code = lite.init_runtime(**mask)
+            if code not in (0, None):
+                raise refused(f"the NPU's runtime does not start (code {code}): {why}", request)
+        except BaseException:
             lite.release()
-            raise refused(f"the NPU's runtime does not start (code {code})", self.request)
+            raise
         self.lite = lite
 
-    def shape(self) -> tuple[int, ...]:
-        raise Refused(
-            "a .rknn does not tell the size of its input: measure its run, or the file in its run's folder"
-        )
-
-    def prepare(self, pixels: Any) -> Any:
-        return pixels[None]
-
-    def infer(self, given: Any) -> Any:
-        outputs = self.lite.inference(inputs=[given])
+    def run(self, pixels: Any) -> Any:
+        """One inference."""
+        outputs = self.lite.inference(inputs=[pixels[None]])
         if outputs is None:
-            raise refused("the NPU's runtime failed to run the model", self.request)
+            raise RknnError("it gave nothing")
         return outputs[0]
 
     def close(self) -> None:
+        """Give everything back."""
         self.lite.release()
 
 
-def refused(why: str, request: Values) -> Refused:
+def refused(why: str, request: Values, **values: str) -> Refused:
     """A refusal that says where toolkit and library don't fit, and what to do about it."""
     found = mismatch(request)
     fix = {"fix": "Copy a newer librknnrt.so of " + SITE + " to /usr/lib there"} if found else {}
-    return Refused(why + found, **fix)
+    return Refused(why + found, **fix, **values)
 
 
 def library_version(request: Values) -> str | None:
     """The version inside librknnrt.so."""
-    for path in request.get("libraries") or LIBRARIES:
+    for path in request.get("libraries") or rknn_api.LIBRARIES:
         try:
             data = Path(path).read_bytes()
         except OSError:

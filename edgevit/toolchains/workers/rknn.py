@@ -293,7 +293,13 @@ def restart_reproducibly() -> None:
     environment = {"PATH": os.defpath, "HOME": TEMPORARY, "LC_ALL": "C.UTF-8", "TMPDIR": TEMPORARY}
     if "LD_LIBRARY_PATH" in os.environ:
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    settings = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", RESTARTED: "fixed" if fixed else "random"}
+    # The toolkit runs ONNX Runtime, whose telemetry looks up a host on the internet.
+    settings = {
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+        RESTARTED: "fixed" if fixed else "random",
+    }
     options = ["-s", __file__]  # -I less what would ignore the hash seed
     os.execve(sys.executable, [sys.executable, *options], environment | settings)
 

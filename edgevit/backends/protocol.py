@@ -99,7 +99,8 @@ class OnBoard:
     `layer_times` reads the runtime's own table of times, as rows with `index`, `op`, `target`, `us`, `cycles`
     and `name`. `python_here` gives the Python that runs artefacts on this machine; None: they run on the board
     only. `android` and `benchmark_model` say whether artefacts run on Android without Python, by TensorFlow
-    Lite's own tool. `dump_graph` makes a copy of an artefact whose every tensor is an output.
+    Lite's own tool. `native_runner` are the sources of a runner for boards without Python. `dump_graph` makes a
+    copy of an artefact whose every tensor is an output.
     """
 
     runtime: Path
@@ -107,6 +108,7 @@ class OnBoard:
     needs: Callable[[Facts], list[Missing]]
     install: Callable[[Facts], Missing]
     beside: tuple[Path, ...] = ()
+    native_runner: tuple[Path, ...] = ()
     probe: str = ""
     layer_times: Callable[[str], list[dict[str, Any]]] | None = None
     python_here: Callable[[], str] | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.backends.registry import backends
-from edgevit.bench import benchmark_model, session
+from edgevit.bench import benchmark_model, native_runner, session
 from edgevit.bench.choose import WHAT, Artefact
 from edgevit.bench.connect import Place
 from edgevit.bench.prepare import Settings, prepare
@@ -19,29 +19,41 @@ from edgevit.targets.profiles import Board, load_board
 
 
 def measure(
-    artefact: Artefact, place: Place, transport: Transport, settings: Settings, progress: Progress
+    artefact: Artefact,
+    place: Place,
+    transport: Transport,
+    settings: Settings,
+    progress: Progress,
+    runner: Path | None = None,
 ) -> dict[str, Any]:
     """Measure one artefact; returns the record and, where a run made the artefact, saves it in RUN/bench.
 
+    `runner` is a native runner, for a board without Python.
     Raises InputError before anything is sent, TransportError for what is wrong on the board.
     """
     board = profile(artefact, place)
     if settings.pin_clocks:
         refuse_no_clocks(board)
+    if runner is not None:
+        refuse_native(artefact, runner, settings)
     with tempfile.TemporaryDirectory(prefix="edgevit-bench-") as name:
         folder = Path(name)
         files, request = prepare(artefact, board, settings, folder, place.library)
-        found = session.measure(
-            transport,
-            files,
-            request,
-            folder,
-            progress,
-            install=artefact.backend.on_board.install,
-            python=python_for(artefact, place),
-            work_folder=place.work_folder,
-            limit_s=time_limit_s(settings, request),
-        )
+        limit_s, work_folder = time_limit_s(settings, request), place.work_folder
+        if runner is not None:
+            found = native_runner.measure(
+                *(transport, runner, files, request, folder, progress),
+                work_folder=work_folder,
+                limit_s=limit_s,
+            )
+        else:
+            found = session.measure(
+                *(transport, files, request, folder, progress),
+                install=artefact.backend.on_board.install,
+                python=python_for(artefact, place),
+                work_folder=work_folder,
+                limit_s=limit_s,
+            )
         if settings.images is not None and 0 < request["images"] < settings.images:
             progress.warn(
                 f"{settings.images} images are asked for and the run has {request['images']}: all of them"
@@ -50,6 +62,18 @@ def measure(
         if artefact.run is not None and artefact.result is not None:
             save(artefact.run.folder, record, folder)
     return record
+
+
+def refuse_native(artefact: Artefact, runner: Path, settings: Settings) -> None:
+    """Raises InputError for what a native runner can't do."""
+    if not artefact.backend.on_board.native_runner:
+        suffixes = ", ".join(each.suffix for each in backends() if each.on_board.native_runner)
+        what = f"{WHAT} {artefact.path.name} with --runner"
+        raise InputError(what, f"it runs {suffixes} only", "Choose such an artefact with --target")
+    if not runner.is_file():
+        raise InputError(f"cannot use {runner}", "no such file", "Build it: edgevit boards runner --out DIR")
+    if settings.pin_clocks:
+        raise InputError("cannot pin clocks", "the native runner can't", "Leave --pin-clocks out")
 
 
 def refuse_no_clocks(board: Board | None) -> None:

@@ -46,6 +46,12 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="A benchmark_model binary for the board: latency of a .tflite where there is no Python.",
 )
+@click.option(
+    "--runner",
+    type=FILE,
+    metavar="PATH",
+    help="A runner built for a board without Python: edgevit boards runner writes its source.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 def command(
     what: Path,
@@ -59,19 +65,21 @@ def command(
     pin_clocks: bool,
     dump_tensors: bool,
     benchmark_model: Path | None,
+    runner: Path | None,
     as_json: bool,
 ) -> None:
     """Measure latency and accuracy of a run's artefacts, or of one file, on the board WHERE.
 
     Copies a runner, the artefact and images there, measures, and removes them; results go to RUN/bench. On the
-    board it needs Python 3.7 and a runtime: `edgevit boards probe WHERE` says what is missing. RKNN on a board is
-    not yet run on silicon.
+    board it needs Python 3.7, numpy and a runtime: `edgevit boards probe WHERE` says what is missing. RKNN on a
+    board is not yet run on silicon.
 
     \b
     Examples:
       edgevit bench runs/demo --board host
       edgevit bench runs/demo --board ssh://user@10.0.0.7 --target rk3588 --pin-clocks
       edgevit bench runs/demo --board adb --target tflite --benchmark-model ./benchmark_model
+      edgevit bench runs/demo --board adb --target rv1106 --runner build/edgevit_runner
     """
     from edgevit.bench.choose import choose
     from edgevit.bench.connect import locate, reach
@@ -85,7 +93,9 @@ def command(
     transport = reach(place)
     try:
         with progress() as bars:
-            records = [one(each, place, transport, settings, benchmark_model, bars) for each in artefacts]
+            records = [
+                one(each, place, transport, settings, benchmark_model, runner, bars) for each in artefacts
+            ]
     finally:
         transport.close()
     if as_json:
@@ -100,13 +110,14 @@ def one(
     transport: Transport,
     settings: Settings,
     binary: Path | None,
+    runner: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """One artefact's measurement, by the runner or by the user's own benchmark_model."""
+    """One artefact's measurement, by a runner or by the user's own benchmark_model."""
     from edgevit.bench import measure
 
     if binary is None:
-        return measure.measure(artefact, place, transport, settings, progress)
+        return measure.measure(artefact, place, transport, settings, progress, runner)
     return measure.by_benchmark_model(artefact, place, transport, binary, settings, progress)
 
 

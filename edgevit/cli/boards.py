@@ -116,6 +116,20 @@ def new(name: str, backend: str) -> None:
     click.echo(f"{path.name}: fill it in, then use --target {path.name}")
 
 
+@command.command()
+@click.option("--out", type=FILE, required=True, help="The folder that takes its source.")
+def runner(out: Path) -> None:
+    """Write the source of a runner for boards without Python (RV1103, RV1106, Android), to build for yours.
+
+    One file of C, and a CMakeLists.txt whose first lines say how; then
+    edgevit bench ... --runner build/edgevit_runner.
+    """
+    from edgevit.bench.native_runner import write_sources
+
+    names = write_sources(out)
+    click.echo(f"{out}: {', '.join(names)}; how to build it is in the first lines of CMakeLists.txt")
+
+
 def print_probe(facts: Facts, boards: list[Board], lacks: list[Missing]) -> None:
     """What was found, one line a fact."""
     lines = {

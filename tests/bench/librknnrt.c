@@ -1,4 +1,4 @@
-/* A stand-in for librknnrt.so: the calls, structures and error codes that edgevit uses, on a made-up model.
+/* A stand-in for librknnrt.so, and, compiled with -DMINI, for librknnmrt.so, which converts nothing: the calls, structures and error codes that edgevit uses, on a made-up model.
 
    A model is the text "RKNN height width channels classes" and words that make it fail. Output k is the sum of all
    input bytes whose number leaves k when divided by the number of classes, over 1000, plus the core mask. */
@@ -8,50 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef __arm__
-typedef uint32_t rknn_context;
-#else
-typedef uint64_t rknn_context;
-#endif
-
-typedef struct {
-    uint32_t n_input, n_output;
-} in_out_num;
-
-typedef struct {
-    uint32_t index, n_dims, dims[16];
-    char name[256];
-    uint32_t n_elems, size;
-    int fmt, type, qnt_type;
-    int8_t fl;
-    int32_t zp;
-    float scale;
-    uint32_t w_stride, size_with_stride;
-    uint8_t pass_through;
-    uint32_t h_stride;
-} tensor_attr;
-
-typedef struct {
-    char api_version[256], drv_version[256];
-} sdk_version;
-
-typedef struct {
-    char *perf_data;
-    uint64_t data_len;
-} perf_detail;
-
-typedef struct {
-    void *virt_addr;
-    uint64_t phys_addr;
-    int32_t fd, offset;
-    uint32_t size, flags;
-    void *priv_data;
-} tensor_mem;
+#include "rknn_api.h"
 
 typedef struct {
     unsigned height, width, channels, classes, stride, mask, flags;
     int fails, no_memory;
-    tensor_mem *input, *output;
+    rknn_tensor_mem *input, *output;
 } state;
 
 const char *banner = "librknnrt version: 2.5.0 (stand-in)";
@@ -98,10 +60,10 @@ static char table[4096];
 
 int rknn_query(rknn_context context, int command, void *info, uint32_t size) {
     state *made = (state *)(uintptr_t)context;
-    if (command == 0 && size == sizeof(in_out_num)) {
-        ((in_out_num *)info)->n_input = ((in_out_num *)info)->n_output = 1;
-    } else if (command == 1 && size == sizeof(tensor_attr)) {
-        tensor_attr *attr = info;
+    if (command == 0 && size == sizeof(rknn_input_output_num)) {
+        ((rknn_input_output_num *)info)->n_input = ((rknn_input_output_num *)info)->n_output = 1;
+    } else if ((command == 1 || command == 8) && size == sizeof(rknn_tensor_attr)) {
+        rknn_tensor_attr *attr = info;
         uint32_t dims[4] = {1, made->height, made->width, made->channels};
         attr->n_dims = 4;
         memcpy(attr->dims, dims, sizeof(dims));
@@ -113,8 +75,8 @@ int rknn_query(rknn_context context, int command, void *info, uint32_t size) {
         attr->scale = 1;
         attr->w_stride = made->stride;
         attr->size_with_stride = made->height * made->stride * made->channels;
-    } else if (command == 2 && size == sizeof(tensor_attr)) {
-        tensor_attr *attr = info;
+    } else if ((command == 2 || command == 11) && size == sizeof(rknn_tensor_attr)) {
+        rknn_tensor_attr *attr = info;
         attr->n_dims = 2;
         attr->dims[0] = 1;
         attr->dims[1] = made->classes;
@@ -122,7 +84,12 @@ int rknn_query(rknn_context context, int command, void *info, uint32_t size) {
         attr->n_elems = attr->size = made->classes;
         attr->type = 2;
         attr->fmt = 3;
-    } else if (command == 3 && size == sizeof(perf_detail)) {
+#ifdef MINI
+        attr->zp = -3;
+        attr->scale = 0.5f;
+        attr->size_with_stride = made->classes;
+#endif
+    } else if (command == 3 && size == sizeof(rknn_perf_detail)) {
         if (!(made->flags & 8)) return -1;
         snprintf(table, sizeof(table),
                  "                         Network Layer Information Table\n"
@@ -135,39 +102,43 @@ int rknn_query(rknn_context context, int command, void *info, uint32_t size) {
                  "3    OutputOperator   INT8     CPU    (1,%u)                           \\                "
                  "0/0/0                    9                                 0.0%%/0.0%%/0.0%%       0            \n",
                  made->height, made->width, made->height, made->width, made->classes);
-        ((perf_detail *)info)->perf_data = table;
-        ((perf_detail *)info)->data_len = strlen(table);
-    } else if (command == 5 && size == sizeof(sdk_version)) {
-        strcpy(((sdk_version *)info)->api_version, "2.5.0 (stand-in)");
-        strcpy(((sdk_version *)info)->drv_version, "0.9.8");
+        ((rknn_perf_detail *)info)->perf_data = table;
+        ((rknn_perf_detail *)info)->data_len = strlen(table);
+    } else if (command == 5 && size == sizeof(rknn_sdk_version)) {
+        strcpy(((rknn_sdk_version *)info)->api_version, "2.5.0 (stand-in)");
+        strcpy(((rknn_sdk_version *)info)->drv_version, "0.9.8");
     } else {
         return -5;
     }
     return 0;
 }
 
-tensor_mem *rknn_create_mem(rknn_context context, uint32_t size) {
+rknn_tensor_mem *rknn_create_mem(rknn_context context, uint32_t size) {
     if (((state *)(uintptr_t)context)->no_memory) return NULL;
-    tensor_mem *memory = calloc(1, sizeof(tensor_mem));
+    rknn_tensor_mem *memory = calloc(1, sizeof(rknn_tensor_mem));
     memory->virt_addr = calloc(1, size);
     memory->size = size;
     return memory;
 }
 
-int rknn_destroy_mem(rknn_context context, tensor_mem *memory) {
+int rknn_destroy_mem(rknn_context context, rknn_tensor_mem *memory) {
     (void)context;
     free(memory->virt_addr);
     free(memory);
     return 0;
 }
 
-int rknn_set_io_mem(rknn_context context, tensor_mem *memory, tensor_attr *attr) {
+int rknn_set_io_mem(rknn_context context, rknn_tensor_mem *memory, rknn_tensor_attr *attr) {
     state *made = (state *)(uintptr_t)context;
     if (strcmp(attr->name, "input") == 0) {
         if (attr->type != 3 || attr->fmt != 1 || memory->size < attr->size_with_stride) return -8;
         made->input = memory;
     } else {
+#ifdef MINI
+        if (attr->type != 2 || memory->size < made->classes) return -9;
+#else
         if (attr->type != 0 || memory->size < 4 * made->classes) return -9;
+#endif
         made->output = memory;
     }
     return 0;
@@ -184,7 +155,11 @@ int rknn_run(rknn_context context, void *extend) {
     for (unsigned y = 0; y < made->height; y++)
         for (unsigned x = 0; x < row; x++)
             sums[(y * row + x) % made->classes] += pixels[y * made->stride * made->channels + x];
+#ifdef MINI
+    for (unsigned k = 0; k < made->classes; k++) ((int8_t *)out)[k] = (int8_t)(sums[k] % 100) - 3;
+#else
     for (unsigned k = 0; k < made->classes; k++) out[k] = sums[k] / 1000.0f + (float)made->mask;
+#endif
     free(sums);
     return 0;
 }

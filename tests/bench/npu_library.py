@@ -15,12 +15,13 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler (apt
 SOURCE = Path(__file__).with_name("librknnrt.c")
 
 
-def compiled(folder: Path) -> Path:
-    """librknnrt.so in a folder."""
+def compiled(folder: Path, *, mini: bool = False) -> Path:
+    """librknnrt.so in a folder; or librknnmrt.so, that of the smallest chips."""
     folder.mkdir(parents=True, exist_ok=True)
-    library = folder / "librknnrt.so"
+    library = folder / ("librknnmrt.so" if mini else "librknnrt.so")
     assert COMPILER is not None
-    subprocess.run([COMPILER, "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, SOURCE], check=True)
+    options = ["-shared", "-fPIC", "-Wall", "-Werror", *(["-DMINI"] if mini else [])]
+    subprocess.run([COMPILER, *options, "-o", library, SOURCE], check=True)
     return library
 
 

@@ -11,6 +11,7 @@ from edgevit.targets.facts import Facts, Missing, pip, version
 from edgevit.toolchains import environment, releases
 
 PACKAGE = "rknn-toolkit-lite2"
+RUNNER = ("edgevit_runner.c", "CMakeLists.txt")
 RUNTIME_SITE = "https://github.com/airockchip/rknn-toolkit2"
 # airockchip/rknn-toolkit2 issue 378: with 0.9.6, toolkit 2.3 models with softmax fail ("failed to submit").
 OLDEST_GOOD_DRIVER = (0, 9, 7)
@@ -89,6 +90,7 @@ def install(facts: Facts) -> Missing:
 ON_BOARD = OnBoard(
     runtime=Path(__file__).with_name("runtime.py"),
     beside=(Path(__file__).with_name("rknn_api.py"),),
+    native_runner=tuple(Path(__file__).parent.joinpath("runner", name) for name in RUNNER),
     layer_times=read_layer_times,
     packages=(PACKAGE,),
     needs=needs,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from edgevit.backends.registry import by_suffix
 from edgevit.metrics.classification import Accuracy
-from edgevit.reporting.sections import Bench, Loss, Timing
+from edgevit.reporting.sections import Bench, LayerTime, Loss, Timing
 from edgevit.reporting.text import clean, lines, pairs
 from edgevit.run import measurement
 from edgevit.run.measurement import Clocks, Machine, Measurement, SameAsLocal
 
 MAX_SAMPLES = 2000
+SHOWN_LAYERS = 10
 
 
 def loss(accuracy: Accuracy | None, how: str) -> Loss | None:
@@ -40,6 +41,11 @@ def bench(record: Measurement) -> Bench:
         versions=pairs(record.versions),
         warnings=lines(record.warnings),
         written=clean(record.written, 40),
+        slowest=tuple(
+            LayerTime(clean(each.name), clean(each.op, 40), clean(each.target, 20), each.us, each.cycles)
+            for each in sorted(record.layers, key=lambda each: -each.us)[:SHOWN_LAYERS]
+        ),
+        layers_us=sum(each.us for each in record.layers),
     )
 
 

@@ -175,7 +175,11 @@ def measurement(bench: Bench) -> list[str]:
         for row in bench.sweep
     ]
     head = escape(f"{bench.where}: {bench.how}; {bench.clocks}; {bench.machine}")
-    notes = [escape_item(text) for text in (bench.same_as_local, *bench.warnings) if text]
+    layers = [
+        f"{each.name or each.op} on the {each.target}: {each.us:,} µs ({each.cycles:,} cycles by the compiler)"
+        for each in bench.slowest[:3]
+    ]
+    notes = [escape_item(text) for text in (bench.same_as_local, *layers, *bench.warnings) if text]
     return [head, "", *table(("setting", "runs", "p50 ms", "p90", "p99", "mean"), rows), *notes, ""]
 
 

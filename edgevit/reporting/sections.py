@@ -174,6 +174,17 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """A layer's time in microseconds, as the runtime on the board measured it, beside the compiler's cycles."""
+
+    name: str
+    op: str
+    target: str
+    us: int
+    cycles: int
+
+
+@dataclass(frozen=True)
 class Bench:
     """A measurement of an artefact on a machine; `how` is its label."""
 
@@ -192,6 +203,8 @@ class Bench:
     versions: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     written: str
+    slowest: tuple[LayerTime, ...] = ()
+    layers_us: int = 0
 
     @property
     def fastest(self) -> Timing | None:

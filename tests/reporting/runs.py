@@ -217,6 +217,10 @@ def bench(artefact: str, *, how: str = "measured on Radxa ROCK 5B", p50: float =
         "versions": {"librknnrt": "2.5.0"}, "latency": {"threads": {"1": row, "4": row}, "best": "4"},
         "first_ms": 30.0, "load_ms": 12.0, "peak_rss_mb": 88.0, "accuracy": None,
         "clocks": {"pinned": True, "throttled": False}, "warnings": [], "written": "2026-11-21",
+        "layers": [
+            {"index": 1, "op": "Conv", "target": "NPU", "us": 900, "cycles": 5000, "name": "/patch_embed/Conv"},
+            {"index": 2, "op": "exSoftmax13", "target": "CPU", "us": 2100, "cycles": 0, "name": "/attn/Softmax"},
+        ],
         "same_as_local": {"n": 50, "agree": 49, "max_output_difference": 0.25},
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -192,6 +193,21 @@ def test_npu_core_masks_are_settings_of_their_own(tmp_path: Path) -> None:
         "one model each, 3 side by side",
     ]
     assert bench.fastest is not None and bench.fastest.setting == "NPU cores 0_1_2"
+
+
+def test_layers_that_the_runtime_timed_are_shown_slowest_first(tmp_path: Path) -> None:
+    runs.write_run(tmp_path / "run")
+    runs.save_bench(tmp_path / "run", "rock", runs.bench("deit-rk3588-int8.rknn"))
+    report = report_on(tmp_path / "run")
+    bench = first(report).benches[0]
+    assert [(each.name, each.us) for each in bench.slowest] == [
+        ("/attn/Softmax", 2100),
+        ("/patch_embed/Conv", 900),
+    ]
+    page = html.render(report)
+    assert "timed by the runtime (3,000 µs in all" in page
+    assert re.search(r"/attn/Softmax</td><td>exSoftmax13</td><td>CPU</td>.*2,100.*70 %", page)
+    assert "/attn/Softmax on the CPU: 2,100 µs (0 cycles by the compiler)" in markdown.render(report)
 
 
 def test_cycles_of_two_boards_are_not_compared(tmp_path: Path) -> None:

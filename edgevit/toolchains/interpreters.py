@@ -61,15 +61,19 @@ def find(name: str, pythons: Sequence[str], progress: Progress) -> Interpreter:
         found = ask(path)
         if found is not None and found.minor in pythons:
             return found
-    if uv := shutil.which("uv"):
-        progress.stage(f"install Python {pythons[0]} with uv: the {name} toolchain has none newer than that")
-        run([uv, "python", "install", pythons[0]], UV_SECONDS)
+    tried = ""
+    if uv := uv_program():
+        progress.stage(
+            f"install Python {pythons[0]} with uv, for the {name} toolchain alone: it takes no newer one"
+        )
+        tried = last_words([uv, "python", "install", pythons[0]], UV_SECONDS)
         found = ask(uv_python(uv, pythons[0]))
         if found is not None and found.minor in pythons:
             return found
+        tried = f", and uv could not install one ({tried})"
     raise ToolchainError(
         what,
-        f"it needs Python {wanted}, with its venv module, and none was found on the PATH, in pyenv, conda or uv",
+        f"it needs Python {wanted}, with its venv module; none was found on the PATH, in pyenv, conda or uv{tried}",
         f'Install one ("uv python install {pythons[0]}", "pyenv install {pythons[0]}", "conda create -n py python='
         f"{pythons[0]}\", or your system's package python{pythons[0]}-venv), or name one in {variable(name)}",
     )
@@ -80,7 +84,7 @@ def candidates(pythons: Sequence[str]) -> Iterator[Path | None]:
     yield own()
     home = Path.home()
     pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")
-    uv = shutil.which("uv")
+    uv = uv_program()
     for version in pythons:
         if found := shutil.which(f"python{version}"):
             yield Path(found)
@@ -102,6 +106,12 @@ def condas(home: Path) -> list[Path]:
     named = os.environ.get("CONDA_EXE")
     usual = [home / each for each in ("miniconda3", "miniforge3", "anaconda3", "mambaforge")]
     return [each for each in ([Path(named).parents[1]] if named else []) + usual if each.is_dir()]
+
+
+def uv_program() -> str | None:
+    """uv on the PATH, or the one that came with edgevit."""
+    beside = Path(sys.prefix) / "bin" / "uv"
+    return shutil.which("uv") or (str(beside) if beside.is_file() else None)
 
 
 def uv_python(uv: str, version: str) -> Path | None:
@@ -133,3 +143,20 @@ def run(command: list[str], seconds: float) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def last_words(command: list[str], seconds: float) -> str:
+    """The last line that a command says of itself, at most 200 characters."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)[:200]
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return lines[-1].strip()[:200]

@@ -67,7 +67,8 @@ class TestEveryBackend:
     def test_it_says_what_a_bare_board_needs(self, backend: Backend) -> None:
         lack = backend.on_board.install(BARE)
         assert lack in backend.on_board.needs(BARE)
-        assert lack.what in backend.on_board.packages and "pip install" in lack.fix
+        package = lack.what in backend.on_board.packages and "pip install" in lack.fix
+        assert package or "Copy " in lack.fix
 
     def test_it_runs_here_or_says_what_it_runs_on(self, backend: Backend) -> None:
         assert (backend.run is None) == (backend.on_board.python_here is None)

@@ -18,9 +18,26 @@ from tests.toolchains.conftest import release
 from tests.toolchains.processes import alive, wait_until
 
 
+@pytest.fixture(scope="session")
+def empty_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with pip, made once: it takes seconds."""
+    made = tmp_path_factory.mktemp("venv") / "venv"
+    here = interpreters.ask(interpreters.own())
+    assert here is not None
+    installation.make_venv(release("tiny", borrows_torch=True), here, made)
+    return made
+
+
 @pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_environment: Path) -> str:
     """A toolchain of one small package that is installed for real, from a wheel of the test's own."""
+    monkeypatch.setattr(
+        installation,
+        "make_venv",
+        lambda known, python, staging: shutil.copytree(
+            empty_environment, staging, symlinks=True, dirs_exist_ok=True
+        ),
+    )
     wheel = make_wheel(tmp_path)
     lock = tmp_path / "lock.txt"
     lock.write_text(

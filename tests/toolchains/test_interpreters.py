@@ -23,6 +23,7 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (VARIABLE, "PYENV_ROOT", "CONDA_EXE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(interpreters, "own", lambda: tmp_path / "none")
+    monkeypatch.setattr(interpreters.sys, "prefix", str(tmp_path / "edgevit's"))
     return tmp_path
 
 
@@ -73,6 +74,17 @@ def test_uv_is_asked_and_then_installs_one(bare_machine: Path) -> None:
     uv.chmod(0o755)
     assert interpreters.find("rknn", ("3.12",), QUIET).version == "3.12.7"
     assert made.exists()
+
+
+def test_the_uv_that_came_with_edgevit_serves_and_its_failure_is_passed_on(bare_machine: Path) -> None:
+    uv = bare_machine / "edgevit's" / "bin" / "uv"
+    uv.parent.mkdir(parents=True)
+    uv.write_text("#!/bin/sh\necho 'error: Failed to download: no network' >&2\nexit 2\n")
+    uv.chmod(0o755)
+    with pytest.raises(
+        ToolchainError, match=r"uv could not install one \(error: Failed to download: no network\)"
+    ):
+        interpreters.find("rknn", ("3.12",), QUIET)
 
 
 def test_none_at_all_is_one_line_with_the_ways_to_get_one() -> None:

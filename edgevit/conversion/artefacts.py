@@ -9,7 +9,7 @@ import numpy as np
 
 from edgevit.backends.protocol import CompileRequest, FloatRequest
 from edgevit.backends.registry import backend_of
-from edgevit.conversion import proof, sources
+from edgevit.conversion import int8_check, proof, sources
 from edgevit.conversion.inputs import Inputs
 from edgevit.conversion.plans import board_key, existing, plan_of
 from edgevit.quantize.plan import PrecisionPlan, read_plan
@@ -99,6 +99,7 @@ class Conversion(Inputs):
     def notes(self, board: Board, precision: str) -> list[str]:
         """Where a target does not follow the recipe and why, and what was left out of its build."""
         told = proof.notes(self, board, precision) + proof.probe_notes(self.compiled(board, precision))
+        told += int8_check.notes(self, board, precision)
         return [*told, *self.recipe_notes(board, precision)]
 
     def recipe_notes(self, board: Board, precision: str) -> list[str]:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from edgevit.cli import group
 from edgevit.toolchains import environment as toolchains
+from tests.images.pictures import class_folders
 
 MODEL = """
 import torch
@@ -104,3 +105,12 @@ def project(tmp_path: Path) -> Project:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(random.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(path)
     return Project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `calibration` and `validation` of labelled pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, role in enumerate(("calibration", "validation")):
+        class_folders(folder / role, 24, seed=seed)
+    return folder

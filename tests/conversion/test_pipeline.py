@@ -18,7 +18,6 @@ from edgevit.progress import Quiet
 from edgevit.run.results import Result
 from edgevit.targets.profiles import Board
 from tests.backends import made_up
-from tests.images.pictures import class_folders
 from tests.vits import random_vit
 
 
@@ -26,14 +25,6 @@ from tests.vits import random_vit
 def backend() -> Iterator[None]:
     with registered(made_up.MADE_UP):
         yield
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for seed, role in enumerate(("calibration", "validation")):
-        class_folders(folder / role, 24, seed=seed)
-    return folder
 
 
 def convert(

@@ -68,6 +68,22 @@ def static(source: Path, out: Path, readers: Calibrated, *, types: tuple[str, ..
     )
 
 
+def fake_quantize(source: Path, out: Path, calibration: Path, preprocessing: Preprocessing) -> None:
+    """Every operation in int8, as an NPU computes it, to foresee what it costs; `calibration` as in `quantize`."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    with quiet():
+        quantize_static(
+            source,
+            out,
+            Images(calibration, preprocessing),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+
+
 def static_then_dynamic(source: Path, out: Path, readers: Calibrated) -> None:
     """Convolutions with fixed ranges, everything linear dynamic."""
     if not with_weights(source, ("Conv",)):

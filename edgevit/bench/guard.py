@@ -18,6 +18,7 @@ import os
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -148,9 +149,13 @@ def sweep(base: str, work: str) -> int:
     others = 0
     for name in os.listdir(base):
         path = os.path.join(base, name)
-        if not name.startswith("edgevit-") or path == work or os.path.islink(path):
+        if not name.startswith("edgevit-") or path == work:
             continue
         try:
+            state = os.lstat(path)
+            # Another user's could make this one write to any file.
+            if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o022:
+                continue
             lock = os.open(os.path.join(path, "lock"), os.O_WRONLY)
         except OSError:
             continue

@@ -232,9 +232,14 @@ class TestOverSsh:
     ) -> None:
         work = board_of(server, tmp_path / "work")
         left, busy, foreign = work / "edgevit-0123", work / "edgevit-4567", work / "edgevit-mine"
-        for folder in (left, busy, foreign):
-            folder.mkdir()
-        for folder in (left, busy):
+        # A folder that others may write to is no guard's: its restore.json could name any file.
+        planted, target = work / "edgevit-89ab", tmp_path / "target"
+        for folder in (left, busy, foreign, planted):
+            folder.mkdir(mode=0o700)
+        planted.chmod(0o777)
+        target.write_text("as it was")
+        (planted / "restore.json").write_text(json.dumps([[str(target), "changed"]]))
+        for folder in (left, busy, planted):
             (folder / "lock").write_text("")
         (left / "pid").write_text(str(os.getpid()))  # by now another program's number
         speed = Path(tree.clock()["set_frequency"])
@@ -247,7 +252,8 @@ class TestOverSsh:
         assert record["warnings"] == [
             f"another edgevit bench is under way on {server.address}: each disturbs the other's times"
         ]
-        assert sorted(work.iterdir()) == [busy, foreign]
+        assert sorted(work.iterdir()) == sorted([busy, foreign, planted])
+        assert target.read_text() == "as it was"
         assert tree.floats()
 
     def test_more_images_than_there_are_is_said(self, run: Path, server: Server, tmp_path: Path) -> None:

@@ -85,4 +85,4 @@ def same_function(found: torch.Tensor, expected: torch.Tensor) -> None:
     float32 then differs by a few units of 6e-8 a layer.
     """
     assert found.shape == expected.shape
-    assert float((found - expected).norm()) <= 1e-5 * float(expected.norm())
+    assert float((found - expected).detach().norm()) <= 1e-5 * float(expected.detach().norm())

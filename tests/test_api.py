@@ -142,6 +142,7 @@ def test_a_damaged_run_and_an_unknown_board_are_errors_with_a_line(tmp_path: Pat
     assert "rk3588" in edgevit.boards()
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cells = json.loads((DOCS / "library.ipynb").read_text(encoding="utf-8"))["cells"]

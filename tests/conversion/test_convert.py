@@ -135,6 +135,7 @@ def assert_nothing_truncated(run: Path) -> None:
         assert artefact.stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_interrupt_leaves_nothing_half_written(project: Project) -> None:
     process = subprocess.Popen(
         project.command(*project.convert_arguments()), cwd=project.folder, stderr=subprocess.PIPE, text=True

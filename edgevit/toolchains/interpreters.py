@@ -90,7 +90,7 @@ def candidates(pythons: Sequence[str]) -> Iterator[Path | None]:
             yield Path(found)
         yield from sorted((pyenv / "versions").glob(f"{version}.*/bin/python"), reverse=True)
         for conda in condas(home):
-            yield from (path for path in conda.glob(f"envs/*/bin/python{version}"))
+            yield from conda.glob(f"envs/*/bin/python{version}")
             yield conda / "bin" / f"python{version}"
         if uv:
             yield uv_python(uv, version)
@@ -132,14 +132,7 @@ def ask(path: Path | None) -> Interpreter | None:
 def run(command: list[str], seconds: float) -> str | None:
     """What a command prints; None where it fails."""
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            stdin=subprocess.DEVNULL,
-        )
+        done = completed(command, seconds)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -148,15 +141,20 @@ def run(command: list[str], seconds: float) -> str | None:
 def last_words(command: list[str], seconds: float) -> str:
     """The last line that a command says of itself, at most 200 characters."""
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            stdin=subprocess.DEVNULL,
-        )
+        done = completed(command, seconds)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)[:200]
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
     return lines[-1].strip()[:200]
+
+
+def completed(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """A command that has ended, however. Raises OSError and TimeoutExpired as `subprocess.run` does."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
+    )

@@ -22,7 +22,7 @@ from edgevit.backends import board_runtime
 from edgevit.bench.probe import probe
 from edgevit.bench.transport import Completed, Transport, TransportError, at_home
 from edgevit.progress import Progress
-from edgevit.targets.facts import VENV, VENV_ADVICE, VENV_PYTHON, Facts, Missing, pip
+from edgevit.targets.facts import Facts, Missing, pip, with_python
 
 FOLDER = Path(__file__).parent
 # What every runner needs; the backend's own runtime.py comes with the artefact.
@@ -266,6 +266,5 @@ def missing(session: Session, package: str) -> tuple[str, str]:
     else:
         what, fix = package, pip(package)
     if session.python != "python3":
-        fix = fix.replace(VENV, "").replace(f"{VENV_PYTHON} -m pip", f"{session.python} -m pip")
-        fix = fix.replace(VENV_ADVICE, "")
+        fix = with_python(fix, session.python)
     return what, fix.rstrip(".")

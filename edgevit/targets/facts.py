@@ -71,6 +71,11 @@ def pip(*packages: str) -> str:
     return f"On the board: {VENV}{VENV_PYTHON} -m pip install {words}{VENV_ADVICE}"
 
 
+def with_python(fix: str, python: str) -> str:
+    """What `pip` says, for a board whose Python is chosen already; other advice as it is."""
+    return fix.replace(f"{VENV}{VENV_PYTHON} -m pip", f"{python} -m pip").replace(VENV_ADVICE, "")
+
+
 def version(text: str) -> tuple[int, ...]:
     """A dotted version as numbers, up to the first part that isn't one."""
     numbers = []

@@ -5,7 +5,6 @@ The binary is the user's: LiteRT publishes builds, the source is tflite/tools/be
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 from edgevit.bench.benchmark_output import Timing, fix_for, parse, reason
 from edgevit.bench.probe import probe
+from edgevit.bench.record import FLOATING
+from edgevit.bench.remote_folder import expect, remote_folder
 from edgevit.bench.transport import Completed, Transport, TransportError
 from edgevit.files import sha256_file
 from edgevit.progress import QUIET, Progress
@@ -36,9 +37,7 @@ def run_benchmark_model(
     Returns the keys of a measurement that benchmark_model knows: latency (ms by number of threads, best),
     first_ms, load_ms, peak_rss_mb, warnings, delegate. Raises TransportError with the tool's own last words.
     """
-    work = f"{folder or usual_folder(transport)}/edgevit-{secrets.token_hex(6)}"
-    expect(transport, ["mkdir", "-p", work])
-    try:
+    with remote_folder(transport, folder) as work:
         progress.stage(f"copy {binary.name} and {artefact.name} to {transport.name}")
         tool, graph = f"{work}/benchmark_model", f"{work}/model.tflite"
         transport.push(binary, tool)
@@ -50,8 +49,6 @@ def run_benchmark_model(
             progress.advance(done, len(threads), f"{count} threads")
             command = [tool, *flags(graph, count, runs, seconds, use_gpu)]
             timings[count] = time_once(transport, command, seconds)
-    finally:
-        remove(transport, work)
     return measurement(timings)
 
 
@@ -86,7 +83,6 @@ def measured(
         use_gpu=use_gpu,
         progress=progress,
     )
-    floating = {"pinned": False, "before": {}, "after": {}, "throttled": None}
     return {
         "format": FORMAT,
         "where": transport.name,
@@ -98,7 +94,7 @@ def measured(
         "versions": {"system": facts.os, "benchmark_model": f"sha256 {sha256_file(binary)[:12]}"},
         **found,
         "core_masks": None,
-        "clocks": floating,
+        "clocks": dict(FLOATING),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -119,12 +115,6 @@ def flags(graph: str, threads: int, runs: int, seconds: float, use_gpu: bool) ->
         "--report_peak_memory_footprint=true",
         *(["--use_gpu=true"] if use_gpu else []),
     ]
-
-
-def usual_folder(transport: Transport) -> str:
-    """Where a device's shell user may run files: Android's own folder where there is one, else /tmp."""
-    android = "/data/local/tmp"
-    return android if transport.run(["test", "-w", android], timeout_s=30).code == 0 else "/tmp"
 
 
 def time_once(transport: Transport, command: list[str], seconds: float) -> Timing:
@@ -168,22 +158,3 @@ def measurement(timings: dict[int, Timing]) -> dict[str, Any]:
         "same_as_local": None,
         "warnings": warnings,
     }
-
-
-def expect(transport: Transport, argv: Sequence[str]) -> None:
-    """Run a command that must work. Raises TransportError with its own words."""
-    done = transport.run(argv, timeout_s=30)
-    if done.code != 0:
-        raise TransportError(
-            f"cannot prepare {transport.name}",
-            f"{' '.join(argv[:2])}: {reason(done.err or done.out)}",
-            "Choose a work folder that the shell user may write",
-        )
-
-
-def remove(transport: Transport, work: str) -> None:
-    """Delete the work folder; a lost device can't be cleaned, and the reason it was lost matters more."""
-    try:
-        transport.run(["rm", "-rf", work], timeout_s=30)
-    except TransportError:
-        return

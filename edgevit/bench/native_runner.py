@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgevit.backends.registry import backends
-from edgevit.bench.benchmark_model import expect, remove, usual_folder
+from edgevit.bench.record import FLOATING
+from edgevit.bench.remote_folder import expect, remote_folder
 from edgevit.bench.transport import Transport, TransportError
 from edgevit.errors import InputError
 from edgevit.progress import Progress
@@ -50,9 +50,7 @@ def measure(
     `files` and `request` are those of `prepare`. Outputs are copied into `out`. Raises TransportError with the
     runner's own reason; the work folder is removed in any case.
     """
-    work = f"{work_folder or usual_folder(transport)}/edgevit-{secrets.token_hex(6)}"
-    expect(transport, ["mkdir", "-p", work])
-    try:
+    with remote_folder(transport, work_folder) as work:
         pixels = request["pixels"]
         progress.stage(f"copy {request['title']} to {transport.name}")
         for name in (request["artefact"], *([pixels] if pixels else [])):
@@ -82,10 +80,7 @@ def measure(
             )
         if said["result"]["images"]:
             transport.pull(f"{work}/outputs.npy", out / "outputs.npy")
-    finally:
-        remove(transport, work)
-    unpinned = {"pinned": False, "before": {}, "after": {}, "throttled": None}
-    return {**said["result"], "clocks": unpinned}
+    return {**said["result"], "clocks": dict(FLOATING)}
 
 
 def last_words(text: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from edgevit.files import write_atomically
 from edgevit.metrics.classification import compare
 from edgevit.run.measurement import FORMAT
 
+# Of a measurement by a program that touches no clocks.
+FLOATING = {"pinned": False, "before": {}, "after": {}, "throttled": None}
 NOT_KEPT = ("images", "tensors", "layer_times")
 Floats = npt.NDArray[np.float32]
 

@@ -32,7 +32,9 @@ class KnownBoard(Strict):
     key: Path | None = Field(None, description="private key for ssh")
     work_folder: str | None = Field(None, description="where on the board to work; default: its /tmp")
     python: str = Field("python3", description="the Python there that has the runtimes")
-    library: str | None = Field(None, description="path there of the NPU's runtime library, if it is unusual")
+    npu_library: str | None = Field(
+        None, description="path there of the NPU's runtime library, if it is unusual"
+    )
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Place:
     key: Path | None = None
     work_folder: str | None = None
     python: str | None = None
-    library: str | None = None
+    npu_library: str | None = None
 
 
 def boards_file() -> Path:
@@ -60,7 +62,7 @@ def locate(where: str) -> Place:
     if where in known:
         found = known[where]
         key = found.key.expanduser() if found.key else None
-        return Place(found.address, found.profile, key, found.work_folder, found.python, found.library)
+        return Place(**{**found.model_dump(), "key": key})
     near = difflib.get_close_matches(where, known, n=1)
     if near:
         fix = f"Did you mean {near[0]}"

@@ -38,7 +38,7 @@ def measure(
         refuse_native(artefact, runner, settings)
     with tempfile.TemporaryDirectory(prefix="edgevit-bench-") as name:
         folder = Path(name)
-        files, request = prepare(artefact, board, settings, folder, place.library)
+        files, request = prepare(artefact, board, settings, folder, place.npu_library)
         limit_s, work_folder = time_limit_s(settings, request), place.work_folder
         if runner is not None:
             found = native_runner.measure(

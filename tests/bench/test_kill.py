@@ -99,7 +99,7 @@ def start(server: Server, run: Path, work: Path) -> subprocess.Popen[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'[desk]\naddress = "{server.address}"\npython = "{sys.executable}"\nwork_folder = "{work}"\n'
-        f'library = "{work.parent / "lib" / "librknnrt.so"}"\n'
+        f'npu_library = "{work.parent / "lib" / "librknnrt.so"}"\n'
     )
     command = [sys.executable, "-m", "edgevit", "bench", str(run), "--board", "desk", "--target", "npu"]
     options = ["--pin-clocks", "--seconds", "2.5", "--runs", "20"]

@@ -190,7 +190,7 @@ class TestOverSsh:
         pixels = np.load(run / "stages" / "validation" / "pixels.npy")
         model(run / "m-npu-int8.rknn", (SIZE, SIZE, 3), CLASSES)
         np.save(run / "stages" / "npu-int8" / "outputs.npy", answers(pixels, CLASSES, mask=1))
-        work = board_of(server, tmp_path / "work", library=str(compiled(tmp_path / "lib")))
+        work = board_of(server, tmp_path / "work", npu_library=str(compiled(tmp_path / "lib")))
         result = bench(run, "--board", "desk", "--target", "npu", "--json", *QUICK)
         (record,) = json.loads(result.stdout)
         assert record["same_as_local"]["n"] == record["same_as_local"]["agree"] == IMAGES
@@ -220,7 +220,7 @@ class TestOverSsh:
         self, run: Path, server: Server, tmp_path: Path, words: str, why: str
     ) -> None:
         model(run / "m-npu-int8.rknn", (SIZE, SIZE, 3), CLASSES, words)
-        work = board_of(server, tmp_path / "work", library=str(compiled(tmp_path / "lib")))
+        work = board_of(server, tmp_path / "work", npu_library=str(compiled(tmp_path / "lib")))
         result = bench(run, "--board", "desk", "--target", "npu", *QUICK)
         assert str(result.exception).startswith(
             f"cannot measure on {server.address}: the NPU's runtime does not start: {why}"

@@ -145,7 +145,7 @@ def test_bench_takes_it_where_there_is_no_python(runner: Path, server: Any, tmp_
         "desk",
         address=server.address,
         work_folder=str(tmp_path / "work"),
-        library=str(compiled(tmp_path / "lib")),
+        npu_library=str(compiled(tmp_path / "lib")),
         python="python-that-is-not-there",
     )
     result = bench(run, "--board", "desk", "--target", "npu", "--runner", runner, "--json", *QUICK)

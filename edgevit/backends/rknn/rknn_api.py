@@ -150,7 +150,7 @@ class Session:
     def __init__(
         self, library: Any, path: str, cores: str | None, flags: int = 0, like: Session | None = None
     ) -> None:
-        self.library, self.context = library, Context(0)
+        self.api, self.context = library, Context(0)
         self.memories: list[Any] = []
         if like is not None:
             self.check("rknn_dup_context", ctypes.byref(like.context), ctypes.byref(self.context))
@@ -167,7 +167,7 @@ class Session:
 
     def check(self, name: str, *arguments: Any) -> None:
         """Call a function. Raises RknnError for a code that isn't 0."""
-        code = getattr(self.library, name)(*arguments)
+        code = getattr(self.api, name)(*arguments)
         if code != 0:
             raise RknnError(f"{name}: {ERRORS.get(code, 'unknown error')} (code {code})")
 
@@ -182,7 +182,7 @@ class Session:
         if count.n_input != 1:
             raise RknnError(f"the model takes {count.n_input} inputs; models of one can be run")
         given = self.query(INPUT_ATTR, TensorAttr())
-        _, self.height, self.width, self.channels = self.sizes(given)
+        self.height, self.width, self.channels = self.sizes(given)
         self.stride = given.w_stride or self.width
         given.type, given.fmt, given.pass_through = UINT8, NHWC, 0
         needed = self.height * self.stride * self.channels
@@ -193,17 +193,17 @@ class Session:
             made.type = FLOAT32
             self.outputs.append((self.memory(4 * made.n_elems, made), made.n_elems))
 
-    def sizes(self, given: TensorAttr) -> tuple[int, int, int, int]:
-        """Images, height, width and channels of the input, in whichever order the model has them."""
+    def sizes(self, given: TensorAttr) -> tuple[int, int, int]:
+        """Height, width and channels of the input, in whichever order the model has them."""
         dims = list(given.dims[: given.n_dims])
         if len(dims) != 4:
             raise RknnError(f"the model's input has {len(dims)} dimensions, not the 4 of an image")
-        n, first, second, third = dims
-        return (n, first, second, third) if given.fmt == NHWC else (n, second, third, first)
+        _, first, second, third = dims
+        return (first, second, third) if given.fmt == NHWC else (second, third, first)
 
     def memory(self, size: int, attr: TensorAttr) -> Any:
         """Memory of the NPU for a tensor."""
-        memory = self.library.rknn_create_mem(self.context, size)
+        memory = self.api.rknn_create_mem(self.context, size)
         if not memory:
             raise RknnError(f"rknn_create_mem: out of memory ({size} bytes)")
         self.memories.append(memory)
@@ -239,8 +239,8 @@ class Session:
     def close(self) -> None:
         """Give everything back."""
         for memory in self.memories:
-            self.library.rknn_destroy_mem(self.context, memory)
+            self.api.rknn_destroy_mem(self.context, memory)
         self.memories = []
         if self.context.value:
-            self.library.rknn_destroy(self.context)
+            self.api.rknn_destroy(self.context)
             self.context = Context(0)

@@ -53,7 +53,7 @@ class Runtime(Model):
 
     def ready(self) -> None:
         try:
-            rknn_api.load(self.request.get("libraries") or rknn_api.LIBRARIES)
+            rknn_api.load(places(self.request))
         except RknnError as error:
             try:
                 require("rknnlite")
@@ -63,7 +63,7 @@ class Runtime(Model):
     def open(self, setting: str, like: Any = None) -> None:
         cores = setting if self.request["npu_cores"] > 1 else None
         try:
-            library = rknn_api.load(self.request.get("libraries") or rknn_api.LIBRARIES)
+            library = rknn_api.load(places(self.request))
         except RknnError as error:
             self.session: Any = RknnLite(self.path, cores, self.request, str(error))
             return
@@ -97,7 +97,7 @@ class Runtime(Model):
     def layer_times(self) -> str:
         """The library's own table of one inference's times, layer by layer; empty where it gives none."""
         try:
-            library = rknn_api.load(self.request.get("libraries") or rknn_api.LIBRARIES)
+            library = rknn_api.load(places(self.request))
             session = rknn_api.Session(library, self.path, None, rknn_api.COLLECT_PERF)
         except RknnError:
             return ""
@@ -156,9 +156,14 @@ def refused(why: str, request: Values, **values: str) -> Refused:
     return Refused(why + found, **fix, **values)
 
 
+def places(request: Values) -> Any:
+    """Where the library may be: where the board's owner says, else the usual places."""
+    return request.get("libraries") or rknn_api.LIBRARIES
+
+
 def library_version(request: Values) -> str | None:
     """The version inside librknnrt.so."""
-    for path in request.get("libraries") or rknn_api.LIBRARIES:
+    for path in places(request):
         try:
             data = Path(path).read_bytes()
         except OSError:

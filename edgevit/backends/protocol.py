@@ -19,6 +19,7 @@ from edgevit.backends.proof import Probe, Proof
 from edgevit.backends.trials import Quantizers
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.placement.layers import Placement
 from edgevit.progress import Progress
 from edgevit.quantize.fusion import STORES_EVERYTHING, Fusion
 from edgevit.quantize.plan import PrecisionPlan
@@ -130,7 +131,8 @@ class Backend:
     tensors the compiler never stores, `simulations` gives a simulator of many plans for one model.
     `quantizers` are the ways to quantize that are measured and chosen from. `prove` compiles in float,
     compares the artefact's outputs with the float model's on a probe, and finds what to leave out of the
-    build where they are wrong; `made` is then the artefact, if it is at hand. `run` gives outputs float32
+    build where they are wrong; `made` is then the artefact, if it is at hand. `place` compiles for the layers
+    alone: where each runs and what it costs. `run` gives outputs float32
     [n, classes] for pixels uint8 [n, height, width, channels] on this machine; None where only the device
     itself can.
     """
@@ -153,6 +155,7 @@ class Backend:
     ) = None
     quantizers: Quantizers | None = None
     prove: Callable[[CompileRequest, Probe, Progress], Proof] | None = None
+    place: Callable[[CompileRequest, Progress], Placement] | None = None
     run: Callable[[Path, Pixels, Preprocessing, Progress], Outputs] | None = None
     for_npu: bool = False
 

@@ -29,7 +29,7 @@ source = "{source}"
 # compatible = ["vendor,soc"]
 
 # Exact rewrites that pay here: see `edgevit convert --help` and boards/rk3588.toml for names.
-# rewrites = ["split-patch-embed", "fold-norms"]
+# rewrites = ["split-strides", "fold-norms"]
 
 # Thermal sensors, in millidegrees: read before and after a benchmark.
 # temperature = ["/sys/class/thermal/thermal_zone0/temp"]

@@ -60,12 +60,6 @@ def change_resolution(model: nn.Module, size: Size) -> nn.Module:
     """
     vit: Any = copy.deepcopy(require_canonical(model, "a change of resolution"))
     stem = vit.patch_embed
-    if type(stem) is not PatchEmbed:
-        raise InputError(
-            "cannot change the resolution",
-            f"the patch embedding is already a {type(stem).__name__}",
-            "Change the resolution before the exact rewrites",
-        )
     check_size(size, stem.patch_size)
     old_grid = tuple(stem.grid_size)
     stem.img_size, stem.grid_size, stem.num_patches = stem._init_img_size(size)

@@ -12,8 +12,9 @@ from edgevit.backends.registry import backend_of
 from edgevit.conversion import int8_check, proof, sources
 from edgevit.conversion.inputs import Inputs
 from edgevit.conversion.plans import board_key, existing, plan_of
+from edgevit.conversion.pricing import price_of
 from edgevit.quantize.plan import PrecisionPlan, read_plan
-from edgevit.rewrites.roles import NEED_CONDITIONING, missing_to_condition
+from edgevit.rewrites.roles import NEED_CONDITIONING, ON_GRAPHS, missing_to_condition
 from edgevit.run.step import Step
 from edgevit.targets.precisions import quantized
 from edgevit.targets.profiles import Board
@@ -26,9 +27,10 @@ class Conversion(Inputs):
     """The steps of one job in one run directory, each made when first asked for and kept."""
 
     def rewrites(self, board: Board) -> list[str]:
-        """The exact rewrites that pay on a board, less those the user left out."""
+        """The exact rewrites that pay on a board, less those the user left out: of any graph, or of a plain ViT."""
         known = self.model.metrics["canonical"]
-        return [each for each in board.rewrites if known and each not in self.job.without]
+        fitting = [each for each in board.rewrites if known or each in ON_GRAPHS]
+        return [each for each in fitting if each not in self.job.without]
 
     def exported(self, board: Board, precision: str) -> Step:
         """The float graph a backend starts from, proved against torch on real images.
@@ -49,12 +51,15 @@ class Conversion(Inputs):
             "limits": limits if rewrites else None,
             "npu": board.npu is not None,
             "conditioning": [recipe.observer, recipe.seed] if conditioned else None,
+            "priced": [board_key(board), backend.tools(board)] if backend.place and rewrites else None,
         }
 
         def make(folder: Path) -> dict[str, Any]:
             from edgevit.conversion import reference
 
             pixels = np.load(self.probe.path("pixels.npy"), mmap_mode="r")
+            few = np.asarray(pixels[: reference.PROBE_IMAGES])
+            price = price_of(board, self.preprocessing, few[:2], folder)
             if conditioned:
                 self.progress.stage("condition for int8 and check against torch")
                 return reference.export_conditioned(
@@ -65,11 +70,20 @@ class Conversion(Inputs):
                     board.npu,
                     backend.fusion,
                     recipe,
+                    price,
                     self.progress,
                 )
             self.progress.stage("export and check against torch")
-            few = np.asarray(pixels[: reference.PROBE_IMAGES])
-            return reference.export(self.exporting, few, folder, backend.export_format, rewrites, board.npu)
+            return reference.export(
+                self.exporting,
+                few,
+                folder,
+                backend.export_format,
+                rewrites,
+                board.npu,
+                price,
+                self.progress,
+            )
 
         return self.run.step("export", inputs, make)
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import torch
 
+from edgevit.conversion.pricing import Price
 from edgevit.errors import EdgevitError
 from edgevit.export import export_graph, export_onnx, export_program, parity
+from edgevit.export.onnx_graph import give_back_memory, write_graph
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import LoadedModel
 from edgevit.progress import QUIET, Progress
@@ -20,6 +23,9 @@ from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.mixed_precision import measured_effects
 from edgevit.quantize.prepare import MEASURED, prepare_int8, save_module
 from edgevit.rewrites.equivalence import apply_rewrites
+from edgevit.rewrites.graph.confirm import rewrite_where_it_pays
+from edgevit.rewrites.result import RewriteRecord
+from edgevit.rewrites.roles import ON_GRAPHS
 from edgevit.targets.profiles import Npu, Recipe
 
 if TYPE_CHECKING:
@@ -63,6 +69,7 @@ def export_conditioned(
     npu: Npu | None,
     fusion: Fusion,
     recipe: Recipe,
+    price: Price | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Rewrite and condition for int8; write model.onnx, proved equal to torch, and plan.toml with its ranges.
@@ -80,6 +87,7 @@ def export_conditioned(
     )
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
     path = export_onnx(ready.module, size, channels, folder / "model.onnx")
+    on_graph = rewrite_file(path, rewrites, few.numpy(), npu, price, progress)
     (folder / "plan.toml").write_text(ready.plan.to_toml(), encoding="utf-8")
     write_expected(loaded, pixels, folder)
     for text in (ready.stability.warning, ready.explanation):
@@ -87,7 +95,7 @@ def export_conditioned(
             progress.warn(text)
     return {
         "max_output_difference": parity(path, loaded.module, pixels[:PARITY_IMAGES], loaded.preprocessing),
-        "rewrites": [asdict(record) for record in records],
+        "rewrites": [asdict(record) for record in (*records, *on_graph)],
         "int8": {
             **ready.to_json(),
             "effects": measured_effects(ready, inputs),
@@ -105,16 +113,20 @@ def export(
     export_format: str,
     rewrites: Sequence[str],
     npu: Npu | None,
+    price: Price | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Rewrite exactly for the target, write the graph a backend starts from, prove it equal to torch on `pixels`.
 
     `export_format` is "onnx" or "program". Returns the largest output difference to the model as loaded, and
-    what each rewrite did. Raises ParityError beyond the tolerance.
+    what each rewrite did: those of modules for a plain ViT, those of graphs for any model whose backend starts from
+    one. Raises ParityError beyond the tolerance.
     """
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
     few = pixels[:PARITY_IMAGES]
     inputs = torch.from_numpy(loaded.preprocessing.normalise(few))
-    module, records = apply_rewrites(loaded.module, rewrites, inputs, npu=npu)
+    on_modules = rewrites if loaded.canonical else ()
+    module, records = apply_rewrites(loaded.module, on_modules, inputs, npu=npu)
     if export_format == "onnx" and loaded.graph is not None:
         path = export_graph(loaded.graph, folder / "model.onnx", for_npu=npu is not None)
     elif loaded.graph is not None:
@@ -127,11 +139,33 @@ def export(
         path = export_onnx(module, size, channels, folder / "model.onnx", for_npu=npu is not None)
     else:
         path = export_program(module, size, channels, folder / "model.pt2")
+    if export_format == "onnx":
+        records += rewrite_file(path, rewrites, inputs.numpy(), npu, price, progress)
     write_expected(loaded, pixels, folder)
     return {
         "max_output_difference": parity(path, loaded.module, few, loaded.preprocessing),
         "rewrites": [asdict(record) for record in records],
     }
+
+
+def rewrite_file(
+    path: Path,
+    rewrites: Sequence[str],
+    images: np.ndarray[Any, Any],
+    npu: Npu | None,
+    price: Price | None,
+    progress: Progress,
+) -> list[RewriteRecord]:
+    """Rewrite an exported graph where that pays, in its own file; what each rewrite did."""
+    names = [name for name in rewrites if name in ON_GRAPHS]
+    if not names:
+        return []
+    progress.stage("rewrite the graph, and ask the compiler what it gains")
+    found = rewrite_where_it_pays(onnx.load(path), names, images, npu, price)
+    if any(record.changed for record in found.records):
+        write_graph(found.graph, path, for_npu=False)
+        give_back_memory()
+    return list(found.records)
 
 
 def write_expected(loaded: LoadedModel, pixels: np.ndarray[Any, Any], folder: Path) -> None:

@@ -41,22 +41,20 @@ POOLINGS = ("token", "avg", "max", "avgmax", "map")  # timm's names of how a hea
 def why_not_canonical(
     module: Any,
     *,
-    stems: Kinds = (PatchEmbed,),
     blocks: Kinds = (Block,),
     attentions: Kinds = (Attention,),
-    before_blocks: Kinds = (),
     norms: Kinds = (),
 ) -> str | None:
     """None for a ViT rewrite can rewrite; else one phrase naming the part it doesn't understand.
 
     Types are compared exactly: a subclass may compute something else under the same attribute names. Rewrite
-    passes the kinds of part it puts in place itself (`before_blocks`: at `patch_drop`, `norms`: for LayerNorm).
+    passes the kinds of part it puts in place itself (`norms`: for LayerNorm).
     """
     if type(module) not in MODELS:
         return f"{type(module).__name__} is not timm's VisionTransformer"
     if module.training:
         return "it is in training mode, where dropout is random"
-    if type(module.patch_embed) not in stems:
+    if type(module.patch_embed) is not PatchEmbed:
         return f"patch_embed is a {type(module.patch_embed).__name__}"
     if module.dynamic_img_size:
         return "it resizes its position embedding at run time (dynamic_img_size)"
@@ -64,18 +62,18 @@ def why_not_canonical(
         return f"its head pools by {module.global_pool!r}, not by {' or '.join(POOLINGS)}"
     return (
         wrong_block(module, blocks, attentions, norms)
-        or wrong_part(module, "", model_parts(module, before_blocks, norms))
+        or wrong_part(module, "", model_parts(module, norms))
         or changed_behaviour(module)
     )
 
 
-def model_parts(module: Any, before_blocks: Kinds, norms: Kinds) -> dict[str, Kinds]:
+def model_parts(module: Any, norms: Kinds) -> dict[str, Kinds]:
     """Every part outside the blocks with the types it may have."""
     parts: dict[str, Kinds] = {
         "patch_embed.proj": (nn.Conv2d,),
         "patch_embed.norm": MAYBE_NORM,
         "pos_drop": DROP,
-        "patch_drop": (*DROP, *before_blocks),
+        "patch_drop": DROP,
         "norm_pre": MAYBE_NORM,
         "blocks": (nn.Sequential, nn.ModuleList),
         "norm": (*MAYBE_NORM, *norms),

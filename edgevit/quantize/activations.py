@@ -104,8 +104,6 @@ def attend(attention: Any, x: torch.Tensor, tap: Tap, prefix: str) -> torch.Tens
         for name, part in zip("qkv", attention.heads(x), strict=True)
     )
     scores = tap(prefix + "scores", q @ k.transpose(-2, -1), "")
-    if attention.share is not None:
-        scores = scores + (attention.share.log() if attention.by_norm else attention.share)
     weights = tap(prefix + "softmax", scores.softmax(dim=-1), "")
     mixed = tap(out, (weights @ v).transpose(1, 2).flatten(2), "")
     return tap(out, mixed, prefix + "proj")

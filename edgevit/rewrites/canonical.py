@@ -11,31 +11,25 @@ from edgevit.errors import InputError
 from edgevit.models import canonical
 
 from timm.layers.attention import Attention  # isort: skip
-from timm.layers.patch_embed import PatchEmbed  # isort: skip
 from timm.models.vision_transformer import Block  # isort: skip
 
 from edgevit.rewrites.modules import (
     ExponentialNorm,
     HeadTokensBlock,
     MeanFreeNorm,
-    PadTokens,
-    SplitPatchEmbed,
     SurgeryAttention,
 )
 
 BLOCKS = (Block, HeadTokensBlock)
 ATTENTIONS = (Attention, SurgeryAttention)
-STEMS = (PatchEmbed, SplitPatchEmbed)
 
 
 def why_not_canonical(module: Any) -> str | None:
     """None for a ViT rewrite can rewrite; else one phrase naming the part it doesn't understand."""
     return canonical.why_not_canonical(
         module,
-        stems=STEMS,
         blocks=BLOCKS,
         attentions=ATTENTIONS,
-        before_blocks=(PadTokens,),
         norms=(MeanFreeNorm, ExponentialNorm),
     )
 

@@ -13,14 +13,12 @@ import torch
 from torch import nn
 
 from edgevit.errors import InputError, ParityError
-from edgevit.rewrites.attention import softmax_without_kernel
 from edgevit.rewrites.centring import norms_without_mean
 from edgevit.rewrites.exponential_norms import norms_by_exponentials
 from edgevit.rewrites.folds import fold_attention_scale, fold_layer_scale, fold_norms
 from edgevit.rewrites.last_block import trim_last_block
-from edgevit.rewrites.pad_tokens import pad_tokens
-from edgevit.rewrites.patch_embed import split_patch_embed
-from edgevit.rewrites.result import RewriteResult
+from edgevit.rewrites.result import RewriteRecord, RewriteResult
+from edgevit.rewrites.roles import ON_GRAPHS
 from edgevit.targets.profiles import Npu
 
 BATCH = 16
@@ -44,23 +42,10 @@ EXACT: dict[str, ExactRewrite] = {
     "fold-layer-scale": ExactRewrite(fold_layer_scale),
     "fold-norms": ExactRewrite(fold_norms),
     "fold-attention-scale": ExactRewrite(fold_attention_scale),
-    "split-patch-embed": ExactRewrite(split_patch_embed),
-    "pad-tokens": ExactRewrite(pad_tokens),
-    "softmax-by-norm": ExactRewrite(softmax_without_kernel),
-    "trim-last-block": ExactRewrite(trim_last_block),
+    "trim-tokens": ExactRewrite(trim_last_block),
     "norms-by-exponentials": ExactRewrite(norms_by_exponentials, tolerance=1e-4, reads_images=True),
     "norms-without-mean": ExactRewrite(norms_without_mean, tolerance=1e-4),
 }
-
-
-@dataclass(frozen=True)
-class RewriteRecord:
-    """What one rewrite did: for the manifest and the report."""
-
-    name: str
-    changed: bool
-    what: str
-    max_output_difference: float | None
 
 
 def apply_rewrites(
@@ -68,10 +53,12 @@ def apply_rewrites(
 ) -> tuple[nn.Module, list[RewriteRecord]]:
     """Apply exact rewrites in their fixed order, proving each on `inputs` [n, C, H, W], normalised float32.
 
-    The module given is not changed. Raises InputError for an unknown name or a module that isn't canonical,
+    Those that act on graphs alone are passed over. The module given is not changed.
+
+    Raises InputError for an unknown name or a module that isn't canonical,
     ParityError when a rewrite changed the outputs.
     """
-    unknown = sorted(set(names) - set(EXACT))
+    unknown = sorted(set(names) - {*EXACT, *ON_GRAPHS})
     if unknown:
         raise InputError(
             f"unknown rewrite {unknown[0]!r}",

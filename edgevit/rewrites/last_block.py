@@ -19,7 +19,7 @@ def trim_last_block(model: nn.Module, npu: Npu | None = None) -> RewriteResult:
     Exact because nothing after the block reads another token. Heads that do (average, attention pooling)
     are left alone.
     """
-    vit = require_canonical(model, "trim-last-block")
+    vit = require_canonical(model, "trim-tokens")
     read = tokens_read_by_head(vit)
     if read is None:
         return RewriteResult(model, False, "its head reads every token")

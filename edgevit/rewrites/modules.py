@@ -11,69 +11,26 @@ from torch import nn
 from torch.nn import functional
 
 
-class SplitPatchEmbed(nn.Module):
-    """A patch embedding whose convolution runs as a chain of smaller ones.
-
-    `taps` copy pixels into channels (weights 0 and 1), `proj` carries the trained weights. Takes
-    [batch, channels, H, W] of one fixed size, gives what the original gave: [batch, tokens, dim].
-    """
-
-    def __init__(self, original: Any, taps: nn.Sequential, proj: nn.Conv2d) -> None:
-        super().__init__()
-        self.img_size, self.grid_size = original.img_size, original.grid_size
-        self.num_patches, self.patch_size = original.num_patches, original.patch_size
-        self.flatten = original.flatten
-        self.taps, self.proj, self.norm = taps, proj, copied(original.norm)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if tuple(x.shape[-2:]) != tuple(self.img_size):
-            raise ValueError(f"an image of {tuple(x.shape[-2:])} does not fit a model of {self.img_size}")
-        x = self.proj(self.taps(x))
-        if self.flatten:
-            x = x.flatten(2).transpose(1, 2)
-        normed: torch.Tensor = self.norm(x)
-        return normed
-
-
 class SurgeryAttention(nn.Module):
     """Self-attention with the scale folded into q; [batch, tokens, dim] -> [batch, queries or tokens, dim].
 
-    `queries`: only the first so many tokens ask. `padding`: of all `tokens`, the last so many are copies of
-    the first, which must not count. `by_norm`: softmax without a softmax kernel (see `softmax_by_norm`).
+    `queries`: only the first so many tokens ask.
     Parameters keep timm's names and layout (qkv holds q, k and v rows), so that what reads weights still can.
     """
 
-    def __init__(
-        self,
-        original: Any,
-        *,
-        scale: float,
-        queries: int | None = None,
-        padding: int = 0,
-        tokens: int = 0,
-        by_norm: bool = False,
-    ) -> None:
+    def __init__(self, original: Any, *, scale: float, queries: int | None = None) -> None:
         super().__init__()
         self.num_heads, self.head_dim = original.num_heads, original.head_dim
         self.attn_dim, self.scale, self.queries = original.attn_dim, scale, queries
-        self.padding, self.tokens, self.by_norm = padding, tokens, by_norm
         self.qkv, self.proj = copied(original.qkv), copied(original.proj)
         self.q_norm, self.k_norm = copied(original.q_norm), copied(original.k_norm)
         self.norm, self.gate = copied(original.norm), copied(original.gate)
-        self.register_buffer("share", None, persistent=False)
-        self.share: torch.Tensor | None
-        if padding:
-            # How much each key counts: copies not at all, or each its share of the one token they are.
-            share = torch.ones(tokens).to(self.qkv.weight)
-            share[tokens - padding :] = 0.0 if by_norm else 1.0 / (1 + padding)
-            share[0] = 1.0 if by_norm else 1.0 / (1 + padding)
-            self.share = share if by_norm else share.log()
 
     def forward(self, x: torch.Tensor, attn_mask: None = None, is_causal: bool = False) -> torch.Tensor:
         if attn_mask is not None or is_causal:
             raise ValueError("a rewritten attention takes no mask")
         q, k, v = self.heads(x)
-        out = softmax_by_norm(q, k, v, self.share) if self.by_norm else softmax(q, k, v, self.share)
+        out = (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
         out = self.norm(out.transpose(1, 2).flatten(2))
         if self.gate is not None:
             out = out * self.gate(self.query_tokens(x)).sigmoid()
@@ -96,47 +53,6 @@ class SurgeryAttention(nn.Module):
     def query_tokens(self, x: torch.Tensor) -> torch.Tensor:
         """The tokens that have a query: all of them, or the first `queries`."""
         return x if self.queries is None else x[:, : self.queries]
-
-
-def softmax(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, log_share: torch.Tensor | None
-) -> torch.Tensor:
-    """softmax(q kᵀ + log_share) v; q, k, v [batch, heads, tokens, head_dim], log_share [keys].
-
-    n copies of a key, each shifted by -log n, weigh what one key does. The shift is small, unlike a mask of
-    minus infinity, so it costs int8 scores no resolution.
-    """
-    scores = q @ k.transpose(-2, -1)
-    if log_share is not None:
-        scores = scores + log_share
-    return scores.softmax(dim=-1) @ v
-
-
-def softmax_by_norm(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_mask: torch.Tensor | None
-) -> torch.Tensor:
-    """softmax(q kᵀ) v without softmax, exponential, division or reduction kernels.
-
-    exp(x) = elu(x) + 1 for x <= 0, and dividing positive numbers by their sum is an L1 norm, which the unit for
-    LayerNorm computes. (An L2 norm and a square after exp(s/2) do as well, with one operation more.)
-    `key_mask` [keys] is 0 for keys to leave out, else 1. q, k, v are [batch, heads, tokens, head_dim]; scores
-    are laid out [batch·heads, queries, 1, keys], so that the maximum is a global max-pool, then
-    [batch·heads, keys, 1, queries], so that the norm runs over channels.
-    """
-    batch = q.shape[0]
-    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    scores = (q @ k.transpose(1, 2)).unsqueeze(2)
-    below_zero = scores - functional.adaptive_max_pool2d(scores, 1)
-    exponential = functional.elu(below_zero).transpose(1, 3)
-    if key_mask is None:
-        exponential = exponential + 1.0
-    else:
-        # key_mask · elu + key_mask: one batch normalisation does the +1 and the mask.
-        zero, one = torch.zeros_like(key_mask), torch.ones_like(key_mask)
-        exponential = functional.batch_norm(exponential, zero, one, key_mask, key_mask, eps=0.0)
-    probabilities = functional.normalize(exponential, p=1.0, dim=1)
-    weighted: torch.Tensor = probabilities.squeeze(2).transpose(1, 2) @ v
-    return weighted.reshape(batch, -1, *weighted.shape[1:])
 
 
 class HeadTokensBlock(nn.Module):
@@ -217,22 +133,10 @@ def own(parameter: Any, neutral: float) -> nn.Parameter | None:
     return nn.Parameter(parameter.detach().clone(), requires_grad=False)
 
 
-class PadTokens(nn.Module):
-    """Append `count` copies of the first token: [batch, tokens, dim] -> [batch, tokens + count, dim]."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, x[:, :1].expand(-1, self.count, -1)], dim=1)
-
-
 def rebuilt_attention(attention: Any, **changes: Any) -> SurgeryAttention:
     """The same attention as our own module, with `changes` to its constructor's arguments."""
-    kept = {name: getattr(attention, name, None) for name in ("queries", "padding", "tokens", "by_norm")}
-    known = {name: value for name, value in kept.items() if value is not None}
-    return SurgeryAttention(attention, scale=float(attention.scale), **{**known, **changes})
+    kept = {"queries": getattr(attention, "queries", None)}
+    return SurgeryAttention(attention, scale=float(attention.scale), **{**kept, **changes})
 
 
 def copied(module: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import nn
@@ -13,3 +14,13 @@ class RewriteResult(NamedTuple):
     module: nn.Module
     changed: bool
     what: str
+
+
+@dataclass(frozen=True)
+class RewriteRecord:
+    """What one rewrite did: for the manifest and the report."""
+
+    name: str
+    changed: bool
+    what: str
+    max_output_difference: float | None

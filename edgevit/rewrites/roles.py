@@ -1,6 +1,10 @@
-"""What some exact rewrites mean for conditioning, by their names; asking needs no torch."""
+"""What some exact rewrites act on and mean for conditioning, by their names; asking needs no torch."""
 
 from __future__ import annotations
+
+# Of any model's graph; the others act on the modules of a plain ViT. Trimming does both: where a graph is
+# conditioned for int8, or isn't ONNX, the module is trimmed.
+ON_GRAPHS = ("split-strides", "trim-tokens", "pad-tokens", "softmax-by-norm", "token-rows")
 
 # Conditioning scales q and k, which only the folded attention scale leaves room for; not every compiler takes it.
 NEEDED_TO_CONDITION = frozenset({"fold-attention-scale"})

@@ -150,7 +150,7 @@ def test_more_heads_than_there_are_to_spare_are_refused(amount: int | float, lin
 
 
 def test_a_rewritten_model_is_refused() -> None:
-    model, _ = apply_rewrites(random_vit(), ["trim-last-block"], images(random_vit()))
+    model, _ = apply_rewrites(random_vit(), ["trim-tokens"], images(random_vit()))
     with pytest.raises(InputError) as error:
         prune_heads(model, 1, images(model, 8))
     assert str(error.value) == (

@@ -64,7 +64,7 @@ def test_a_model_without_positions_changes_size_too() -> None:
 
 def test_a_resized_model_takes_all_exact_rewrites() -> None:
     model = change_resolution(random_vit(), (48, 64))
-    _, records = apply_rewrites(model, ["fold-norms", "trim-last-block"], images(model))
+    _, records = apply_rewrites(model, ["fold-norms", "trim-tokens"], images(model))
     assert all(record.changed for record in records)
 
 
@@ -87,19 +87,6 @@ def test_sizes_the_patch_does_not_divide_are_refused(size: tuple[int, int], line
     with pytest.raises(InputError) as error:
         change_resolution(random_vit(), size)
     assert str(error.value) == line
-
-
-def test_a_rewritten_stem_is_refused() -> None:
-    from edgevit.targets.profiles import Npu
-
-    npu = Npu(target="any", max_conv_stride=7)
-    split, _ = apply_rewrites(random_vit(), ["split-patch-embed"], torch.zeros(1, 3, 32, 32), npu=npu)
-    with pytest.raises(InputError) as error:
-        change_resolution(split, (48, 48))
-    assert str(error.value) == (
-        "cannot change the resolution: the patch embedding is already a SplitPatchEmbed. "
-        "Change the resolution before the exact rewrites."
-    )
 
 
 def test_preprocessing_keeps_its_crop_ratio() -> None:

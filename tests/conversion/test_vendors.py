@@ -76,7 +76,7 @@ def test_int8_squares_are_left_to_models_with_a_rotated_stream(project: Project)
     project.run("convert", "--target", "rv1106", "--recipe", "vendor-default", "--validation-images", "20")
     export = next(stage for stage in project.manifest("runs/demo")["stages"] if stage["stage"] == "export")
     names = [record["name"] for record in export["metrics"]["rewrites"]]
-    assert "trim-last-block" in names
+    assert "trim-tokens" in names
     assert "norms-by-exponentials" not in names
 
 

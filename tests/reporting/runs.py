@@ -120,7 +120,7 @@ def one_hot(answers: Any) -> Any:
 
 def export_metrics() -> dict[str, Any]:
     """What an export stage records."""
-    rewrite = {"name": "split-patch-embed", "what": "16x16 runs as 4x4 then 4x4", "changed": True}
+    rewrite = {"name": "split-strides", "what": "16x16 runs as 4x4 then 4x4", "changed": True}
     return {"parity": 3.1e-6, "rewrites": [rewrite]}
 
 

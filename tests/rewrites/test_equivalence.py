@@ -43,10 +43,7 @@ def test_all_rewrites_together_change_what_they_say() -> None:
         ("fold-layer-scale", True, "4 LayerScales folded into the layers before them"),
         ("fold-norms", True, "weight and bias of 5 LayerNorms folded into the layers they feed"),
         ("fold-attention-scale", True, "attention scale folded into q in 2 blocks"),
-        ("split-patch-embed", True, "16x16 patch convolution runs as 4x4 then 4x4"),
-        ("pad-tokens", True, "5 tokens padded to 8"),
-        ("softmax-by-norm", True, "softmax of 2 blocks runs as max-pool, ELU and L1 norm"),
-        ("trim-last-block", True, "last block computes the class token only"),
+        ("trim-tokens", True, "last block computes the class token only"),
         ("norms-by-exponentials", True, "5 of 5 LayerNorms run as sums of exponentials"),
         ("norms-without-mean", False, "no LayerNorm subtracts a mean"),
     ]
@@ -82,7 +79,7 @@ def test_a_module_that_is_not_a_vit_is_refused_by_name() -> None:
 def test_a_vit_with_unknown_parts_is_refused_by_the_part(options: dict[str, Any], reason: str) -> None:
     model = random_vit(**options)
     with pytest.raises(InputError, match=reason.replace("(", r"\(").replace(")", r"\)")):
-        apply_rewrites(model, ["trim-last-block"], images(model))
+        apply_rewrites(model, ["trim-tokens"], images(model))
 
 
 def test_a_vit_in_training_mode_is_refused() -> None:

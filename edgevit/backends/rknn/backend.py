@@ -17,12 +17,20 @@ import numpy as np
 from pydantic import Field
 
 from edgevit.backends.proof import Probe, Proof
-from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs, time_limit_s
+from edgevit.backends.protocol import (
+    BUILD_SECONDS,
+    Backend,
+    CompileRequest,
+    CompileResult,
+    Outputs,
+    time_limit_s,
+)
 from edgevit.backends.rknn import hybrid
 from edgevit.backends.rknn.build import Build, build
 from edgevit.backends.rknn.log import parse_log
 from edgevit.backends.rknn.on_board import ON_BOARD
 from edgevit.errors import InputError
+from edgevit.placement.layers import Placement
 from edgevit.progress import Progress
 from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.plan import PrecisionPlan
@@ -149,6 +157,13 @@ def proved(request: CompileRequest, probe: Probe, progress: Progress) -> Proof:
     return replace(proof, made=made(request, built, artefact, outputs, progress))
 
 
+def place(request: CompileRequest, progress: Progress) -> Placement:
+    """Where the toolkit runs each layer of a graph, and at which cost; nothing is kept."""
+    arguments = worker_arguments(request, request.out / "model.rknn", request.out / "outputs.npy")
+    built = build(request.board.toolchain, "build", arguments, request.out / "jobs", progress, BUILD_SECONDS)
+    return parse_log(built.log)
+
+
 def worker_arguments(request: CompileRequest, artefact: Path, outputs: Path) -> dict[str, Any]:
     """The request in the toolkit's terms: mean and std in 0..255, absolute paths."""
     if request.onnx is None or request.board.npu is None:
@@ -209,5 +224,6 @@ RKNN = Backend(
     fusion=FUSION,
     simulations=simulations,
     prove=proved,
+    place=place,
     for_npu=True,
 )

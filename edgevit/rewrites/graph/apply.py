@@ -1,0 +1,190 @@
+"""Which rewrites of a graph there are, in which order, and the proof that each kept the function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from onnxscript.rewriter import rewrite
+
+from edgevit.rewrites.graph.attention import SpellAttention
+from edgevit.rewrites.graph.layouts import shorten_moves
+from edgevit.rewrites.graph.linears import TokenLinears
+from edgevit.rewrites.graph.padding import pad_tokens
+from edgevit.rewrites.graph.pools import PoolTokens
+from edgevit.rewrites.graph.rows import flatten_rows
+from edgevit.rewrites.graph.strides import SplitStrides
+from edgevit.rewrites.graph.trimming import trim_tokens
+from edgevit.rewrites.graph.values import opened
+from edgevit.rewrites.result import RewriteRecord
+from edgevit.targets.profiles import Npu
+
+Images = npt.NDArray[np.float32]
+# Of the largest output: what another order of float32 sums may come to.
+TOLERANCE = 1e-4
+LAYER_ENDS = ("Add", "Gemm", "MatMul")
+
+
+def split_strides(model: ir.Model, npu: Npu | None) -> dict[str, str]:
+    """Convolutions beyond the target's strides as chains."""
+    if npu is None or npu.max_conv_stride is None:
+        return {}
+    before = convolutions(model)
+    rewrite(model, [rule(SplitStrides, npu)])
+    more = convolutions(model) - before
+    what = f"strides beyond {npu.max_conv_stride} run as chains of short ones, {more} more convolutions"
+    return {"split-strides": what} if more else {}
+
+
+def convolutions(model: ir.Model) -> int:
+    """How many convolutions a graph has."""
+    return sum(node.op_type == "Conv" for node in model.graph)
+
+
+def alignment_of(npu: Npu | None) -> int:
+    """What counts of tokens are to be a multiple of."""
+    return 1 if npu is None else npu.transpose_alignment
+
+
+def trimmed(model: ir.Model, npu: Npu | None) -> dict[str, str]:
+    """Attentions for the tokens alone that are read in the end."""
+    count = trim_tokens(model.graph, alignment_of(npu))
+    what = f"{plural(count, 'attention')} computed only for tokens that are read"
+    return {"trim-tokens": what} if count else {}
+
+
+def attention(model: ir.Model, npu: Npu | None, names: Sequence[str]) -> dict[str, str]:
+    """Token counts that the target can transpose, and attentions without a softmax kernel.
+
+    Both at once: an attention that leaves copies of tokens out is written anew in any case.
+    """
+    by_norm, done = "softmax-by-norm" in names, dict[str, str]()
+    changed = pad_tokens(model.graph, alignment_of(npu)) if "pad-tokens" in names else []
+    if changed:
+        refresh(model)
+        done["pad-tokens"] = ", ".join(f"{before} tokens padded to {after}" for before, after in changed)
+    before = softmaxes(model)
+    if changed or by_norm:
+        rewrite(model, [rule(SpellAttention, by_norm=by_norm)])
+    if gone := before - softmaxes(model):
+        done["softmax-by-norm"] = f"{plural(gone, 'softmax', 'es')} run as max-pool, ELU and L1 norm"
+    return done
+
+
+def softmaxes(model: ir.Model) -> int:
+    """How many softmaxes a graph has."""
+    return sum(node.op_type == "Softmax" for node in model.graph)
+
+
+def token_rows(model: ir.Model, npu: Npu | None) -> dict[str, str]:
+    """Layers and norms over one row of tokens, means of tokens as pools, reorderings in few steps."""
+    changed = shorten_moves(model.graph)
+    refresh(model)
+    before = {id(node) for node in model.graph}
+    rewrite(model, [rule(TokenLinears, last) for last in LAYER_ENDS])
+    rewrite(model, [rule(PoolTokens)])
+    changed += sum(id(node) not in before for node in model.graph)
+    refresh(model)
+    changed += flatten_rows(model.graph)
+    refresh(model)
+    changed += shorten_moves(model.graph)
+    return {"token-rows": "tokens are kept in one row, in as few transposes as it takes"} if changed else {}
+
+
+# What each did, by name; nothing where it found nothing to do.
+Rewrite = Callable[[ir.Model, Npu | None], dict[str, str]]
+
+# In the order in which they are applied. What an attention looks like is settled before its surroundings are; where
+# it can't be both padded and without softmax, it may still be one of them.
+GRAPH_REWRITES: tuple[tuple[tuple[str, ...], Rewrite], ...] = (
+    (("split-strides",), split_strides),
+    (("trim-tokens",), trimmed),
+    (("pad-tokens", "softmax-by-norm"), partial(attention, names=("pad-tokens", "softmax-by-norm"))),
+    (("softmax-by-norm",), partial(attention, names=("softmax-by-norm",))),
+    (("pad-tokens",), partial(attention, names=("pad-tokens",))),
+    (("token-rows",), token_rows),
+)
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A graph after rewrites, and what each did."""
+
+    graph: onnx.ModelProto
+    records: tuple[RewriteRecord, ...]
+
+
+def rewrite_graph(graph: onnx.ModelProto, names: Sequence[str], images: Images, npu: Npu | None) -> Rewritten:
+    """Apply rewrites to a graph [1, channels, height, width] of static shapes, proving each on `images`.
+
+    One that fails on this graph, or moves an output by more than TOLERANCE of the largest, is left out and says so.
+    The graph given is not changed.
+    """
+    expected = outputs_of(graph, images)
+    records: dict[str, RewriteRecord] = {}
+    for wanted, apply in GRAPH_REWRITES:
+        made = {name for name, record in records.items() if record.changed}
+        if not set(wanted) <= set(names) - made:
+            continue
+        label, model = " and ".join(wanted), opened(graph)
+        try:
+            done = apply(model, npu)
+            if not done:
+                continue
+            found = proto_of(model)
+            difference = float(np.abs(outputs_of(found, images) - expected).max())
+        except Exception as error:  # of the rewriter, the shape inference, ONNX Runtime
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            what, difference = f"left out, it fails on this graph: {lines[0][:200]}", math.nan
+        else:
+            if difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+                graph = found
+                records |= {name: RewriteRecord(name, True, what, difference) for name, what in done.items()}
+                continue
+            what = f"left out, it moves an output by {difference:.2g}"
+        records |= {label: RewriteRecord(label, False, what, None)}
+    return Rewritten(graph, tuple(records.values()))
+
+
+def rule(kind: Any, *arguments: Any, **options: Any) -> Any:
+    """A rule of the rewriter; its own way to make one has no types."""
+    return kind.rule(*arguments, **options)
+
+
+def refresh(model: ir.Model) -> None:
+    """Drop what nothing reads, and infer every shape again."""
+    fresh = opened(proto_of(model))
+    model.graph = fresh.graph
+
+
+def proto_of(model: ir.Model) -> onnx.ModelProto:
+    """The graph as it is saved, without what nothing reads and without shapes, which may have changed."""
+    rewrite(model, [])  # removes unused nodes and constants
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    return proto
+
+
+def outputs_of(graph: onnx.ModelProto, images: Images) -> Images:
+    """Outputs [n, classes] on images [n, channels, height, width], one by one."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    name = graph.graph.input[0].name
+    return np.concatenate([session.run(None, {name: image[None]})[0] for image in images])
+
+
+def plural(count: int, word: str, ending: str = "s") -> str:
+    """A count with its word."""
+    return f"{count} {word}{'' if count == 1 else ending}"

@@ -1,0 +1,385 @@
+"""Attention, recognised in whatever spelling, in the one that compilers fuse, or that needs no softmax kernel.
+
+softmax(q kᵀ · scale + bias) v is found by its two products and the softmax between them. How q, k and v are cut out
+of linear layers is told by index maps (`views`), so any order of reshapes, transposes, splits and slices will do,
+and any number of layers. The scale, wherever it was, goes into q's weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript.rewriter import pattern
+
+from edgevit.rewrites.graph.linears import as_tokens, emit, linear_of, numbers, reshaped
+from edgevit.rewrites.graph.values import Array, constant, integer, maker, shape_of
+from edgevit.rewrites.graph.views import view_of
+
+# Of a Softmax in its metadata: how many of its last keys are copies of the first.
+PADDING = "edgevit.padding"
+SPELT = "edgevit.spelt"  # of an attention's output, in the graph's memory
+# Groups of tokens that attention by norms computes one by one; more would make a graph of thousands of operations.
+MAX_GROUPS = 8
+
+
+@dataclass(frozen=True)
+class Core:
+    """softmax(q kᵀ · scale + bias) v: q [..., queries, width], `keys_t` [..., width, keys], v [..., keys, width].
+
+    `bias` is a constant that broadcasts to the scores, None where there is none. The last `padding` keys are copies
+    of the first, which must not count.
+    """
+
+    q: ir.Value
+    keys_t: ir.Value
+    v: ir.Value
+    scale: float
+    bias: Array | None
+    padding: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of an attention's operands: q and k have `width` channels a head, v has `values`."""
+
+    groups: int
+    heads: int
+    queries: int
+    keys: int
+    width: int
+    values: int
+
+
+@dataclass(frozen=True)
+class Heads:
+    """q, k or v as a linear layer of tokens: x's first `tokens` rows in each of `groups`, `heads` of `width`."""
+
+    x: ir.Value
+    groups: int
+    rows: int  # of x in each group
+    tokens: int
+    heads: int
+    width: int
+    weight: Array  # [inputs, heads * width]
+    bias: Array | None
+
+    @property
+    def taken(self) -> tuple[int, int, int]:
+        """Which rows of x are taken."""
+        return self.groups, self.rows, self.tokens
+
+
+def core_of(output: ir.Value) -> Core | None:
+    """The attention that a product with a softmax's result computes."""
+    node = maker(output, "MatMul")
+    softmax = None if node is None else maker(node.inputs[0], "Softmax")
+    scores = None if softmax is None else softmax.inputs[0]
+    shape = shape_of(scores)
+    if (
+        node is None
+        or softmax is None
+        or shape is None
+        or integer(softmax, "axis", -1) not in (-1, len(shape) - 1)
+    ):
+        return None
+    scale, bias = 1.0, None
+    while (inner := maker(scores, "Add", "Mul", "Div", "Reshape", "Identity")) is not None:
+        assert inner is not None
+        if inner.op_type == "Add":
+            added, scores = other(inner)
+            if added is None:
+                return None
+            added = np.broadcast_to(added, shape_of(inner.outputs[0]) or ()).reshape(shape) * 1.0
+            bias = scale * added if bias is None else bias + scale * added
+        elif inner.op_type in ("Mul", "Div"):
+            factor, scores = other(inner)
+            if (
+                factor is None
+                or factor.size != 1
+                or (inner.op_type == "Div" and constant(inner.inputs[1]) is None)
+            ):
+                return None
+            number = float(factor.reshape(()))
+            scale *= number if inner.op_type == "Mul" else 1 / number
+        else:
+            scores = inner.inputs[0]
+    product = maker(scores, "MatMul")
+    if product is None or any(each is None for each in (*product.inputs, *node.inputs)):
+        return None
+    q, keys_t, v = product.inputs[0], product.inputs[1], node.inputs[1]
+    given = shape_of(scores)
+    if given is None or given[-2:] != shape[-2:] or constant(v) is not None or constant(keys_t) is not None:
+        return None
+    padding = int(softmax.metadata_props.get(PADDING, 0))
+    return Core(q, keys_t, v, scale, bias, padding)  # type: ignore[arg-type]
+
+
+def other(node: ir.Node) -> tuple[Array | None, ir.Value | None]:
+    """(constant, computed): the two inputs of a node by what they are; (None, None) where both are computed."""
+    for first, second in (node.inputs, node.inputs[::-1]):
+        found = constant(first)
+        if found is not None:
+            return found, second
+    return None, None
+
+
+def heads_of(value: ir.Value, *, transposed: bool) -> Heads | None:
+    """A value [..., tokens, width], or [..., width, tokens] where `transposed`, as heads of a linear layer."""
+    view = view_of(value)
+    linear = None if view is None else linear_of(view.source)
+    shape = None if view is None else shape_of(view.source)
+    if view is None or linear is None or shape is None:
+        return None
+    index = view.index.swapaxes(-1, -2) if transposed else view.index
+    index = index.reshape(-1, *index.shape[-2:])
+    row, column = index // shape[-1], index % shape[-1]
+    rows, columns = row[:, :, 0], column[:, 0, :]
+    if (row != rows[:, :, None]).any() or (column != columns[:, None, :]).any():
+        return None
+    many = len(index)
+    heads = next(
+        (
+            count
+            for count in range(1, many + 1)
+            if many % count == 0
+            and (columns == np.tile(columns[:count], (many // count, 1))).all()
+            and (rows == np.repeat(rows[::count], count, axis=0)).all()
+        ),
+        None,
+    )
+    if heads is None:
+        return None
+    groups, tokens = many // heads, index.shape[1]
+    total = int(np.prod(shape[:-1]))
+    if total % groups:
+        return None
+    each = total // groups
+    expected = np.arange(total).reshape(groups, each)[:, :tokens]
+    if tokens > each or (rows[::heads] != expected).any():
+        return None
+    chosen = columns[:heads].reshape(-1)
+    weight = linear.weight[:, chosen] * np.asarray(view.scale, linear.weight.dtype)
+    bias = None if linear.bias is None else linear.bias[chosen] * np.asarray(view.scale, linear.weight.dtype)
+    return Heads(linear.x, groups, each, tokens, heads, index.shape[2], weight, bias)
+
+
+class SpellAttention(pattern.RewriteRuleClassBase):
+    """Attention from linear layers to its heads, as compilers fuse it; `by_norm`: without softmax kernels."""
+
+    def __init__(self, *, by_norm: bool) -> None:
+        super().__init__("softmax-by-norm" if by_norm else "spell-attention", remove_nodes=False)
+        self.by_norm = by_norm
+
+    def pattern(self, op: Any, scores: Any, v: Any) -> Any:
+        """Values weighed by a softmax."""
+        return op.MatMul(op.Softmax(scores, _allow_other_attributes=True), v, _outputs=["output"])
+
+    def check(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Whether all of it is known, and something would change."""
+        result, output = pattern.MatchResult(), kwargs["output"]
+        self.core = core_of(output)
+        if self.core is None or shape_of(output) is None or SPELT in output.meta:
+            return result.fail("no attention whose scores are a product")
+        self.q = heads_of(self.core.q, transposed=False)
+        self.k = heads_of(self.core.keys_t, transposed=True)
+        self.v = heads_of(self.core.v, transposed=False)
+        found = [each for each in (self.q, self.k, self.v) if each is not None]
+        if self.by_norm and any(each.groups > MAX_GROUPS for each in found):
+            return result.fail("its tokens are in too many groups")
+        alike = len({(each.groups, each.heads) for each in found}) == 1
+        if not self.by_norm and not self.core.padding and (len(found) < 3 or not alike):
+            return result.fail("its heads are not cut out of linear layers")
+        if not alike:
+            self.q = self.k = self.v = None
+        return result
+
+    def rewrite(self, op: Any, output: ir.Value, **_: Any) -> Any:
+        """The same attention, spelt anew."""
+        core, name = self.core, str(output.name)
+        assert core is not None
+        shape = shape_of(output) or ()
+        *lead, queries, values = shape
+        given = self.q or self.k or self.v
+        heads = given.heads if given else (lead[-1] if lead else 1)
+        width, keys = (shape_of(core.keys_t) or ())[-2:]
+        sizes = Sizes(int(np.prod(lead)) // heads, heads, queries, keys, width, values)
+        q, k, v = self.operands(op, sizes, name)
+        bias = None if core.bias is None else core.bias.reshape(-1, heads, queries, keys).swapaxes(0, 1)
+        if bias is not None and (bias == bias[:, :1]).all():
+            bias = bias[:, :1]
+        if self.by_norm:
+            out = op.Reshape(
+                each_group(op, q, k, v, bias, sizes, core.padding, name),
+                numbers(op, (sizes.groups, queries, heads, values), f"{name}_groups"),
+            )
+            out = op.Transpose(out, perm=[0, 2, 1, 3])
+        else:
+            out = by_softmax(op, q, k, v, bias, sizes, core.padding, name)
+            out.meta[SPELT] = True
+            if sizes.groups > 1:
+                out = op.Transpose(out, perm=[1, 0, 2, 3])
+        return (
+            out
+            if shape == (sizes.groups, heads, queries, values)
+            else reshaped(op, out, shape, f"{name}_out")
+        )
+
+    def operands(self, op: Any, sizes: Sizes, name: str) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """q, k and v [1, heads, groups * tokens, width], q scaled; those of one input by one linear layer."""
+        core, q = self.core, self.q
+        assert core is not None
+        scale = np.float32(core.scale)
+        if q is not None:
+            q = replace(q, weight=q.weight * scale, bias=None if q.bias is None else q.bias * scale)
+        made: dict[str, ir.Value] = {}
+        known = {key: each for key, each in (("q", q), ("k", self.k), ("v", self.v)) if each is not None}
+        while known:
+            first = next(iter(known.values()))
+            same = {
+                key: each for key, each in known.items() if each.x is first.x and each.taken == first.taken
+            }
+            made |= project(op, same, f"{name}_{''.join(same)}")
+            known = {key: each for key, each in known.items() if key not in same}
+        tokens = {"q": (core.q, sizes.queries, sizes.width), "k": (core.keys_t, sizes.keys, sizes.width)}
+        for key, (value, count, width) in (tokens | {"v": (core.v, sizes.keys, sizes.values)}).items():
+            if key not in made:
+                made[key] = self.as_given(op, key, value, (sizes.groups, sizes.heads, count, width), name)
+        return made["q"], made["k"], made["v"]
+
+    def as_given(self, op: Any, key: str, value: ir.Value, shape: tuple[int, ...], name: str) -> ir.Value:
+        """An operand that no linear layer makes, in the same layout."""
+        rank = len(shape_of(value) or ())
+        if key == "k":
+            value = op.Transpose(value, perm=[*range(rank - 2), rank - 1, rank - 2])
+        if key == "q" and self.core is not None and self.core.scale != 1.0:
+            scale = np.asarray(self.core.scale, np.float32)
+            value = op.Mul(value, op.initializer(ir.tensor(scale), name=f"{name}_scale"))
+        groups, heads, tokens, width = shape
+        if groups > 1:
+            value = op.Reshape(value, numbers(op, shape, f"{name}_{key}_groups"))
+            value = op.Transpose(value, perm=[1, 0, 2, 3])
+        return op.Reshape(value, numbers(op, (1, heads, groups * tokens, width), f"{name}_{key}"))  # type: ignore[no-any-return]
+
+
+def project(op: Any, parts: dict[str, Heads], name: str) -> dict[str, ir.Value]:
+    """Heads [1, heads, groups * tokens, width] of one input by one linear layer over all groups at once."""
+    first = next(iter(parts.values()))
+    tokens = first.groups * first.tokens
+    if first.tokens < first.rows:
+        x = as_tokens(op, first.x, (first.groups, first.rows, len(first.weight)), f"{name}_x")
+        x = cut(op, x, 0, first.tokens, 1, f"{name}_rows")
+        x = op.Reshape(x, numbers(op, (1, tokens, len(first.weight)), f"{name}_x")) if first.groups > 1 else x
+    else:
+        x = as_tokens(op, first.x, (1, tokens, len(first.weight)), f"{name}_x")
+    weight = np.concatenate([each.weight for each in parts.values()], axis=1)
+    biases = [
+        np.zeros(each.weight.shape[1], weight.dtype) if each.bias is None else each.bias
+        for each in parts.values()
+    ]
+    bias = None if all(each.bias is None for each in parts.values()) else np.concatenate(biases)
+    joined, made, start = emit(op, x, weight, bias, name), {}, 0
+    for key, each in parts.items():
+        end = start + each.weight.shape[1]
+        part = joined if len(parts) == 1 else cut(op, joined, start, end, 2, f"{name}_{key}")
+        split = op.Reshape(part, numbers(op, (1, tokens, each.heads, each.width), f"{name}_{key}_heads"))
+        made[key], start = op.Transpose(split, perm=[0, 2, 1, 3]), end
+    return made
+
+
+def by_softmax(
+    op: Any, q: ir.Value, k: ir.Value, v: ir.Value, bias: Array | None, sizes: Sizes, padding: int, name: str
+) -> ir.Value:
+    """softmax(q kᵀ + bias) v of [1, heads, groups * tokens, width], `bias` [heads, groups, queries, keys].
+
+    n copies of a key, each shifted by -log n, weigh what one key does. The shift is small, unlike a mask of minus
+    infinity, so it costs int8 scores no resolution.
+    """
+    if sizes.groups > 1:
+        flat = {"q": (q, sizes.queries, sizes.width), "k": (k, sizes.keys, sizes.width)}
+        flat["v"] = v, sizes.keys, sizes.values
+        q, k, v = (
+            op.Reshape(value, numbers(op, (sizes.heads, sizes.groups, tokens, width), f"{name}_{key}_groups"))
+            for key, (value, tokens, width) in flat.items()
+        )
+    scores = op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2]))
+    if padding:
+        shares = np.zeros(sizes.keys)
+        shares[[0, *range(sizes.keys - padding, sizes.keys)]] = -np.log(1 + padding)
+        bias = shares if bias is None else bias + shares
+    if bias is not None:
+        bias = bias.swapaxes(0, 1) if sizes.groups == 1 and bias.ndim == 4 else bias
+        scores = op.Add(scores, op.initializer(ir.tensor(np.asarray(bias, np.float32)), name=f"{name}_bias"))
+    return op.MatMul(op.Softmax(scores, axis=-1), v)  # type: ignore[no-any-return]
+
+
+def each_group(
+    op: Any, q: ir.Value, k: ir.Value, v: ir.Value, bias: Array | None, sizes: Sizes, padding: int, name: str
+) -> ir.Value:
+    """Attention without softmax kernels, group by group: [1, groups * queries, heads * values].
+
+    What needs no softmax kernel needs no batches either: NPUs without the one transpose only a batch of one.
+    """
+    parts = []
+    for group in range(sizes.groups):
+        own = f"{name}_{group}" if sizes.groups > 1 else name
+        tokens = ((q, sizes.queries, "q"), (k, sizes.keys, "k"), (v, sizes.keys, "v"))
+        q_own, k_own, v_own = (
+            each
+            if sizes.groups == 1
+            else cut(op, each, group * count, (group + 1) * count, 2, f"{own}_{key}")
+            for each, count, key in tokens
+        )
+        added = None if bias is None else bias[:, min(group, bias.shape[1] - 1)]
+        out = op.Transpose(by_norm(op, q_own, k_own, v_own, added, sizes, padding, own), perm=[0, 2, 1, 3])
+        width = sizes.heads * sizes.values
+        parts.append(op.Reshape(out, numbers(op, (1, sizes.queries, width), f"{own}_joined")))
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=1)  # type: ignore[no-any-return]
+
+
+def by_norm(
+    op: Any, q: ir.Value, k: ir.Value, v: ir.Value, bias: Array | None, sizes: Sizes, padding: int, name: str
+) -> ir.Value:
+    """softmax(q kᵀ + bias) v of [1, heads, tokens, width] without softmax, exponential, division or reduction.
+
+    exp(x) = elu(x) + 1 for x <= 0, and dividing positive numbers by their sum is an L1 norm, which the unit for
+    LayerNorm computes. Scores are laid out [heads, queries, 1, keys], so that the maximum is a global max-pool,
+    then [heads, keys, 1, queries], so that the norm runs over channels. `bias` is [heads, queries, keys].
+    """
+    heads, queries, keys = sizes.heads, sizes.queries, sizes.keys
+    flat = {"q": (q, queries, sizes.width), "k": (k, keys, sizes.width), "v": (v, keys, sizes.values)}
+    q, k, v = (
+        op.Reshape(value, numbers(op, (heads, tokens, width), f"{name}_{key}_flat"))
+        for key, (value, tokens, width) in flat.items()
+    )
+    scores = op.MatMul(q, op.Transpose(k, perm=[0, 2, 1]))
+    if bias is not None:
+        scores = op.Add(scores, op.initializer(ir.tensor(np.asarray(bias, np.float32)), name=f"{name}_bias"))
+    scores = op.Reshape(scores, numbers(op, (heads, queries, 1, keys), f"{name}_rows"))
+    largest = op.MaxPool(scores, kernel_shape=[1, keys], strides=[1, keys], pads=[0, 0, 0, 0])
+    exponential = op.Transpose(op.Elu(op.Sub(scores, largest), alpha=1.0), perm=[0, 3, 2, 1])
+    # mask * elu + mask: one batch normalisation does the + 1 and leaves copies out.
+    mask = np.ones(keys, np.float32)
+    mask[keys - padding :] = 0
+    constants = {"mask": mask, "mean": np.zeros(keys, np.float32), "variance": np.ones(keys, np.float32)}
+    scale, mean, variance = (
+        op.initializer(ir.tensor(each), name=f"{name}_{key}") for key, each in constants.items()
+    )
+    exponential = op.BatchNormalization(exponential, scale, scale, mean, variance, epsilon=0.0)
+    total = op.ReduceL1(exponential, numbers(op, (1,), f"{name}_axis"), keepdims=1)
+    total = op.Clip(total, op.initializer(ir.tensor(np.asarray(1e-12, np.float32)), name=f"{name}_least"))
+    total = op.Expand(total, numbers(op, (heads, keys, 1, queries), f"{name}_whole"))
+    weights = op.Reshape(op.Div(exponential, total), numbers(op, (heads, keys, queries), f"{name}_weights"))
+    out = op.MatMul(op.Transpose(weights, perm=[0, 2, 1]), v)
+    return op.Reshape(out, numbers(op, (1, heads, queries, sizes.values), f"{name}_heads"))  # type: ignore[no-any-return]
+
+
+def cut(op: Any, value: ir.Value, start: int, end: int, axis: int, name: str) -> ir.Value:
+    """value[start:end] along an axis."""
+    bounds = [
+        numbers(op, (number,), f"{name}_{key}")
+        for number, key in ((start, "from"), (end, "to"), (axis, "axis"))
+    ]
+    return op.Slice(value, *bounds)  # type: ignore[no-any-return]

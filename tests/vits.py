@@ -40,7 +40,7 @@ def images(model: Any, count: int = 2, seed: int = 1) -> torch.Tensor:
 
 
 @st.composite
-def vits(draw: st.DrawFn) -> Any:
+def vits(draw: st.DrawFn, pre_norm: tuple[bool, ...] = (False, True)) -> Any:
     """Any plain ViT: patch and grid of any shape, 1 to 4 channels, every optional part in or out."""
     patch = (draw(st.sampled_from([4, 6, 8, 14, 16])), draw(st.sampled_from([5, 8, 12, 16])))
     grid = (draw(st.integers(1, 3)), draw(st.integers(1, 4)))
@@ -71,7 +71,7 @@ def vits(draw: st.DrawFn) -> Any:
         scale_mlp_norm=draw(st.booleans()),
         proj_bias=draw(st.booleans()),
         init_values=draw(st.sampled_from([None, 0.1])),
-        pre_norm=draw(st.booleans()),
+        pre_norm=draw(st.sampled_from(pre_norm)),
         reg_tokens=0 if kind is VisionTransformerDistilled else draw(st.integers(0, 2)),
         no_embed_class=kind is VisionTransformer and draw(st.booleans()),
         fc_norm=None if kind is VisionTransformerDistilled else draw(st.sampled_from([None, True, False])),

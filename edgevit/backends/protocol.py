@@ -90,6 +90,14 @@ class CompileResult:
 
 
 @dataclass(frozen=True)
+class Simulator:
+    """Outputs [n, classes] of a model realised by a plan, and the planned tensors that its compiler stores."""
+
+    outputs: Callable[[PrecisionPlan], Outputs]
+    stored: frozenset[str]
+
+
+@dataclass(frozen=True)
 class OnBoard:
     """How artefacts run on a board, and what a board needs for that.
 
@@ -149,10 +157,7 @@ class Backend:
     convert_float: Callable[[FloatRequest, Progress], tuple[Path, Proof]] | None = None
     takes_ranges: bool = False
     fusion: Fusion = STORES_EVERYTHING
-    simulations: (
-        Callable[[CompileRequest, Progress], AbstractContextManager[Callable[[PrecisionPlan], Outputs]]]
-        | None
-    ) = None
+    simulations: Callable[[CompileRequest, Progress], AbstractContextManager[Simulator]] | None = None
     quantizers: Quantizers | None = None
     prove: Callable[[CompileRequest, Probe, Progress], Proof] | None = None
     place: Callable[[CompileRequest, Progress], Placement] | None = None

@@ -21,8 +21,6 @@ from edgevit.metrics.difference import difference, kl_by_image
 from edgevit.progress import QUIET, Progress
 from edgevit.rewrites.canonical import require_canonical
 
-from timm.layers.patch_embed import PatchEmbed  # isort: skip
-
 Size = tuple[int, int]
 Render = Callable[[Preprocessing], npt.NDArray[np.uint8]]
 

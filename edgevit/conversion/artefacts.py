@@ -142,13 +142,8 @@ class Conversion(Inputs):
             return False
         from edgevit.conversion import mixed_precision
 
-        wanted = (
-            self.job.plan is None
-            and self.job.search_minutes > 0
-            and not missing_to_condition(self.rewrites(board))
-        )
-        fits = wanted and self.could_condition(board, precision)
-        return backend_of(board).quantizers is not None or (fits and mixed_precision.searchable(board))
+        wanted = self.job.plan is None and self.job.search_minutes > 0 and self.job.recipe.conditioning
+        return backend_of(board).quantizers is not None or (wanted and mixed_precision.searchable(board))
 
     def planned(self, board: Board, precision: str) -> Step | None:
         """The search for the plan an artefact is made with, which may take minutes; None where there is none."""
@@ -157,13 +152,13 @@ class Conversion(Inputs):
             return self.chosen(board, precision, exported)
         minutes = self.job.search_minutes
         own = existing(exported.path("plan.toml"))
-        if self.job.plan is not None or own is None or self.calibration is None or not minutes:
+        if self.job.plan is not None or self.calibration is None or not self.searches(board, precision):
             return None
         from edgevit.conversion import mixed_precision
 
-        if not mixed_precision.searchable(board):
-            return None
         acceptance = self.job.acceptance
+        asked = read_plan(own) if own else plan_of(self.job, precision, backend_of(board))
+        plan = proof.repaired(self, asked, board, precision)
         inputs = {
             "export": exported.key,
             "calibration": self.calibration.key,
@@ -171,6 +166,8 @@ class Conversion(Inputs):
             "minutes": minutes,
             "board": board_key(board),
             "tools": backend_of(board).tools(board),
+            "plan": None if own else plan.to_json(),
+            "seed": self.job.recipe.seed,
         }
 
         def make(folder: Path) -> dict[str, Any]:
@@ -178,18 +175,21 @@ class Conversion(Inputs):
             self.progress.stage(f"{board.id} {precision}: search what must stay in 16 bits")
             search = mixed_precision.Search(
                 model=self.exporting,
-                rewrites=self.rewrites(board),
                 onnx=exported.path("model.onnx"),
-                weights=exported.path("int8.safetensors"),
-                plan=proof.repaired(self, read_plan(own), board, precision),
-                effects=dict(exported.metrics["int8"]["effects"]),
+                plan=plan,
                 calibration=self.calibration.path("pixels.npy"),
                 board=board,
                 acceptance=acceptance,
                 minutes=minutes,
                 state=self.run.unfinished / f"search-{board.id}-{exported.key[:12]}.json",
+                seed=self.job.recipe.seed,
             )
-            return mixed_precision.search_plan(search, folder, self.progress)
+            conditioned = own and mixed_precision.Conditioned(
+                rewrites=self.rewrites(board),
+                weights=exported.path("int8.safetensors"),
+                effects=dict(exported.metrics["int8"]["effects"]),
+            )
+            return mixed_precision.search_plan(search, conditioned or None, folder, self.progress)
 
         return self.run.step(f"search-{board.id}", inputs, make)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from edgevit.backends.protocol import CompileRequest
@@ -20,7 +21,8 @@ from edgevit.files import write_atomically
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.models import LoadedModel
 from edgevit.progress import Progress
-from edgevit.quantize.mixed_precision import find_plan
+from edgevit.quantize.graph import find as graph_plans
+from edgevit.quantize.mixed_precision import PlannedPrecision, find_plan
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import restored
 from edgevit.quantize.tensor_names import kind_of
@@ -80,58 +82,41 @@ class Search:
     """What a search for 16-bit tensors is given."""
 
     model: LoadedModel
-    rewrites: Sequence[str]
     onnx: Path
-    weights: Path  # of the conditioned module
-    plan: PrecisionPlan  # everything int8
-    effects: dict[str, float]
     calibration: Path  # pixels uint8 [n, height, width, channels]
     board: Board
     acceptance: Acceptance
     minutes: float
     state: Path  # a stopped search goes on from here
+    plan: PrecisionPlan  # everything int8
+    seed: int
 
 
-def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Find the plan, write plan.toml into `folder`, return the record of the search."""
+@dataclass(frozen=True)
+class Conditioned:
+    """A plain ViT that was made ready for int8 before its export."""
+
+    rewrites: Sequence[str]
+    weights: Path
+    effects: dict[str, float]
+
+
+def search_plan(
+    search: Search, conditioned: Conditioned | None, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Find the plan, write plan.toml into `folder`, return the record of the search.
+
+    Of a conditioned plain ViT by its own tensors, of any other model by those of its graph.
+    """
     begun = time.monotonic()
-    assert search.board.npu is not None  # searchable() said so
     pixels = np.load(search.calibration, mmap_mode="r", allow_pickle=False)
     evaluated = evaluated_images(len(pixels))
     np.save(folder / "evaluated.npy", pixels[-evaluated:])
     images = torch.from_numpy(search.model.preprocessing.normalise(np.asarray(pixels)))
-    rewritten, _ = apply_rewrites(
-        search.model.module, search.rewrites, images[:PARITY_IMAGES], npu=search.board.npu
-    )
-    request = CompileRequest(
-        onnx=search.onnx,
-        vendor_float=None,
-        plan=search.plan,
-        board=search.board,
-        preprocessing=search.model.preprocessing,
-        calibration=search.calibration,
-        evaluate=folder / "evaluated.npy",
-        out=folder,
-    )
-    float_too = FLOAT in search.board.precisions
-    backend = backend_of(search.board)
-    assert backend.simulations is not None  # searchable() said so
-    with backend.simulations(request, progress) as simulate:
-        planned = find_plan(
-            restored(rewritten, search.weights),
-            search.plan,
-            search.effects,
-            images,
-            search.board.npu,
-            backend.fusion,
-            evaluated=evaluated,
-            simulate=simulate,
-            acceptance=search.acceptance,
-            minutes=search.minutes - (time.monotonic() - begun) / 60,
-            state=search.state,
-            advice="--precision float" if float_too else "a platform that computes in float",
-            progress=progress,
-        )
+    if conditioned is None:
+        planned, told = by_graph(search, images, evaluated, folder, begun, progress)
+    else:
+        planned, told = by_module(search, conditioned, images, evaluated, folder, begun, progress), {}
     (folder / "evaluated.npy").unlink()
     write_atomically(folder / "plan.toml", planned.plan.to_toml())
     search.state.unlink(missing_ok=True)
@@ -143,7 +128,94 @@ def search_plan(search: Search, folder: Path, progress: Progress) -> dict[str, A
         "max_drop": search.acceptance.max_drop,
         "n": evaluated,
         "chosen": asdict(found.candidate) | {"measured": asdict(found.measured)},
+        **told,
     }
+
+
+def request_of(search: Search, plan: PrecisionPlan, folder: Path) -> CompileRequest:
+    """What the simulator is asked for."""
+    return CompileRequest(
+        onnx=search.onnx,
+        vendor_float=None,
+        plan=plan,
+        board=search.board,
+        preprocessing=search.model.preprocessing,
+        calibration=search.calibration,
+        evaluate=folder / "evaluated.npy",
+        out=folder,
+    )
+
+
+def advice_of(board: Board) -> str:
+    """What to use where no plan meets the target."""
+    return "--precision float" if FLOAT in board.precisions else "a platform that computes in float"
+
+
+def by_module(
+    search: Search,
+    conditioned: Conditioned,
+    images: torch.Tensor,
+    evaluated: int,
+    folder: Path,
+    begun: float,
+    progress: Progress,
+) -> PlannedPrecision:
+    """The plan of a conditioned plain ViT."""
+    board, backend = search.board, backend_of(search.board)
+    assert board.npu is not None and backend.simulations is not None  # searchable() said so
+    rewritten, _ = apply_rewrites(
+        search.model.module, conditioned.rewrites, images[:PARITY_IMAGES], npu=board.npu
+    )
+    with backend.simulations(request_of(search, search.plan, folder), progress) as simulator:
+        return find_plan(
+            restored(rewritten, conditioned.weights),
+            search.plan,
+            conditioned.effects,
+            images,
+            board.npu,
+            backend.fusion,
+            evaluated=evaluated,
+            simulate=simulator.outputs,
+            acceptance=search.acceptance,
+            minutes=search.minutes - (time.monotonic() - begun) / 60,
+            state=search.state,
+            advice=advice_of(board),
+            progress=progress,
+        )
+
+
+def by_graph(
+    search: Search,
+    images: torch.Tensor,
+    evaluated: int,
+    folder: Path,
+    begun: float,
+    progress: Progress,
+) -> tuple[PlannedPrecision, dict[str, Any]]:
+    """The plan of any graph, and what was found on the way: ranges tried, the tensors that int8 costs most."""
+    board, backend = search.board, backend_of(search.board)
+    assert board.npu is not None and backend.simulations is not None  # searchable() said so
+    observed = graph_plans.observe(onnx.load(search.onnx), images, progress)
+    plan = replace(observed.plan, options=search.plan.options)
+    with backend.simulations(request_of(search, plan, folder), progress) as simulator:
+        prepared = graph_plans.prepare(
+            replace(observed, plan=plan), simulator.stored, images, seed=search.seed, progress=progress
+        )
+        planned = graph_plans.find_plan(
+            prepared,
+            observed,
+            images,
+            board.npu,
+            evaluated=evaluated,
+            simulate=simulator.outputs,
+            acceptance=search.acceptance,
+            minutes=search.minutes - (time.monotonic() - begun) / 60,
+            state=search.state,
+            advice=advice_of(board),
+            progress=progress,
+        )
+    worst = graph_plans.worst_tensors(prepared)
+    return planned, {"ranges": prepared.ranges, "worst": [{"tensor": name, "kl": kl} for name, kl in worst]}
 
 
 def evaluated_images(count: int) -> int:

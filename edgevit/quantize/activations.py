@@ -27,6 +27,8 @@ def why_not_tapped(module: Any) -> str | None:
     problem = why_not_canonical(module)
     if problem is not None:
         return problem
+    if not isinstance(module.norm_pre, nn.Identity):
+        return "a norm before its blocks reads the embedded tokens"  # which may need 16 bits; none of its tensors
     for index, block in enumerate(module.blocks):
         attention, mlp = block.attn, block.mlp
         if attention.gate is not None or not isinstance(attention.norm, nn.Identity):

@@ -27,7 +27,8 @@ class PrecisionPlan:
     name, each checked by that backend's type. `sixteen_bit` names tensors kept at 16 bits, `ranges` gives
     (minimum, maximum) per tensor; both by the names of `edgevit.quantize.tensor_names`. `calibrated_ranges` are
     the extremes of the first calibration images, before any range was narrowed: a backend finds the tensors in
-    the vendor's table by them.
+    the vendor's table by them. `lenient`: tensors with a range that the table has not are passed over; those that
+    are to stay in 16 bits never are.
     """
 
     precision: str = FLOAT
@@ -35,6 +36,7 @@ class PrecisionPlan:
     sixteen_bit: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     calibrated_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    lenient: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -50,6 +52,7 @@ class PrecisionPlan:
         lines = [
             f'precision = "{self.precision}"',
             "# Tensors kept in 16 bits; everything else is int8.",
+            *(["lenient = true"] if self.lenient else []),
             "sixteen_bit = [" + "".join(f'\n    "{name}",' for name in self.sixteen_bit) + "\n]",
         ]
         for name, options in self.options.items():
@@ -85,6 +88,7 @@ class PlanFile(Strict):
     sixteen_bit: tuple[str, ...] = ()
     ranges: dict[str, Range] = Field(default_factory=dict)
     calibrated_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    lenient: bool = False
 
 
 def read_plan(path: Path) -> PrecisionPlan:

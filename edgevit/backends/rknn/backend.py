@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from edgevit.backends.protocol import (
     CompileRequest,
     CompileResult,
     Outputs,
+    Simulator,
     time_limit_s,
 )
 from edgevit.backends.rknn import hybrid
@@ -121,8 +122,8 @@ def made(
 
 
 @contextmanager
-def simulations(request: CompileRequest, progress: Progress) -> Iterator[Callable[[PrecisionPlan], Outputs]]:
-    """Gives a function from a plan to the simulator's outputs [n, classes] on `request.evaluate`.
+def simulations(request: CompileRequest, progress: Progress) -> Iterator[Simulator]:
+    """Gives the toolkit's simulator of many plans for one model, on `request.evaluate`.
 
     The model is read and calibrated once; what that takes is removed at the end.
     """
@@ -136,7 +137,7 @@ def simulations(request: CompileRequest, progress: Progress) -> Iterator[Callabl
         return outputs
 
     try:
-        yield simulate
+        yield Simulator(simulate, frozenset(name for name, theirs in begun.found.items() if theirs))
     finally:
         shutil.rmtree(jobs, ignore_errors=True)
         for name in ("artefact", "outputs"):

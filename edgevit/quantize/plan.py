@@ -15,6 +15,7 @@ from edgevit.targets.profiles import PrecisionName, Strict, read_toml
 
 # The first calibration images: by their extremes a backend finds tensors in the vendor's table.
 MATCHED_IMAGES = 8
+LENIENTLY_MATCHED_IMAGES = 32
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -37,6 +38,14 @@ class PrecisionPlan:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     calibrated_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     lenient: bool = False
+
+    @property
+    def matched_images(self) -> int:
+        """How many of the first calibration images a backend finds tensors by.
+
+        Tensors that the plan has no ranges for keep what these show: where there may be some, more are worth it.
+        """
+        return LENIENTLY_MATCHED_IMAGES if self.lenient else MATCHED_IMAGES
 
     @property
     def quantized(self) -> bool:

@@ -14,7 +14,7 @@ from edgevit.backends.rknn import table
 from edgevit.backends.rknn.build import Build, build, read_log
 from edgevit.files import write_atomically
 from edgevit.progress import Progress
-from edgevit.quantize.plan import MATCHED_IMAGES, PrecisionPlan
+from edgevit.quantize.plan import PrecisionPlan
 from edgevit.toolchains.call import run_job
 
 FIRST = ("model", "target", "mean", "std", "algorithm", "config", "disable_rules")
@@ -24,7 +24,8 @@ FIRST = ("model", "target", "mean", "std", "algorithm", "config", "disable_rules
 class Begun:
     """What the first step left: graph and data for the second, the table's text, its names of planned tensors.
 
-    `sixteen_bit_type` is what planned tensors become.
+    `scaled` are tensors of the table that are planned ones times a constant; `sixteen_bit_type` is what planned
+    tensors become.
     """
 
     toolchain: str
@@ -32,6 +33,7 @@ class Begun:
     data: Path
     table: str
     found: Mapping[str, list[str]]
+    scaled: Mapping[str, tuple[str, float]]
     sixteen_bit_type: str | None
     disabled_rules: tuple[str, ...]
 
@@ -50,12 +52,16 @@ def begin(
     tensor with a range of its own that the table has not.
     """
     few = request.out / "seen.npy"
-    np.save(few, np.load(request.calibration, mmap_mode="r", allow_pickle=False)[:MATCHED_IMAGES])
+    np.save(
+        few, np.load(request.calibration, mmap_mode="r", allow_pickle=False)[: request.plan.matched_images]
+    )
     first = {name: arguments[name] for name in FIRST} | {"calibration": str(few.resolve())}
     begun = build(request.board.toolchain, "hybrid_step1", first, jobs, progress, timeout_s)
     few.unlink()
     text = Path(begun.result["table"]).read_text(encoding="utf-8")
-    found = table.match(table.read_table(text), request.plan.calibrated_ranges)
+    seen, alone = request.plan.calibrated_ranges, request.plan.lenient
+    entries = table.read_table(text)
+    found = table.match(entries, seen, by_range_alone=alone)
     if not request.plan.lenient:
         table.require(found, request.plan.ranges)
     return Begun(
@@ -64,6 +70,7 @@ def begin(
         data=Path(begun.result["data"]),
         table=text,
         found=found,
+        scaled=table.multiples(entries, seen, found) if alone else {},
         sixteen_bit_type=request.board.npu.sixteen_bit if request.board.npu else None,
         disabled_rules=begun.disabled_rules,
     )
@@ -82,7 +89,8 @@ def finish(
     Raises ToolchainError naming a 16-bit tensor that the table has not.
     """
     path = begun.graph.with_name(f"{job.name}.quantization.cfg")
-    edited = table.edit(begun.table, begun.found, plan.ranges, plan.sixteen_bit, begun.sixteen_bit_type)
+    kept, wide = plan.sixteen_bit, begun.sixteen_bit_type
+    edited = table.edit(begun.table, begun.found, plan.ranges, kept, wide, begun.scaled)
     write_atomically(path, edited)
     second = {"graph": str(begun.graph), "data": str(begun.data), "table": str(path)}
     second |= {name: arguments[name] for name in ("artefact", "evaluate", "outputs")}

@@ -20,6 +20,7 @@ NUMBER = re.compile(r"^(?P<head>\s+-\s+)(?P<value>[-+.\deE]+)\s*$")
 BLOCK = re.compile(r"blocks\.(\d+)\b")
 # Both sides compute in float32 in another order; relative to the width of the range.
 TOLERANCE = 2e-3
+SAME = 1e-4
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,63 @@ def read_table(text: str) -> dict[str, Entry]:
     return entries
 
 
-def match(entries: Mapping[str, Entry], seen: Mapping[str, Range]) -> dict[str, list[str]]:
+def match(
+    entries: Mapping[str, Entry], seen: Mapping[str, Range], *, by_range_alone: bool = False
+) -> dict[str, list[str]]:
     """The table's names of every planned tensor, by the range both saw.
 
-    Raises ToolchainError naming the planned tensors that are not in the table.
+    Tensors named after a ViT's blocks are looked for in the block; those of any graph `by_range_alone`, which has
+    to agree to the last digits then: every tensor of the graph is among `seen`, so the right one is.
     """
     found: dict[str, list[str]] = {name: [] for name in seen}
+    tolerance = SAME if by_range_alone else TOLERANCE
+    dtypes = (
+        ("int8", "float32") if by_range_alone else ("int8",)
+    )  # what leaves the model is float32, but int8 before
     for entry in entries.values():
         distances = {
-            name: distance(entry.range, span) for name, span in seen.items() if near(entry.name, name)
+            name: distance(entry.range, span)
+            for name, span in seen.items()
+            if by_range_alone or near(entry.name, name)
         }
         best = min(distances, key=lambda name: distances[name], default=None)
-        if entry.dtype == "int8" and best is not None and distances[best] <= TOLERANCE:
+        if entry.dtype in dtypes and best is not None and distances[best] <= tolerance:
             found[best].append(entry.name)
     return found
+
+
+def multiples(
+    entries: Mapping[str, Entry], seen: Mapping[str, Range], found: Mapping[str, list[str]]
+) -> dict[str, tuple[str, float]]:
+    """The table's tensors that are a planned one times a constant, by (its name, the constant).
+
+    A compiler that moves an attention's scale elsewhere stores other scores than the graph's.
+    """
+    known = {theirs for names in found.values() for theirs in names}
+    scaled: dict[str, tuple[str, float]] = {}
+    for entry in entries.values():
+        if entry.name in known or entry.dtype != "int8":
+            continue
+        best = min(
+            seen, key=lambda name: distance(entry.range, times(seen[name], factor(entry.range, seen[name])))
+        )
+        constant = factor(entry.range, seen[best])
+        same = distance(entry.range, times(seen[best], constant)) <= SAME
+        if (
+            same and min(map(abs, entry.range)) > 0
+        ):  # ranges that begin at zero are all multiples of each other
+            scaled[entry.name] = best, constant
+    return scaled
+
+
+def factor(found: Range, expected: Range) -> float:
+    """How many times as wide one range is as another."""
+    return (found[1] - found[0]) / max(expected[1] - expected[0], 1e-12)
+
+
+def times(span: Range, constant: float) -> Range:
+    """A range times a constant."""
+    return span[0] * constant, span[1] * constant
 
 
 def require(found: Mapping[str, list[str]], planned: Collection[str]) -> None:
@@ -102,21 +146,25 @@ def edit(
     ranges: Mapping[str, Range],
     sixteen_bit: Collection[str],
     sixteen_bit_type: str | None,
+    scaled: Mapping[str, tuple[str, float]] | None = None,
 ) -> str:
     """The table with a plan's ranges and 16-bit tensors in it. Scales are the compiler's business.
 
-    `sixteen_bit_type` is what the toolkit calls the platform's own: float16 or int16.
+    `sixteen_bit_type` is what the toolkit calls the platform's own: float16 or int16. `scaled` are tensors of the
+    table that are planned ones times a constant.
 
     Raises ToolchainError naming planned tensors that the table has not.
     """
     require(found, sixteen_bit)
     entries, lines = read_table(text), text.splitlines()
-    for name, span in ranges.items():
-        for theirs in found.get(name, ()):
-            for line, value in zip(
-                entries[theirs].lines, (min(span[0], 0.0), max(span[1], 0.0)), strict=True
-            ):
-                lines[line] = NUMBER.sub(rf"\g<head>{value:.12f}", lines[line])
+    wanted_ranges = {theirs: span for name, span in ranges.items() for theirs in found.get(name, ())}
+    for theirs, (name, constant) in (scaled or {}).items():
+        if name in ranges:
+            wanted_ranges[theirs] = times(ranges[name], constant)
+    for theirs, span in wanted_ranges.items():
+        ends = min(span[0], 0.0), max(span[1], 0.0)
+        for line, value in zip(entries[theirs].lines, ends, strict=True):
+            lines[line] = NUMBER.sub(rf"\g<head>{value:.12f}", lines[line])
     wanted = [theirs for name in sixteen_bit for theirs in found[name]]
     layers = "".join(f"\n    '{name}': {sixteen_bit_type}" for name in wanted)
     title = lines.index("custom_quantize_layers: {}")

@@ -20,7 +20,7 @@ from edgevit.quantize.graph.statistics import Ends, collect, extremes
 from edgevit.quantize.graph.structure import Structure, computed, structure_of
 from edgevit.quantize.mixed_precision import FAKE_IMAGES, Outputs, PlannedPrecision, fingerprint
 from edgevit.quantize.observers import OBSERVERS, Range, TensorStatistics
-from edgevit.quantize.plan import MATCHED_IMAGES, PrecisionPlan
+from edgevit.quantize.plan import LENIENTLY_MATCHED_IMAGES, PrecisionPlan
 from edgevit.quantize.search import search
 from edgevit.targets.profiles import Npu
 
@@ -47,7 +47,8 @@ def observe(proto: onnx.ModelProto, images: Tensor, progress: Progress = QUIET) 
     graph, same = Graph(proto), computed(proto)
     names = [name for name, source in same.items() if name == source]
     ends = extremes(graph, names, images, progress)
-    first = {name: (low[:MATCHED_IMAGES], high[:MATCHED_IMAGES]) for name, (low, high) in ends.items()}
+    count = LENIENTLY_MATCHED_IMAGES
+    first = {name: (low[:count], high[:count]) for name, (low, high) in ends.items()}
     plan = PrecisionPlan("int8", ranges=full(ends), calibrated_ranges=full(first), lenient=True)
     return Observed(graph, proto, ends, plan)
 
@@ -86,7 +87,8 @@ def prepare(
     _, best = min(tried.values(), key=lambda pair: pair[0])
     effects = {name: statistics[name].effect(best[name]) for name in names if name in statistics}
     effects = effects_of(observed.graph, structure, held_out, best, effects)
-    plan = replace(observed.plan, ranges=best)
+    # Others stay: a compiler may store a multiple of one.
+    plan = replace(observed.plan, ranges={**observed.plan.ranges, **best})
     return Prepared(structure, plan, effects, {name: loss for name, (loss, _) in tried.items()})
 
 

@@ -1,6 +1,6 @@
 """Five small classifiers of other architectures than a plain ViT's, for images of 64 x 64 pixels.
 
-    edgevit convert benchmarks/small/models.py:pit --weights benchmarks/small/weights/pit.safetensors ...
+edgevit convert benchmarks/small/models.py:pit --weights benchmarks/small/weights/pit.safetensors ...
 """
 
 from __future__ import annotations

@@ -40,7 +40,9 @@ START, END = "<!-- table: written by run.py -->\n", "<!-- end of table -->\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", action="append", choices=list(MODELS))
     parser.add_argument("--board", action="append", default=None)
     parser.add_argument("--again", action="store_true", help="measure rows again that are there")
@@ -53,7 +55,11 @@ def main() -> None:
                 if key in rows and not arguments.again:
                     continue
                 rows[key] = measure(model, board, recipe)
-                print(key, {name: value for name, value in rows[key].items() if name != "explanation"}, flush=True)
+                print(
+                    key,
+                    {name: value for name, value in rows[key].items() if name != "explanation"},
+                    flush=True,
+                )
                 write_atomically(RESULTS, json.dumps(rows, indent=1, sort_keys=True) + "\n")
                 write_table(rows)
 
@@ -78,7 +84,10 @@ def measure(model: str, board: str, recipe: str | None) -> dict[str, Any]:
             assert conversion.reference is not None and conversion.validation is not None
             profile = load_board(board)
             step, search = conversion.compiled(profile, "int8"), conversion.planned(profile, "int8")
-            found, expected = np.load(step.path("outputs.npy")), np.load(conversion.reference.path("outputs.npy"))
+            found, expected = (
+                np.load(step.path("outputs.npy")),
+                np.load(conversion.reference.path("outputs.npy")),
+            )
             labels = np.load(conversion.validation.path("labels.npy"))
             placement = Placement.from_json(step.metrics["details"]["placement"])
     return {

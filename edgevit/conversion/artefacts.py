@@ -123,7 +123,7 @@ class Conversion(Inputs):
         for needed in missing_to_condition(self.rewrites(board)):
             left_out = needed in self.job.without
             why = "--without leaves it out" if left_out else f"{board.id}'s compiler does not take it"
-            return [f"int8 without conditioning and without a search: they need {needed}, and {why}"]
+            return [f"int8 without conditioning: it needs {needed}, and {why}"]
         if self.job.recipe.observer == "vendor":
             return ["the recipe leaves ranges to the vendor; a conditioned model takes measured ones instead"]
         return []

@@ -261,7 +261,7 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
     from edgevit.quantize.activations import why_not_tapped
 
     problem = why_not_tapped(loaded.module) if loaded.canonical else None
-    notes = [] if problem is None else [f"int8 for NPUs goes without conditioning: {problem}"]
+    notes = [] if problem is None else [f"int8 for NPUs goes without rotating the model: {problem}"]
     return {
         "name": loaded.name,
         "source": loaded.source,

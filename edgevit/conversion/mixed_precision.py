@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import backend_of
 from edgevit.conversion.reference import PARITY_IMAGES
-from edgevit.errors import InputError
+from edgevit.errors import EdgevitError, InputError
 from edgevit.files import write_atomically
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.models import LoadedModel
@@ -25,6 +25,7 @@ from edgevit.quantize.graph import find as graph_plans
 from edgevit.quantize.mixed_precision import PlannedPrecision, find_plan
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import restored
+from edgevit.quantize.search import SearchResult
 from edgevit.quantize.tensor_names import kind_of
 from edgevit.rewrites.equivalence import apply_rewrites
 from edgevit.targets.precisions import FLOAT
@@ -32,6 +33,8 @@ from edgevit.targets.profiles import Board
 
 EVALUATED_IMAGES = 128
 MIN_EVALUATED = 16
+DESTROYED = 0.5  # agreement below which a search says what does it
+NAMED = 2
 
 
 def searchable(board: Board) -> bool:
@@ -114,22 +117,37 @@ def search_plan(
     np.save(folder / "evaluated.npy", pixels[-evaluated:])
     images = torch.from_numpy(search.model.preprocessing.normalise(np.asarray(pixels)))
     if conditioned is None:
-        planned, told = by_graph(search, images, evaluated, folder, begun, progress)
+        try:
+            planned, told = by_graph(search, images, evaluated, folder, begun, progress)
+        except EdgevitError as error:  # then int8 is the vendor's own, as without a search
+            why = f"int8 without a search: {error}"
+            progress.warn(why)
+            return {"explanation": why, "met": False, "max_drop": search.acceptance.max_drop, "n": evaluated}
+        finally:
+            (folder / "evaluated.npy").unlink(missing_ok=True)
     else:
         planned, told = by_module(search, conditioned, images, evaluated, folder, begun, progress), {}
-    (folder / "evaluated.npy").unlink()
+    (folder / "evaluated.npy").unlink(missing_ok=True)
     write_atomically(folder / "plan.toml", planned.plan.to_toml())
     search.state.unlink(missing_ok=True)
     found = planned.found
     return {
         "tried": list(found.trials),
         "met": found.met,
-        "explanation": found.explanation,
+        "explanation": found.explanation + blamed(found, told),
         "max_drop": search.acceptance.max_drop,
         "n": evaluated,
         "chosen": asdict(found.candidate) | {"measured": asdict(found.measured)},
         **told,
     }
+
+
+def blamed(found: SearchResult, told: Mapping[str, Any]) -> str:
+    """Which tensors int8 destroys, where even the best plan loses most predictions."""
+    worst = [each["tensor"] for each in told.get("worst", ())][:NAMED]
+    if found.measured.agreement >= DESTROYED or not worst:
+        return ""
+    return f"; rounding {' and '.join(worst)} to int8 costs most"
 
 
 def request_of(search: Search, plan: PrecisionPlan, folder: Path) -> CompileRequest:

@@ -71,7 +71,7 @@ def finish(
         )
     problem = why_not_canonical(module)
     if problem is not None:
-        notes = [*notes, f"ViT-only rewrite is skipped: {problem}"]
+        notes = [*notes, f"rewrites for plain ViTs are left out: {problem}"]
     return LoadedModel(
         name=name,
         module=module,

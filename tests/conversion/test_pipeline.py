@@ -99,9 +99,7 @@ def test_a_recipe_that_is_not_followed_is_told(
     board = board if rewrites is None else board.model_copy(update={"rewrites": rewrites})
     result = only(convert(pictures, tmp_path / "run", board, **options))
     (note,) = result.notes
-    assert note == (
-        "int8 without conditioning and without a search: they need fold-attention-scale, and " + told
-    )
+    assert note == ("int8 without conditioning: it needs fold-attention-scale, and " + told)
     assert result.search is None and result.diagnosis is None and result.plan.sixteen_bit == ()
 
 

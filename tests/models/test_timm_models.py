@@ -101,7 +101,7 @@ def test_convolutional_model_takes_any_size_and_is_not_canonical(tmp_path: Path)
     loaded = load_model("test_resnet", path, size=(64, 96))
     assert loaded.preprocessing.size == (64, 96)
     assert not loaded.canonical
-    assert loaded.notes[-1] == "ViT-only rewrite is skipped: ResNet is not timm's VisionTransformer"
+    assert loaded.notes[-1] == "rewrites for plain ViTs are left out: ResNet is not timm's VisionTransformer"
 
 
 def test_distilled_deit_is_canonical(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@
     python benchmarks/small/run.py
     python benchmarks/small/run.py --model pit --board rk3566
 
-Each is converted twice with the same 256 training images for calibration: with the vendor's own ranges and no search
-(`vendor-default`), and as `edgevit convert` does by default. Rows are added to results.json; the table in README.md
-is written from it.
+Each is converted twice with the same 256 training images for calibration: with the vendor's own ranges and no
+search (`vendor-default`), and as `edgevit convert` does by default. Rows are added to results.json; the table in
+README.md is written from it.
 """
 
 from __future__ import annotations
@@ -111,10 +111,12 @@ def write_table(rows: dict[str, Any]) -> None:
     for key, row in rows.items():
         model, board, how = key.split()
         lost = f"{row['drop_points']:.2f} [{row['drop_low']:.1f}, {row['drop_high']:.1f}]"
-        lines.append(
-            f"| {model} | {board} | {how} | {100 * row['reference_top1']:.2f} | {lost} | {100 * row['agreement']:.1f} | "
-            f"{row['kl']:.4f} | {row['cycles'] / 1e6:.2f} | {row['cpu_ops']} | {row['sixteen_bit']} | {row['seconds']:.0f} |"
-        )
+        cells = [
+            *(model, board, how, f"{100 * row['reference_top1']:.2f}", lost, f"{100 * row['agreement']:.1f}"),
+            *(f"{row['kl']:.4f}", f"{row['cycles'] / 1e6:.2f}", str(row["cpu_ops"]), str(row["sixteen_bit"])),
+            f"{row['seconds']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     path = HERE / "README.md"
     before, rest = path.read_text(encoding="utf-8").split(START)
     write_atomically(path, before + START + "\n".join(lines) + "\n" + END + rest.split(END)[1])

@@ -6,8 +6,9 @@ It has every part that a real one has: options, ranges, a simulator, a runtime f
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from edgevit.backends.onnxruntime import backend as onnxruntime
 from edgevit.backends.onnxruntime.on_board import ON_BOARD
-from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs
+from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs, Simulator
 from edgevit.backends.rknn.backend import FUSION
 from edgevit.errors import ToolchainError
 from edgevit.images.preprocessing import Preprocessing
@@ -66,7 +67,7 @@ def run(artefact: Path, pixels: Any, preprocessing: Preprocessing, progress: Pro
 
 
 @contextmanager
-def simulations(request: CompileRequest, progress: Progress) -> Iterator[Callable[[PrecisionPlan], Outputs]]:
+def simulations(request: CompileRequest, progress: Progress) -> Iterator[Simulator]:
     """Float outputs plus an error that ends once enough tensors are in 16 bits."""
     assert request.onnx is not None and request.evaluate is not None
     exact = run(request.onnx, np.load(request.evaluate), request.preprocessing, progress)
@@ -75,14 +76,14 @@ def simulations(request: CompileRequest, progress: Progress) -> Iterator[Callabl
         error = 0.0 if len(plan.sixteen_bit) >= ENOUGH else 20.0
         return exact + error * np.random.default_rng(0).normal(size=exact.shape).astype(np.float32)
 
-    yield simulate
+    yield Simulator(simulate, frozenset(request.plan.ranges))
 
 
 @contextmanager
-def never(request: CompileRequest, progress: Progress) -> Iterator[Callable[[PrecisionPlan], Outputs]]:
+def never(request: CompileRequest, progress: Progress) -> Iterator[Simulator]:
     """A simulator that every plan fails in."""
-    with simulations(request, progress) as simulate:
-        yield lambda plan: simulate(PrecisionPlan())
+    with simulations(request, progress) as simulator:
+        yield replace(simulator, outputs=lambda plan: simulator.outputs(PrecisionPlan()))
 
 
 def tools(board: Board) -> dict[str, str]:

@@ -100,7 +100,8 @@ def test_a_recipe_that_is_not_followed_is_told(
     result = only(convert(pictures, tmp_path / "run", board, **options))
     (note,) = result.notes
     assert note == ("int8 without conditioning: it needs fold-attention-scale, and " + told)
-    assert result.search is None and result.diagnosis is None and result.plan.sixteen_bit == ()
+    assert result.diagnosis is None
+    assert result.search is not None and result.plan.lenient  # by the graph instead
 
 
 def test_ranges_left_to_the_vendor_are_told_where_a_model_is_conditioned(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +24,14 @@ from edgevit.rewrites.graph.pools import PoolTokens
 from edgevit.rewrites.graph.rows import flatten_rows
 from edgevit.rewrites.graph.strides import SplitStrides
 from edgevit.rewrites.graph.trimming import trim_tokens
-from edgevit.rewrites.graph.values import opened
+from edgevit.rewrites.graph.values import constant, opened
 from edgevit.rewrites.result import RewriteRecord
 from edgevit.targets.profiles import Npu
 
 Images = npt.NDArray[np.float32]
 # Of the largest output: what another order of float32 sums may come to.
 TOLERANCE = 1e-4
+UNNAMED, MADE = re.compile(r"val_\d+"), re.compile(r"_made\d+$")
 LAYER_ENDS = ("Add", "Gemm", "MatMul")
 
 
@@ -167,9 +170,25 @@ def refresh(model: ir.Model) -> None:
 def proto_of(model: ir.Model) -> onnx.ModelProto:
     """The graph as it is saved, without what nothing reads and without shapes, which may have changed."""
     rewrite(model, [])  # removes unused nodes and constants
+    name_after_inputs(model)
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
     return proto
+
+
+def name_after_inputs(model: ir.Model) -> None:
+    """Name what the rewriter made after what it is made of: layers are found by the module's own names."""
+    names = {value.name for node in model.graph for value in node.outputs}
+    for node in model.graph:
+        for output in node.outputs:
+            if not UNNAMED.fullmatch(str(output.name)):
+                continue
+            sources = [each for each in node.inputs if each is not None]
+            computed = [each for each in sources if constant(each) is None]
+            root = MADE.sub("", str((computed or sources)[0].name))
+            number = next(count for count in itertools.count(1) if f"{root}_made{count}" not in names)
+            output.name = f"{root}_made{number}"
+            names.add(output.name)
 
 
 def outputs_of(graph: onnx.ModelProto, images: Images) -> Images:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgevit.backends.rknn.table import edit, match, read_table
+from edgevit.backends.rknn.table import Entry, edit, match, multiples, read_table
 from edgevit.errors import ToolchainError
 
 TABLE = """custom_quantize_layers: {}
@@ -132,3 +132,35 @@ def test_a_planned_tensor_that_is_missing_is_named() -> None:
 
 def test_the_wrong_text_is_no_table() -> None:
     assert read_table("nothing: here\n") == {}
+
+
+def entry(name: str, span: tuple[float, float], dtype: str = "int8") -> Entry:
+    return Entry(name, dtype, span, (0, 1))
+
+
+def test_any_graph_s_tensors_are_found_by_their_ranges_alone() -> None:
+    entries = {
+        each.name: each
+        for each in (
+            entry("val_3_sw", (-1.0, 2.0)),
+            entry("blocks.7/other", (-0.5, 0.25)),
+            entry("near", (-1.0, 2.001)),
+            entry("logits", (-3.0, 4.0), "float32"),
+        )
+    }
+    seen = {"blocks.0/sum": (-1.0, 2.0), "blocks.2/norm": (-0.5, 0.25), "logits": (-3.0, 4.0)}
+    assert match(entries, seen, by_range_alone=True) == {
+        "blocks.0/sum": ["val_3_sw"],
+        "blocks.2/norm": ["blocks.7/other"],
+        "logits": ["logits"],
+    }
+
+
+def test_a_multiple_of_a_tensor_gets_its_range_times_the_constant() -> None:
+    """The compiler stores an attention's scores before their scale."""
+    scores = entry("sdpa_q_matmul", (-8.0, 16.0))
+    weight = entry("norm.weight", (0.0, 1.0))  # any range from zero is a multiple of any other
+    seen = {"scores": (-1.0, 2.0), "softmax": (0.0, 0.5)}
+    found = match({each.name: each for each in (scores, weight)}, seen, by_range_alone=True)
+    entries = {each.name: each for each in (scores, weight)}
+    assert multiples(entries, seen, found) == {"sdpa_q_matmul": ("scores", 8.0)}

@@ -119,3 +119,11 @@ def test_a_rewrite_that_would_change_the_outputs_is_left_out(monkeypatch: pytest
     assert found.graph == graph
     assert [record.changed for record in found.records] == [False]
     assert found.records[0].what.startswith("left out, it ")
+
+
+def test_new_tensors_are_named_after_the_model_s_own() -> None:
+    graph = graph_of(Classifier("chunks", patch=8, grid=3, dim=12, heads=3), 1, 3, 24, 24)
+    found = rewrite_graph(graph, EVERY, noise(1, 3, 24, 24), NPU)
+    names = [name for node in found.graph.graph.node for name in node.output]
+    assert len(names) == len(set(names)) and not [name for name in names if name.startswith("val_")]
+    assert any("blocks.0" in name and "_made" in name for name in names)

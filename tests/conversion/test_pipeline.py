@@ -104,6 +104,26 @@ def test_a_recipe_that_is_not_followed_is_told(
     assert result.search is not None and result.plan.lenient  # by the graph instead
 
 
+def test_a_graph_that_cannot_be_searched_is_quantized_as_the_vendor_does(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgevit.quantize.graph import find
+
+    def refuse(*_: Any) -> None:
+        raise edgevit.EdgevitError(
+            "cannot compute the graph step by step", "Odd is not known", "Report the model"
+        )
+
+    monkeypatch.setattr(find, "observe", refuse)
+    board = made_up.board().model_copy(update={"rewrites": ("fold-norms",)})
+    result = only(convert(pictures, tmp_path / "run", board))
+    assert result.plan.ranges == 0 and result.plan.sixteen_bit == ()
+    assert result.search is not None and not result.search.met
+    assert result.search.explanation == (
+        "int8 without a search: cannot compute the graph step by step: Odd is not known. Report the model."
+    )
+
+
 def test_ranges_left_to_the_vendor_are_told_where_a_model_is_conditioned(
     pictures: Path, tmp_path: Path
 ) -> None:

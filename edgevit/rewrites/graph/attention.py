@@ -7,6 +7,7 @@ and any number of layers. The scale, wherever it was, goes into q's weights.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,7 +188,9 @@ class SpellAttention(pattern.RewriteRuleClassBase):
         self.k = heads_of(self.core.keys_t, transposed=True)
         self.v = heads_of(self.core.v, transposed=False)
         found = [each for each in (self.q, self.k, self.v) if each is not None]
-        if self.by_norm and any(each.groups > MAX_GROUPS for each in found):
+        lead = (shape_of(output) or ())[:-2]
+        groups = found[0].groups if found else math.prod(lead[:-1])
+        if self.by_norm and groups > MAX_GROUPS:
             return result.fail("its tokens are in too many groups")
         alike = len({(each.groups, each.heads) for each in found}) == 1
         if not self.by_norm and not self.core.padding and (len(found) < 3 or not alike):

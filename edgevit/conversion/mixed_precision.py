@@ -116,18 +116,19 @@ def search_plan(
     evaluated = evaluated_images(len(pixels))
     np.save(folder / "evaluated.npy", pixels[-evaluated:])
     images = torch.from_numpy(search.model.preprocessing.normalise(np.asarray(pixels)))
-    if conditioned is None:
-        try:
+    try:
+        if conditioned is None:
             planned, told = by_graph(search, images, evaluated, folder, begun, progress)
-        except EdgevitError as error:  # then int8 is the vendor's own, as without a search
-            why = f"int8 without a search: {error}"
-            progress.warn(why)
-            return {"explanation": why, "met": False, "max_drop": search.acceptance.max_drop, "n": evaluated}
-        finally:
-            (folder / "evaluated.npy").unlink(missing_ok=True)
-    else:
-        planned, told = by_module(search, conditioned, images, evaluated, folder, begun, progress), {}
-    (folder / "evaluated.npy").unlink(missing_ok=True)
+        else:
+            planned, told = by_module(search, conditioned, images, evaluated, folder, begun, progress), {}
+    except EdgevitError as error:
+        if conditioned is not None:
+            raise
+        why = f"int8 without a search: {error}"  # then it is the vendor's own
+        progress.warn(why)
+        return {"explanation": why, "met": False, "max_drop": search.acceptance.max_drop, "n": evaluated}
+    finally:
+        (folder / "evaluated.npy").unlink(missing_ok=True)
     write_atomically(folder / "plan.toml", planned.plan.to_toml())
     search.state.unlink(missing_ok=True)
     found = planned.found

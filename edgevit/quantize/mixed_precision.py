@@ -19,7 +19,7 @@ from edgevit.metrics.predicted_loss import PredictedLoss, predict_loss
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.activations import outputs_of
 from edgevit.quantize.calibration import predicted_effect
-from edgevit.quantize.candidates import candidate_plans
+from edgevit.quantize.candidates import CandidatePlan, candidate_plans
 from edgevit.quantize.fake_quantization import int8_outputs, quantizer
 from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.groups import Costs, Errors, groups_of, shape_of
@@ -76,16 +76,51 @@ def find_plan(
     the file `state`.
     """
     every = outputs_of(vit, images).numpy()
-    images, reference = images[-evaluated:], every[-evaluated:]
+    images = images[-evaluated:]
     shape = shape_of(vit, npu)
     groups = [each for each in groups_of(shape.blocks) if each.possible(npu.never_sixteen_bit)]
     candidates = candidate_plans(groups, Errors(effects, shape.blocks, fusion), Costs(shape, npu, fusion))
     few = images[:FAKE_IMAGES]
+    return judged(
+        candidates,
+        plan,
+        every,
+        evaluated=evaluated,
+        int8=lambda sixteen_bit: int8_outputs(vit, few, plan.ranges, fusion, sixteen_bit).numpy(),
+        simulate=simulate,
+        acceptance=acceptance,
+        minutes=minutes,
+        state=state,
+        advice=advice,
+        progress=progress,
+    )
+
+
+def judged(
+    candidates: list[CandidatePlan],
+    plan: PrecisionPlan,
+    every: Outputs,
+    *,
+    evaluated: int,
+    int8: Callable[[tuple[str, ...]], Outputs],
+    simulate: Callable[[PrecisionPlan], Outputs],
+    acceptance: Acceptance,
+    minutes: float,
+    state: Path | None,
+    advice: str,
+    progress: Progress,
+) -> PlannedPrecision:
+    """The cheapest of the candidates within `acceptance`, in the ranges of `plan`.
+
+    `every` are the float outputs [n, classes] on all calibration images. `int8` gives those of fake quantization
+    with some tensors in 16 bits, on up to FAKE_IMAGES images from the first of the last `evaluated`; `simulate`
+    those of the compiled model on all of the last `evaluated`.
+    """
+    reference = every[-evaluated:]
 
     # The float model's margins on every calibration image serve the few that plans are evaluated on.
     def estimate(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
-        found = int8_outputs(vit, few, plan.ranges, fusion, sixteen_bit)
-        return predict_loss(found, reference[: len(few)], every)
+        return predict_loss(int8(sixteen_bit), reference[:FAKE_IMAGES], every)
 
     def simulated(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
         return predict_loss(simulate(replace(plan, sixteen_bit=sixteen_bit)), reference, every)

@@ -6,22 +6,19 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.metrics.difference import difference
-from edgevit.metrics.predicted_loss import PredictedLoss, predict_loss
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.graph.forward import Graph, Tensor, keep
 from edgevit.quantize.graph.groups import candidate_plans
-from edgevit.quantize.graph.rounding import effects_of, int8_outputs
+from edgevit.quantize.graph.rounding import int8_outputs, scaled_effects
 from edgevit.quantize.graph.statistics import Ends, collect, extremes
 from edgevit.quantize.graph.structure import Structure, computed, structure_of
-from edgevit.quantize.mixed_precision import FAKE_IMAGES, Outputs, PlannedPrecision, fingerprint
+from edgevit.quantize.mixed_precision import FAKE_IMAGES, Outputs, PlannedPrecision, judged
 from edgevit.quantize.observers import OBSERVERS, Range, TensorStatistics
 from edgevit.quantize.plan import LENIENTLY_MATCHED_IMAGES, PrecisionPlan
-from edgevit.quantize.search import search
 from edgevit.targets.profiles import Npu
 
 RANGE_IMAGES = 32
@@ -84,9 +81,9 @@ def prepare(
         spans = ranges_by(observer, observed.plan.ranges, statistics, structure)
         outputs = int8_outputs(observed.graph, structure, held_out, spans)
         tried[observer] = difference(outputs, expected).kl, spans
-    _, best = min(tried.values(), key=lambda pair: pair[0])
+    measured, best = min(tried.values(), key=lambda pair: pair[0])
     effects = {name: statistics[name].effect(best[name]) for name in names if name in statistics}
-    effects = effects_of(observed.graph, structure, held_out, best, effects)
+    effects = scaled_effects(structure, effects, measured)
     # Others stay: a compiler may store a multiple of one.
     plan = replace(observed.plan, ranges={**observed.plan.ranges, **best})
     return Prepared(structure, plan, effects, {name: loss for name, (loss, _) in tried.items()})
@@ -123,30 +120,21 @@ def find_plan(
     progress: Progress = QUIET,
 ) -> PlannedPrecision:
     """The cheapest plan within `acceptance`, evaluated on the last `evaluated` of the images by `simulate`."""
-    every = observed.graph.outputs(images, keep).numpy()
-    images, reference = images[-evaluated:], every[-evaluated:]
-    candidates = candidate_plans(prepared.structure, prepared.effects, npu)
-    few, plan = images[:FAKE_IMAGES], prepared.plan
-
-    def estimate(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
-        found = int8_outputs(observed.graph, prepared.structure, few, plan.ranges, sixteen_bit)
-        return predict_loss(found, reference[: len(few)], every)
-
-    def simulated(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
-        return predict_loss(simulate(replace(plan, sixteen_bit=sixteen_bit)), reference, every)
-
-    found = search(
-        candidates,
-        estimate=estimate,
-        simulate=simulated,
+    every, few = observed.graph.outputs(images, keep).numpy(), images[-evaluated:][:FAKE_IMAGES]
+    graph, structure, plan = observed.graph, prepared.structure, prepared.plan
+    return judged(
+        candidate_plans(structure, prepared.effects, npu),
+        plan,
+        every,
+        evaluated=evaluated,
+        int8=lambda sixteen_bit: int8_outputs(graph, structure, few, plan.ranges, sixteen_bit).numpy(),
+        simulate=simulate,
         acceptance=acceptance,
         minutes=minutes,
         state=state,
-        key=fingerprint(plan, np.asarray(reference)),
         advice=advice,
         progress=progress,
     )
-    return PlannedPrecision(replace(plan, sixteen_bit=found.candidate.sixteen_bit), found)
 
 
 def worst_tensors(prepared: Prepared) -> list[tuple[str, float]]:

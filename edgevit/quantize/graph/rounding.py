@@ -57,14 +57,8 @@ def rounded_weights(graph: Graph, structure: Structure, sixteen_bit: frozenset[s
     return rounded
 
 
-def effects_of(
-    graph: Graph, structure: Structure, images: Tensor, ranges: Ranges, effects: Mapping[str, float]
-) -> dict[str, float]:
+def scaled_effects(structure: Structure, effects: Mapping[str, float], measured: float) -> dict[str, float]:
     """Estimated effects scaled so that all together give what was measured, KL in nats per image."""
-    from edgevit.metrics.difference import difference
-
-    expected = graph.outputs(images, lambda name, value: value)
-    found = difference(int8_outputs(graph, structure, images, ranges), expected).kl
     estimate = sum(effects[name] for name in structure.operations if structure.rounded_when_made(name, ()))
-    factor = found / max(estimate, 1e-12)
+    factor = measured / max(estimate, 1e-12)
     return {name: effect * factor for name, effect in effects.items()}

@@ -54,8 +54,3 @@ def maker(value: ir.Value | None, *kinds: str) -> ir.Node | None:
     """The node that makes a value, where it is one of these kinds."""
     node = None if value is None else value.producer()
     return node if node is not None and node.domain == "" and node.op_type in kinds else None
-
-
-def readers(value: ir.Value) -> list[ir.Node]:
-    """The nodes that read a value, each once."""
-    return list(dict.fromkeys(value.consumers()))

@@ -43,16 +43,21 @@ def view_of(value: ir.Value) -> View | None:
         return None
     node = value.producer()
     if node is None or node.domain != "" or node.op_type not in (*MOVES, "Mul", "Div"):
-        return View(value, np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape))
+        return itself(value, shape)
     if node.op_type in ("Mul", "Div"):
         return scaled(value, node)
     if node.op_type == "Concat":
         return joined(value, node)
     if constant(node.inputs[0]) is not None:
-        return View(value, np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape))
+        return itself(value, shape)
     before = view_of(node.inputs[0])  # type: ignore[arg-type]
     moved = None if before is None else move(node, value, before.index, shape)
     return None if before is None or moved is None else View(before.source, moved, before.scale)
+
+
+def itself(value: ir.Value, shape: tuple[int, ...]) -> View:
+    """A value as its own source."""
+    return View(value, np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape))
 
 
 def scaled(value: ir.Value, node: ir.Node) -> View | None:
@@ -64,7 +69,7 @@ def scaled(value: ir.Value, node: ir.Node) -> View | None:
     shape = shape_of(value)
     assert shape is not None
     if factor is None or factor == 0 or other is None or shape_of(other) != shape:
-        return View(value, np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape))
+        return itself(value, shape)
     before = view_of(other)
     factor = factor if node.op_type == "Mul" else 1 / factor
     return None if before is None else View(before.source, before.index, before.scale * factor)
@@ -80,7 +85,7 @@ def joined(value: ir.Value, node: ir.Node) -> View | None:
         part is not None and part.source is first.source and part.scale == first.scale for part in parts
     )
     if not same or first is None:
-        return View(value, np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape))
+        return itself(value, shape)
     index = np.concatenate([part.index for part in parts if part], axis=integer(node, "axis", 0))
     return View(first.source, index, first.scale)
 

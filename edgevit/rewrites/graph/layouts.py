@@ -7,6 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from edgevit.rewrites.graph.tokens import register
 from edgevit.rewrites.graph.values import constant, shape_of
 from edgevit.rewrites.graph.views import ORDERS, Index, move
 
@@ -47,9 +48,7 @@ def shorten(graph: ir.Graph, last: ir.Node) -> bool:
         name = f"{last.outputs[0].name}_move_{number}"
         inputs, attributes = [value], []
         if kind == "Reshape":
-            sizes = ir.Value(name=f"{name}_shape", const_value=ir.tensor(np.asarray(argument, np.int64)))
-            graph.register_initializer(sizes)
-            inputs.append(sizes)
+            inputs.append(register(graph, f"{name}_shape", np.asarray(argument, np.int64)))
         else:
             attributes.append(ir.AttrInt64s("perm", argument))
         node = ir.Node("", kind, inputs, attributes=attributes, num_outputs=1)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from edgevit.rewrites.graph.tokens import ELEMENTWISE, insert_before
+from edgevit.rewrites.graph.tokens import ELEMENTWISE, insert_before, register
 from edgevit.rewrites.graph.values import constant, integer, maker, shape_of
 
 
@@ -61,23 +61,17 @@ def flatten(graph: ir.Graph, node: ir.Node, shape: tuple[int, ...], rows: tuple[
         flat = flat_source(each, rows)
         if flat is None:
             name = f"{output.name}_rows_{number}"
-            flat = insert_before(node, "Reshape", [each, sizes_of(graph, rows, name)], name)
+            flat = insert_before(
+                node, "Reshape", [each, register(graph, f"{name}_sizes", np.asarray(rows, np.int64))], name
+            )
             flat.shape, flat.type = ir.Shape(rows), each.type
         node.replace_input_with(number, flat)
     users = list(output.uses())
-    again = ir.Node("", "Reshape", [output, sizes_of(graph, shape, f"{output.name}_whole")], num_outputs=1)
+    sizes = register(graph, f"{output.name}_whole_sizes", np.asarray(shape, np.int64))
+    again = ir.Node("", "Reshape", [output, sizes], num_outputs=1)
     again.outputs[0].name = f"{output.name}_whole"
     again.outputs[0].shape, again.outputs[0].type = ir.Shape(shape), output.type
     graph.insert_after(node, again)
     for user, number in users:
         user.replace_input_with(number, again.outputs[0])
     output.shape = ir.Shape(rows)
-
-
-def sizes_of(graph: ir.Graph, sizes: tuple[int, ...], name: str) -> ir.Value:
-    """A constant with a shape."""
-    value = ir.Value(
-        name=f"{name}_sizes", const_value=ir.tensor(np.asarray(sizes, np.int64), name=f"{name}_sizes")
-    )
-    graph.register_initializer(value)
-    return value

@@ -15,39 +15,11 @@ import onnx_ir as ir
 from edgevit.rewrites.graph.values import Array, constant, integer, integers, shape_of
 from edgevit.rewrites.graph.views import slices
 
-ELEMENTWISE = frozenset(
-    {
-        *(
-            "Add",
-            "Sub",
-            "Mul",
-            "Div",
-            "Pow",
-            "Min",
-            "Max",
-            "Sqrt",
-            "Reciprocal",
-            "Neg",
-            "Abs",
-            "Exp",
-            "Log",
-            "Erf",
-        ),
-        *(
-            "Tanh",
-            "Sigmoid",
-            "Relu",
-            "Elu",
-            "LeakyRelu",
-            "HardSwish",
-            "HardSigmoid",
-            "Softplus",
-            "Mish",
-            "Gelu",
-        ),
-        *("Clip", "Cast", "Identity"),
-    }
-)
+ELEMENTWISE = frozenset({
+    "Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sqrt", "Reciprocal", "Neg", "Abs", "Exp", "Log", "Erf",
+    "Tanh", "Sigmoid", "Relu", "Elu", "LeakyRelu", "HardSwish", "HardSigmoid", "Softplus", "Mish", "Gelu", "Clip", "Cast",
+    "Identity",
+})  # fmt: skip
 RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceL1", "ReduceL2")
 
@@ -124,17 +96,22 @@ def changed_axes(node: ir.Node, shape: tuple[int, ...], axis: int) -> bool:
     return cut is None or cut[axis] != slice(None)
 
 
-def replace_constant(node: ir.Node, number: int, values: Array) -> None:
-    """Give a node a constant of its own."""
-    graph = node.graph
-    assert graph is not None and node.inputs[number] is not None
-    name = f"{node.outputs[0].name}_constant_{number}"
+def register(graph: ir.Graph, name: str, values: Array) -> ir.Value:
+    """A constant of a graph, under this name or the next that is free."""
     while name in graph.initializers:
         name += "_"
     value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(values), name=name))
     value.shape, value.dtype = ir.Shape(values.shape), ir.DataType.from_numpy(values.dtype)
     graph.register_initializer(value)
-    node.replace_input_with(number, value)
+    return value
+
+
+def replace_constant(node: ir.Node, number: int, values: Array) -> None:
+    """Give a node a constant of its own."""
+    graph = node.graph
+    assert graph is not None and node.inputs[number] is not None
+    name = f"{node.outputs[0].name}_constant_{number}"
+    node.replace_input_with(number, register(graph, name, values))
 
 
 def insert_before(node: ir.Node, kind: str, inputs: list[ir.Value], name: str, **attributes: int) -> ir.Value:
@@ -157,11 +134,6 @@ def first_rows(node: ir.Node, value: ir.Value, count: int, axis: int, name: str)
     """value[:count] along an axis, in front of a node."""
     graph = node.graph
     assert graph is not None
-    bounds = []
-    for key, number in (("from", 0), ("to", count), ("axis", axis)):
-        bound = ir.Value(
-            name=f"{name}_{key}", const_value=ir.tensor(np.asarray([number], np.int64), name=f"{name}_{key}")
-        )
-        graph.register_initializer(bound)
-        bounds.append(bound)
+    wanted = (("from", 0), ("to", count), ("axis", axis))
+    bounds = [register(graph, f"{name}_{key}", np.asarray([number], np.int64)) for key, number in wanted]
     return insert_before(node, "Slice", [value, *bounds], name)

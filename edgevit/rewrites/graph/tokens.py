@@ -17,8 +17,8 @@ from edgevit.rewrites.graph.views import slices
 
 ELEMENTWISE = frozenset({
     "Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sqrt", "Reciprocal", "Neg", "Abs", "Exp", "Log", "Erf",
-    "Tanh", "Sigmoid", "Relu", "Elu", "LeakyRelu", "HardSwish", "HardSigmoid", "Softplus", "Mish", "Gelu", "Clip", "Cast",
-    "Identity",
+    "Tanh", "Sigmoid", "Relu", "Elu", "LeakyRelu", "HardSwish", "HardSigmoid", "Softplus", "Mish", "Gelu", "Clip",
+    "Cast", "Identity",
 })  # fmt: skip
 RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceL1", "ReduceL2")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.backends.litert.backend import pixel_scaling
-from edgevit.backends.onnxruntime import backend
+from edgevit.backends.onnxruntime import host
 from edgevit.backends.onnxruntime.recipes import Images, quiet
 from edgevit.conversion.artefacts import Conversion
 from edgevit.export import export_onnx, export_program
@@ -156,8 +156,8 @@ def plain_litert(conversion: Conversion, folder: Path) -> dict[str, Values]:
 
 def plain_onnx(conversion: Conversion, folder: Path) -> dict[str, Values]:
     """The model as it is in ONNX, with the vendor's functions at their own settings."""
-    from backend.quantization import quantize_dynamic, quantize_static
-    from backend.quantization.shape_inference import quant_pre_process
+    from onnxruntime.quantization import quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     assert conversion.calibration is not None and conversion.validation is not None
     preprocessing = conversion.own_preprocessing
@@ -181,7 +181,7 @@ def plain_onnx(conversion: Conversion, folder: Path) -> dict[str, Values]:
             "plain, quantize_static": made(folder / "static.onnx", static),
         }
     for row in rows.values():
-        row["logits"] = backend.run(row["model"], pixels, preprocessing, QUIET)
+        row["logits"] = host.run(row["model"], pixels, preprocessing, QUIET)
     return rows
 
 
@@ -215,7 +215,7 @@ def time_onnx(
     assert conversion.validation is not None
     one = np.load(conversion.validation.path("pixels.npy"), mmap_mode="r")[:1]
     inputs = conversion.own_preprocessing.normalise(np.asarray(one))
-    return backend.in_turns(models, inputs, rounds=rounds, seconds=TIMEOUT_S)
+    return host.in_turns(models, inputs, rounds=rounds, seconds=TIMEOUT_S)
 
 
 def write_table(results: dict[str, Values]) -> None:

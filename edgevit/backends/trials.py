@@ -34,10 +34,19 @@ CLEARLY_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to quantize: its name in a plan, and what it does."""
+    """One way to quantize: what it is called, what it does, and the backend's options that say so.
+
+    Without options of its own the label is the option `recipe`.
+    """
 
     label: str
     description: str
+    own_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The backend's options in a plan."""
+        return {"recipe": self.label, **self.own_options}
 
 
 @dataclass(frozen=True)
@@ -85,12 +94,14 @@ class Trials:
 class Quantizers:
     """Ways to quantize for one backend. The name of a way is the backend's option `recipe`.
 
-    `delegates` are what may run its artefacts, "cpu" among them.
+    `delegates` are what may run its artefacts, "cpu" among them. `sparing` makes candidates of one that loses too
+    much: the same, but for the layers that cost it most.
     """
 
     delegates: tuple[str, ...]
     candidates: Callable[[str], tuple[Candidate, ...]]
     measure: Callable[[TrialRequest, Progress], Trials]
+    sparing: Callable[[TrialRequest, Candidate, Progress], tuple[Candidate, ...]] | None = None
 
 
 @dataclass(frozen=True)

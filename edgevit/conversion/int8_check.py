@@ -43,7 +43,7 @@ def predicted(conversion: Conversion, board: Board, precision: str) -> Step | No
     inputs = {"export": exported.key, "compiled": compiled.key, "calibration": conversion.probe.key}
 
     def make(folder: Path) -> dict[str, Any]:
-        from edgevit.backends.onnxruntime.backend import run
+        from edgevit.backends.onnxruntime.host import run
         from edgevit.backends.onnxruntime.recipes import fake_quantize
 
         conversion.progress.stage(

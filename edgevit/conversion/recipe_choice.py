@@ -76,8 +76,18 @@ def choose_plan(choosing: Choosing, folder: Path, progress: Progress) -> dict[st
     )
     trials = quantizers.measure(request, progress)
     choice = choose(trials, choosing.acceptance, where=choosing.board.id)
+    ways = {each.label: each for each in offered}
+    closest = ways[choice.chosen.trial.label]
+    if quantizers.sparing and choosing.fixed is None and not choice.chosen.accepted:
+        spared = quantizers.sparing(request, closest, progress)
+        ways |= {each.label: each for each in spared}
+        if spared:  # all are timed in turns, the closest with them
+            trials = quantizers.measure(replace(request, candidates=(*spared, closest)), progress)
+            before = tuple(each for each in choice.evaluated if each.trial.label != closest.label)
+            choice = choose(trials, choosing.acceptance, where=choosing.board.id)
+            choice = replace(choice, evaluated=before + choice.evaluated)
     clear(work)
-    own = {**choosing.plan.options.get(backend.name, {}), "recipe": choice.chosen.trial.label}
+    own = {**choosing.plan.options.get(backend.name, {}), **ways[choice.chosen.trial.label].options}
     plan = replace(choosing.plan, options={backend.name: own})
     write_atomically(folder / "plan.toml", plan.to_toml())
     if choice.warning:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.backends.onnxruntime import backend as onnxruntime
+from edgevit.backends.onnxruntime import host
 from edgevit.backends.onnxruntime.on_board import ON_BOARD
 from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs, Simulator
 from edgevit.backends.rknn.backend import FUSION
@@ -63,7 +63,7 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
 
 
 def run(artefact: Path, pixels: Any, preprocessing: Preprocessing, progress: Progress) -> Outputs:
-    return onnxruntime.run(artefact, pixels, preprocessing, progress)
+    return host.run(artefact, pixels, preprocessing, progress)
 
 
 @contextmanager

@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from edgevit import torch_setup  # noqa: F401
-from edgevit.backends.onnxruntime import backend, recipes
+from edgevit.backends.onnxruntime import backend, costly, recipes
 from edgevit.backends.protocol import CompileRequest
-from edgevit.backends.trials import TrialRequest
+from edgevit.backends.trials import Candidate, TrialRequest
 from edgevit.errors import InputError
 from edgevit.export import export_onnx
 from edgevit.files import sha256_file
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Quiet
-from edgevit.quantize.plan import PrecisionPlan
+from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.targets.profiles import Board
 
 from timm.models.vision_transformer import VisionTransformer  # isort: skip
@@ -173,3 +173,54 @@ def test_recipe_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         "cannot use a plan: options.onnxruntime: recipe: input should be 'dynamic', 'dynamic_7bit', "
         "'dynamic_static_convolution' or 'static_linear_convolution'. Correct the value."
     )
+
+
+def massive(folder: Path) -> CompileRequest:
+    """A model one of whose layers takes values so far apart that 8 bits lose the small ones."""
+    asked = request(folder, "int8")
+    assert asked.onnx is not None
+    model = tiny()
+    with torch.no_grad():
+        mlp = model.blocks[1].mlp
+        mlp.fc1.weight[0], mlp.fc1.bias[0] = 0.0, 900.0
+        mlp.fc2.weight[:, 0] = 0.0
+    export_onnx(model, (32, 32), 3, asked.onnx)
+    return asked
+
+
+def test_the_layer_that_costs_most_is_left_in_float(tmp_path: Path) -> None:
+    asked = massive(tmp_path)
+    assert asked.onnx is not None
+    trial = TrialRequest(
+        asked.onnx, (), PREPROCESSING, asked.calibration, asked.calibration, timed=False, out=asked.out
+    )
+    first = costly.sparing(trial, Candidate("dynamic", ""), Quiet())[-1]
+    assert first.own_options["float_layers"][0].endswith("blocks.1/mlp/fc2/MatMul")
+    tried = backend.measure(dataclasses.replace(trial, candidates=(first, Candidate("dynamic", ""))), Quiet())
+    errors = [np.abs(each.outputs - tried.reference).max() for each in tried.tried]
+    assert errors[0] < errors[1] / 4
+
+
+def test_layers_named_in_a_plan_stay_in_float(tmp_path: Path) -> None:
+    asked = request(tmp_path, "int8")
+    layers = recipes.with_weights(asked.onnx, recipes.LINEAR)
+    options = {"onnxruntime": {"recipe": "dynamic", "float_layers": layers[:2]}}
+    plan = PrecisionPlan(precision="int8", options=options)
+    (tmp_path / "plan.toml").write_text(plan.to_toml(), encoding="utf-8")
+    plan = read_plan(tmp_path / "plan.toml")
+    result = backend.make(dataclasses.replace(asked, plan=plan), Quiet())
+    ops = [node.op_type for node in onnx.load(result.artefact).graph.node]
+    assert ops.count("MatMulInteger") == len(layers) - 2
+
+
+def test_layer_that_the_graph_has_not_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    asked = request(tmp_path, "int8")
+    layer = recipes.with_weights(asked.onnx, recipes.LINEAR)[0]
+    options = {"onnxruntime": {"float_layers": [f"{layer}x"]}}
+    plan = PrecisionPlan(precision="int8", options=options)
+    with pytest.raises(InputError) as caught:
+        backend.make(dataclasses.replace(asked, plan=plan), Quiet())
+    assert str(caught.value) == (
+        f"cannot leave {layer}x in float: the graph has no layer of that name. Rename it to {layer}."
+    )
+    assert list(asked.out.iterdir()) == []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgevit.backends.onnxruntime import backend as onnxruntime
+from edgevit.backends.onnxruntime import host as onnxruntime
 from edgevit.backends.proof import TOLERANCE, Probe, relative_error
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.rknn import repair

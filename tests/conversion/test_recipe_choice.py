@@ -79,6 +79,38 @@ def test_fastest_way_is_written_into_the_plan(tmp_path: Path, asked: list[TrialR
     assert list(tmp_path.rglob("*.tflite")) == []
 
 
+def test_where_no_way_keeps_the_target_the_closest_is_spared_its_costliest_layers(tmp_path: Path) -> None:
+    tried: list[list[str]] = []
+
+    def measure(request: TrialRequest, progress: Progress) -> Trials:
+        tried.append([each.label for each in request.candidates])
+        outputs = np.eye(5, dtype=np.float32)[np.arange(len(np.load(request.held_out))) % 5] * 20
+        wrong = np.roll(outputs, 1, axis=1)
+        found = [
+            Trial(each.label, outputs if "float" in each.label else wrong, (2.0,) * 9)
+            for each in request.candidates
+        ]
+        return Trials(outputs, (5.0,) * 9, tuple(found))
+
+    def sparing(request: TrialRequest, closest: Candidate, progress: Progress) -> tuple[Candidate, ...]:
+        return (
+            Candidate(
+                f"{closest.label}, 2 layers in float", "", {"recipe": closest.label, "float_layers": ["a"]}
+            ),
+        )
+
+    ways = (Candidate("dynamic", ""), Candidate("dynamic_7bit", ""))
+    quantizers = Quantizers(("cpu",), lambda delegate: ways, measure, sparing)
+    with registry.registered(replace(ONNXRUNTIME, quantizers=quantizers)):
+        found = choose_plan(make(tmp_path, board=load_board("onnx")), tmp_path, Quiet())
+    assert tried == [["dynamic", "dynamic_7bit"], ["dynamic, 2 layers in float", "dynamic"]]
+    options = read_plan(tmp_path / "plan.toml").options["onnxruntime"]
+    assert options == {"recipe": "dynamic", "float_layers": ["a"]}
+    assert [each["label"] for each in found["tried"]] == [
+        "dynamic_7bit", "dynamic, 2 layers in float", "dynamic"
+    ]  # fmt: skip
+
+
 def test_no_image_both_fits_and_judges(tmp_path: Path, asked: list[TrialRequest], monkeypatch: Any) -> None:
     monkeypatch.setattr(recipe_choice, "clear", lambda work: None)
     choose_plan(make(tmp_path), tmp_path, Quiet())

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgevit.backends.onnxruntime.costly import sparing
+from edgevit.backends.onnxruntime.host import in_turns, run
 from edgevit.backends.onnxruntime.on_board import ON_BOARD
-from edgevit.backends.onnxruntime.recipes import CANDIDATES, RecipeName, quantize
+from edgevit.backends.onnxruntime.recipes import CANDIDATES, OnnxOptions, quantize
 from edgevit.backends.protocol import Backend, CompileRequest, CompileResult, Outputs, Pixels
 from edgevit.backends.trials import Candidate, Quantizers, Trial, TrialRequest, Trials
 from edgevit.errors import InputError
 from edgevit.files import atomic_path
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
-from edgevit.targets.profiles import Board, Strict
-
-ROUNDS, MIN_ROUNDS, ROUNDS_SECONDS = 40, 7, 20.0
-WARM_UP = 3
-# What the vendor's guide recommends for transformers: used where there is nothing to measure on.
-VENDOR_DEFAULT: RecipeName = "dynamic"
-
-
-class OnnxOptions(Strict):
-    """`recipe`: the name of a way to quantize; None: it is measured."""
-
-    recipe: RecipeName | None = None
+from edgevit.targets.profiles import Board
 
 
 def candidates(delegate: str) -> tuple[Candidate, ...]:
@@ -50,8 +38,7 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
     with atomic_path(artefact) as staging:
         if request.plan.quantized:
             options: OnnxOptions = ONNXRUNTIME.options_of(request.plan.options)
-            recipe = options.recipe or VENDOR_DEFAULT
-            quantize(request.onnx, staging, recipe, request.calibration, request.preprocessing)
+            quantize(request.onnx, staging, options, request.calibration, request.preprocessing)
         else:
             shutil.copyfile(request.onnx, staging)
     outputs = None
@@ -70,7 +57,8 @@ def measure(request: TrialRequest, progress: Progress) -> Trials:
         progress.advance(number, len(request.candidates), f"try {candidate.label}")
         model = request.out / f"{number}.onnx"
         try:
-            quantize(request.source_model, model, candidate.label, request.fit, request.preprocessing)
+            options = OnnxOptions(**candidate.options)
+            quantize(request.source_model, model, options, request.fit, request.preprocessing)
             models[candidate.label] = model
         except InputError:
             raise
@@ -90,54 +78,6 @@ def measure(request: TrialRequest, progress: Progress) -> Trials:
         return Trial(label, *by_model[model], details={"bytes": model.stat().st_size})
 
     return Trials(outputs[0], times[0], tuple(trial(*each) for each in models.items()))
-
-
-def in_turns(
-    models: list[Path],
-    one: npt.NDArray[np.float32],
-    *,
-    rounds: int = ROUNDS,
-    seconds: float = ROUNDS_SECONDS,
-) -> list[tuple[float, ...]]:
-    """Milliseconds of one inference of `one` [1, channels, height, width] on one thread, each model once a round.
-
-    Stops after `seconds`, but not before a few rounds are done.
-    """
-    sessions = [open_model(model, threads=1) for model in models]
-    name = sessions[0].get_inputs()[0].name
-    times: list[list[float]] = [[] for _ in models]
-    begun = time.perf_counter()
-    for number in range(WARM_UP + rounds):
-        if number >= WARM_UP + MIN_ROUNDS and time.perf_counter() - begun > seconds:
-            break
-        for session, series in zip(sessions, times, strict=True):
-            started = time.perf_counter()
-            session.run(None, {name: one})
-            series.append(1000 * (time.perf_counter() - started))
-    return [tuple(series[WARM_UP:]) for series in times]
-
-
-def run(
-    model: Path, pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing, progress: Progress
-) -> npt.NDArray[np.float32]:
-    """Outputs float32 [n, classes] for pixels uint8 [n, height, width, channels]."""
-    session = open_model(model)
-    name = session.get_inputs()[0].name
-    rows: list[Any] = []
-    for number, image in enumerate(pixels):
-        rows.append(session.run(None, {name: preprocessing.normalise(np.asarray(image)[None])})[0][0])
-        progress.advance(number + 1, len(pixels))
-    return np.stack(rows).astype(np.float32)
-
-
-def open_model(model: Path, threads: int = 0) -> Any:
-    """A session on the CPU; 0 threads: as many as there are cores."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def predict(artefact: Path, pixels: Pixels, preprocessing: Preprocessing, progress: Progress) -> Outputs:
@@ -162,6 +102,6 @@ ONNXRUNTIME = Backend(
     tools=tools,
     compile=make,
     on_board=ON_BOARD,
-    quantizers=Quantizers(("cpu",), candidates, measure),
+    quantizers=Quantizers(("cpu",), candidates, measure, sparing),
     run=predict,
 )

@@ -125,7 +125,15 @@ def test_every_step_is_in_the_manifest_and_the_second_run_makes_none(tmp_path: P
 
     first, second = convert("a"), convert("b")
     names = [step.stage for step in first.manifest.stages]
-    assert names == ["model", "validation", "float", "export", "onnx-float", "evaluate-onnx-float"]
+    assert names == [
+        "model",
+        "validation",
+        "float",
+        "preprocessing",
+        "export",
+        "onnx-float",
+        "evaluate-onnx-float",
+    ]
     assert not any(step.cached for step in first.manifest.stages)
     assert [step.stage for step in second.manifest.stages] == names
     assert all(step.cached for step in second.manifest.stages)

@@ -21,6 +21,7 @@ from edgevit.metrics.acceptance import Acceptance, provable_drop
 from edgevit.progress import Progress
 
 Outputs = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
 
 if TYPE_CHECKING:
     from edgevit.metrics.predicted_loss import PredictedLoss
@@ -139,13 +140,17 @@ class Choice:
     warning: str | None
 
 
-def choose(trials: Trials, acceptance: Acceptance, *, where: str) -> Choice:
+def best_of(trials: Trials, acceptance: Acceptance, *, where: str, labels: Labels | None = None) -> Choice:
     """The fastest candidate that keeps within `acceptance`; where none does, the most faithful.
 
     Candidates come in the order of preference: a later one is taken only where it is clearly faster. `where` is
-    the target's name, for the words. Raises EdgevitError where no candidate could be made.
+    the target's name, for the words; `labels` [n] those of the images, if known. Raises EdgevitError where no
+    candidate could be made.
     """
-    evaluated = tuple(evaluate(trial, trials, acceptance) for trial in trials.tried)
+    from edgevit.metrics.confidence import trusted_scale  # brings scipy
+
+    scale = None if labels is None else trusted_scale(trials.reference, labels)
+    evaluated = tuple(evaluate(trial, trials, acceptance, scale) for trial in trials.tried)
     made = [each for each in evaluated if each.loss is not None]
     if not made:
         raise EdgevitError(
@@ -163,14 +168,14 @@ def choose(trials: Trials, acceptance: Acceptance, *, where: str) -> Choice:
     return Choice(best, evaluated, explain(best, acceptance), slower(best, where))
 
 
-def evaluate(trial: Trial, trials: Trials, acceptance: Acceptance) -> Evaluated:
+def evaluate(trial: Trial, trials: Trials, acceptance: Acceptance, scale: float | None) -> Evaluated:
     """One trial against the float artefact's outputs and times."""
     if trial.outputs is None:
         return Evaluated(trial, None, (), accepted=False)
     finite = bool(np.isfinite(trial.outputs).all())
     from edgevit.metrics.predicted_loss import predict_loss  # brings scipy
 
-    loss = predict_loss(np.nan_to_num(trial.outputs), trials.reference)
+    loss = predict_loss(np.nan_to_num(trial.outputs), trials.reference, scale=scale)
     pairs = zip(trials.float_ms, trial.latencies_ms, strict=True) if trial.latencies_ms else ()
     speedups = tuple(theirs / ours for theirs, ours in pairs)
     return Evaluated(trial, loss, speedups, accepted=finite and acceptance.keeps(loss))
@@ -189,7 +194,8 @@ def explain(best: Evaluated, acceptance: Acceptance) -> str:
     pace = "not timed: this machine is not the target" if speed is None else pace_of(speed)
     measured = (
         f"{loss.points:.2f} points expected drop (95 % below {loss.upper:.2f}) and {loss.changes:.1f} % changed "
-        f"predictions (95 % below {loss.changes_upper:.1f}) by {loss.images} calibration images; {pace}"
+        f"predictions (95 % below {loss.changes_upper:.1f}) by {loss.images} "
+        f"{'labelled ' * loss.calibrated}calibration images; {pace}"
     )
     if best.accepted:
         return f"{best.trial.label} keeps within {limit}: {measured}"

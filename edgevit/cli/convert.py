@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevit.cli.options import FILE, SEED, TEXT, Finite, model_options, smaller_options
+from edgevit.cli.options import (
+    FILE,
+    SEED,
+    TEXT,
+    Finite,
+    model_options,
+    preprocessing_options,
+    smaller_options,
+)
 
 if TYPE_CHECKING:
     from edgevit.request.job import Job
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
 @click.command(name="convert")
 @model_options
 @smaller_options
+@preprocessing_options
 @click.option("--recover", is_flag=True, help="Distil the smaller model from the original, without labels.")
 @click.option("--recover-images", type=FILE, help="Any pictures to recover on; the calibration images else.")
 @click.option("--recover-minutes", type=Finite(0, min_open=True), help="At most; 10 by default.")
@@ -73,6 +82,8 @@ def command(
           --validation val.csv
       edgevit convert deit_tiny_patch16_224 --weights my.safetensors --calibration calib/ \\
           --validation val/ --target rk3588 --resolution 192 --prune-heads 3 --recover
+      edgevit convert net.py:build --weights net.pth --calibration calib/ --validation val/ \\
+          --target rk3588 --mean 0.5 --std 0.5 --crop squash --classes labels.txt
     """
     from edgevit.console import progress
     from edgevit.request.job import make_job

@@ -62,6 +62,41 @@ def smaller_options(command: Command) -> Command:
     return command
 
 
+def preprocessing_options(command: Command) -> Command:
+    """How the model's images are prepared, where it doesn't say so itself."""
+    for option in reversed(PREPROCESSING):
+        command = option(command)
+    return command
+
+
+PREPROCESSING = (
+    click.option("--mean", metavar="R,G,B", help="Subtracted, in units of 0..1: 0.5, or 0.485,0.456,0.406."),
+    click.option("--std", metavar="R,G,B", help="Divided by, in units of 0..1: 0.5, or 0.229,0.224,0.225."),
+    click.option(
+        "--input-size", metavar="SIZE", help="Of the model's input in pixels: 224, or 192x224 (HxW)."
+    ),
+    click.option(
+        "--crop",
+        metavar="SHARE|none|squash|border",
+        help="How pictures are fitted: the share of the shorter side that is kept, or no regard to their shape.",
+    ),
+    click.option(
+        "--interpolation", metavar="FILTER", help="bicubic, bilinear, nearest, lanczos, box, hamming."
+    ),
+    click.option(
+        "--channels", type=click.Choice(["RGB", "BGR"]), help="The order the model was trained with."
+    ),
+    click.option(
+        "--preprocessing",
+        type=TEXT,
+        metavar="FILE|NAME",
+        help="All of it: a TOML or JSON file, a preprocessor_config.json, or the name of torchvision's weights.",
+    ),
+    click.option(
+        "--classes", type=FILE, help="A text file with one class name a line, in the outputs' order."
+    ),
+)
+
 SMALLER = (
     click.option("--resolution", metavar="SIZE|auto", help="Input size in pixels: 192, or 192x224 (HxW)."),
     click.option("--prune-heads", metavar="N|SHARE|auto", help="Attention heads to remove: 6, or 0.15."),

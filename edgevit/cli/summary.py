@@ -47,6 +47,7 @@ def print_summary(manifest: Manifest, folder: Path) -> None:
         *search_notes(manifest),
         *latency_notes(manifest),
         *parity_notes(manifest),
+        *preprocessing_notes(manifest),
         *manifest.model.notes,
         *(f"{each.title}: {note}" for each in manifest.results for note in each.notes),
         *(f"{each.title} failed: {each.what}: {each.why}" for each in manifest.failures),
@@ -56,9 +57,18 @@ def print_summary(manifest: Manifest, folder: Path) -> None:
         notes.insert(0, "accuracy was not measured: pass --validation with images it can be measured on")
     elif accuracy.n < 200:
         notes.insert(0, f"n = {accuracy.n}: too few images to tell small losses apart; read the interval")
-    notes = [*(result.broken for result in results if result.broken), *notes]
+    check = manifest.preprocessing
+    doubts = [check.warning] if check and check.warning else []
+    notes = [*doubts, *(result.broken for result in results if result.broken), *notes]
     images = f", {accuracy.n} validation images" if accuracy else ""
     print_table(f"{manifest.model.name}{images}", COLUMNS, rows, notes)
+
+
+def preprocessing_notes(manifest: Manifest) -> list[str]:
+    """How images were prepared, and who says so."""
+    model = manifest.model
+    origin = f" ({model.preprocessing_from})" if model.preprocessing_from else ""
+    return [f"images: {model.preprocessing.describe()}{origin}"]
 
 
 def search_notes(manifest: Manifest) -> list[str]:

@@ -163,6 +163,7 @@ class Conversion(Inputs):
             "export": exported.key,
             "calibration": self.calibration.key,
             "max_drop": acceptance.max_drop,
+            "labels": self.calibration_labels,
             "minutes": minutes,
             "board": board_key(board),
             "tools": backend_of(board).tools(board),
@@ -183,6 +184,7 @@ class Conversion(Inputs):
                 minutes=minutes,
                 state=self.run.unfinished / f"search-{board.id}-{exported.key[:12]}.json",
                 seed=self.job.recipe.seed,
+                labels=self.calibration_labels,
             )
             conditioned = own and mixed_precision.Conditioned(
                 rewrites=self.rewrites(board),
@@ -210,6 +212,7 @@ class Conversion(Inputs):
             plan=plan_of(self.job, precision, backend),
             fixed=recipe_choice.fixed_recipe(backend, self.job.plan, self.job.recipe),
             acceptance=self.job.acceptance,
+            labels=self.calibration_labels,
         )
         inputs = {
             "export": exported.key,
@@ -217,6 +220,7 @@ class Conversion(Inputs):
             "delegate": choice.delegate,
             "fixed": choice.fixed,
             "max_drop": choice.acceptance.max_drop,
+            "labels": choice.labels,
             "plan": choice.plan.to_json(),
             "tools": backend.tools(board),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ class Inputs:
     def loaded(self) -> LoadedModel:
         """The model in memory. A dry run doesn't download one."""
         if self.live is not None:
-            return self.live
+            return sources.load(self.job, self.live)
         if self.run.dry and sources.is_downloaded(self.job):
             raise WouldRun("model")
         self.progress.stage("load model")
@@ -110,8 +111,7 @@ class Inputs:
     def fitting_images(self) -> ImageSet | None:
         """The calibration images lossy steps are fitted on: more than a quantizer's few pay here."""
         most = self.job.calibration_images or sources.MAX_FITTING_IMAGES
-        classes = self.model.metrics["num_classes"]
-        images = sources.image_set(self.job, "calibration", most, num_classes=classes, progress=self.progress)
+        images = sources.image_set(self.job, "calibration", most, self.model.metrics, progress=self.progress)
         return self._apart_from_validation(images)
 
     def fitting(self, preprocessing: Preprocessing) -> Step | None:
@@ -175,9 +175,8 @@ class Inputs:
             "calibration": self.job.calibration_images or self.job.recipe.calibration_images,
             "validation": self.job.validation_images,
         }
-        num_classes = self.model.metrics["num_classes"]
         sets = {
-            role: sources.image_set(self.job, role, limit, num_classes=num_classes, progress=self.progress)
+            role: sources.image_set(self.job, role, limit, self.model.metrics, progress=self.progress)
             for role, limit in limits.items()
         }
         calibration, validation = sets["calibration"], sets["validation"]
@@ -195,6 +194,15 @@ class Inputs:
     def calibration(self) -> Step | None:
         """Calibration pixels, or None where the user gave no images."""
         return self._pixels("calibration", self.preprocessing)
+
+    @cached_property
+    def calibration_labels(self) -> tuple[int, ...] | None:
+        """Labels of the calibration images, by which a limit to points is judged; None where nobody set one."""
+        step, images = self.calibration, self.image_sets["calibration"]
+        if self.job.max_drop is None or step is None or images is None:
+            return None
+        kept = json.loads(step.path("images.json").read_text(encoding="utf-8"))["sha256"]
+        return sources.calibration_labels(self.job, images, kept, self.model.metrics)
 
     @cached_property
     def validation(self) -> Step | None:
@@ -241,6 +249,29 @@ class Inputs:
 
         return self.run.step("float", inputs, make)
 
+    @cached_property
+    def preprocessing_check(self) -> Step | None:
+        """Whether images are prepared as the model was trained; on validation, else on calibration images."""
+        from edgevit.conversion import preprocessing_check
+
+        role = "validation" if self.image_sets["validation"] is not None else "calibration"
+        images, step = self.image_sets[role], self._pixels(role, self.own_preprocessing)
+        if images is None or step is None:
+            return None
+        reference = self.reference if role == "validation" else None
+
+        def make(_: Path) -> dict[str, Any]:
+            self.progress.stage("check the preprocessing")
+            sample = preprocessing_check.sample_of(
+                self.loaded, images, step, None if reference is None else reference.path("outputs.npy")
+            )
+            found = preprocessing_check.check(self.loaded, sample, self.progress)
+            if found["warning"]:
+                self.progress.warn(found["warning"])
+            return found
+
+        return self.run.step("preprocessing", {"model": self.model.key, "images": step.key}, make)
+
     def evaluated(self, answered: Step | None) -> Step | None:
         """Accuracy of a step's outputs against the float reference; None without validation images."""
         reference, validation = self.reference, self.validation
@@ -272,5 +303,6 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "labels": list(loaded.labels) if loaded.labels else None,
         "notes": [*loaded.notes, *notes],
         "preprocessing": loaded.preprocessing.to_json(),
+        "preprocessing_from": loaded.preprocessing_from,
         "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
     }

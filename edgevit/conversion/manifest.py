@@ -40,6 +40,8 @@ def finish(
     job = conversion.job
     results = [result(run.folder, conversion, each, each.step) for each in outcomes if each.step]
     costs = all_costs(conversion) if conversion.reductions else NO_NPU
+    check = conversion.preprocessing_check
+    doubts = [check.metrics["warning"]] if check and check.metrics["warning"] else []  # said again on a rerun
     manifest = manifest_of(
         {
             "edgevit": __version__,
@@ -52,6 +54,7 @@ def finish(
                 "files": conversion.model.inputs["files"],
             },
             "images": {role: images(conversion, role) for role in ("calibration", "validation")},
+            "preprocessing": check.metrics if check else None,
             "boards": {board.id: board.model_dump(mode="json") for board in job.targets},
             "recipe": job.recipe.model_dump(mode="json"),
             "host": host(),
@@ -66,7 +69,9 @@ def finish(
             ],
             "results": results,
             "failures": [failure(each, each.error) for each in outcomes if each.error],
-            "warnings": [*warnings, *(each["broken"] for each in results if each["broken"])],
+            "warnings": list(
+                dict.fromkeys([*doubts, *warnings, *(each["broken"] for each in results if each["broken"])])
+            ),
         }
     )
     write_manifest(run.folder, manifest)

@@ -22,7 +22,7 @@ from edgevit.metrics.acceptance import Acceptance
 from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.quantize.graph import find as graph_plans
-from edgevit.quantize.mixed_precision import PlannedPrecision, find_plan
+from edgevit.quantize.mixed_precision import Labels, PlannedPrecision, find_plan
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import restored
 from edgevit.quantize.search import SearchResult
@@ -93,6 +93,7 @@ class Search:
     state: Path  # a stopped search goes on from here
     plan: PrecisionPlan  # everything int8
     seed: int
+    labels: tuple[int, ...] | None = None  # of the calibration images, where the user set a limit to points
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,11 @@ def request_of(search: Search, plan: PrecisionPlan, folder: Path) -> CompileRequ
     )
 
 
+def labels_of(search: Search) -> Labels | None:
+    """Labels of the calibration images [n]; None where they have none, or points were not limited."""
+    return None if search.labels is None else np.asarray(search.labels)
+
+
 def advice_of(board: Board) -> str:
     """What to use where no plan meets the target."""
     return "--precision float" if FLOAT in board.precisions else "a platform that computes in float"
@@ -197,6 +203,7 @@ def by_module(
             simulate=simulator.outputs,
             acceptance=search.acceptance,
             minutes=search.minutes - (time.monotonic() - begun) / 60,
+            labels=labels_of(search),
             state=search.state,
             advice=advice_of(board),
             progress=progress,
@@ -229,6 +236,7 @@ def by_graph(
             simulate=simulator.outputs,
             acceptance=search.acceptance,
             minutes=search.minutes - (time.monotonic() - begun) / 60,
+            labels=labels_of(search),
             state=search.state,
             advice=advice_of(board),
             progress=progress,

@@ -52,11 +52,14 @@ def before_targets(conversion: Conversion) -> list[Stage]:
     for role in ("calibration", "validation"):
         if sources.folder_of(job, role) is not None:
             stages.append(Stage(role, partial(getattr, conversion, role)))
+    measured = sources.folder_of(job, "validation") is not None
+    if measured:
+        stages.append(Stage("float", lambda: conversion.reference))
+    if measured or sources.folder_of(job, "calibration") is not None:
+        stages.append(Stage("preprocessing", lambda: conversion.preprocessing_check))
     if job.compression.any:
         stages.append(Stage("make smaller", lambda: conversion.reductions))
-    if sources.folder_of(job, "validation") is not None:
-        stages.append(Stage("float", lambda: conversion.reference))
-        if job.compression.any:
+        if measured:
             stages.append(Stage("evaluate the smaller model", conversion.measure_reductions))
     return stages
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from edgevit.backends.protocol import Backend
 from edgevit.backends.registry import backend_of
-from edgevit.backends.trials import Candidate, Choice, TrialRequest, choose, record
+from edgevit.backends.trials import Candidate, Choice, TrialRequest, best_of, record
 from edgevit.files import write_atomically
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.metrics.acceptance import Acceptance
@@ -37,6 +38,7 @@ class Choosing:
     plan: PrecisionPlan
     fixed: str | None
     acceptance: Acceptance
+    labels: tuple[int, ...] | None = None  # of the calibration images, where the user set a limit to points
 
 
 def delegate_of(board: Board, wanted: str) -> str:
@@ -74,8 +76,10 @@ def choose_plan(choosing: Choosing, folder: Path, progress: Progress) -> dict[st
         timed=choosing.delegate == "cpu",
         out=work,
     )
+    labels = None if choosing.labels is None else np.asarray(choosing.labels)[held_out]
+    choose = partial(best_of, acceptance=choosing.acceptance, where=choosing.board.id, labels=labels)
     trials = quantizers.measure(request, progress)
-    choice = choose(trials, choosing.acceptance, where=choosing.board.id)
+    choice = choose(trials)
     ways = {each.label: each for each in offered}
     closest = ways[choice.chosen.trial.label]
     if quantizers.sparing and choosing.fixed is None and not choice.chosen.accepted:
@@ -84,7 +88,7 @@ def choose_plan(choosing: Choosing, folder: Path, progress: Progress) -> dict[st
         if spared:  # all are timed in turns, the closest with them
             trials = quantizers.measure(replace(request, candidates=(*spared, closest)), progress)
             before = tuple(each for each in choice.evaluated if each.trial.label != closest.label)
-            choice = choose(trials, choosing.acceptance, where=choosing.board.id)
+            choice = choose(trials)
             choice = replace(choice, evaluated=before + choice.evaluated)
     clear(work)
     own = {**choosing.plan.options.get(backend.name, {}), **ways[choice.chosen.trial.label].options}

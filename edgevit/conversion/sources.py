@@ -6,10 +6,12 @@ import hashlib
 import json
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevit.errors import InputError
 from edgevit.files import replace_folder, sha256_file, user_cache
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
@@ -29,15 +31,25 @@ MAX_RECOVERY_IMAGES = 2048
 MODEL_FILES = {".json", ".safetensors", ".bin", ".pth", ".pt", ".py"}
 
 
-def load(job: Job) -> LoadedModel:
-    """Load the job's model."""
+def load(job: Job, live: LoadedModel | None = None) -> LoadedModel:
+    """The job's model, loaded unless it is at hand, with the preprocessing that the user says."""
+    loaded = live or from_files(job)
+    if not job.preprocessing.any:
+        return loaded
+    from edgevit.models.given_preprocessing import with_preprocessing
+
+    return with_preprocessing(loaded, job.preprocessing)
+
+
+def from_files(job: Job) -> LoadedModel:
+    """The model as its files say."""
     if job.model == DEMO:
         from edgevit.demo import load_demo
 
         return load_demo()
     from edgevit.models import load_model
 
-    return load_model(job.model, job.weights)
+    return load_model(job.model, job.weights, size=job.preprocessing.size)
 
 
 def is_downloaded(job: Job) -> bool:
@@ -130,22 +142,41 @@ def demo_images() -> Path:
 
 
 def image_set(
-    job: Job, role: str, limit: int | None, *, num_classes: int, progress: Progress
+    job: Job, role: str, limit: int | None, model: Mapping[str, Any], *, progress: Progress
 ) -> ImageSet | None:
-    """The images of a role, hashed; decoded later, and only if no cached step has them."""
+    """The images of a role, hashed; decoded later, and only if no cached step has them. `model` describes it."""
     from edgevit.images import read_image_set
 
     source = folder_of(job, role)
     if source is None:
         return None
+
     return read_image_set(
         source,
-        num_classes=num_classes,
+        num_classes=model["num_classes"],
         labelled=role == "validation",
         limit=limit,
         seed=job.seed,
         progress=progress,
+        names=model["labels"],
     )
+
+
+def calibration_labels(
+    job: Job, images: ImageSet, kept: Sequence[str], model: Mapping[str, Any]
+) -> tuple[int, ...] | None:
+    """Labels of the calibration images whose digests are `kept`, where they have any that fit the model."""
+    from edgevit.images.sets import labels_in
+
+    source = folder_of(job, "calibration")
+    assert source is not None
+    try:
+        known = labels_in(source, model["num_classes"], model["labels"])
+    except InputError:  # folders that mean something else are no labels
+        return None
+    paths = dict(zip(images.digests, images.paths, strict=True))
+    found = [known.get(paths[digest]) for digest in kept]
+    return None if None in found else tuple(each for each in found if each is not None)
 
 
 def fingerprint(images: ImageSet) -> str:

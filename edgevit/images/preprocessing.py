@@ -38,6 +38,16 @@ class Preprocessing:
             return (self.resize_to, self.resize_to)
         return (math.floor(self.size[0] / self.crop_pct), math.floor(self.size[1] / self.crop_pct))
 
+    def describe(self) -> str:
+        """Everything in one line for people."""
+        height, width = self.size
+        fit = {"squash": "squashed", "border": "fitted with a border"}.get(self.crop_mode)
+        if fit is None:
+            kept = self.size[0] / self.resize_to if self.resize_to is not None else self.crop_pct
+            fit = "whole shorter side" if kept >= 1 else f"centre crop of {100 * kept:.4g} %"
+        mean, std = (" ".join(f"{each:.4g}" for each in values) for values in (self.mean, self.std))
+        return f"{height}x{width} {self.channels}, {fit}, {self.interpolation}, mean {mean}, deviation {std}"
+
     def normalise(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Pixels uint8 [n, height, width, channels] to model input float32 [n, channels, height, width]."""
         mean = np.asarray(self.mean, dtype=np.float32) * np.float32(255)

@@ -36,20 +36,28 @@ class ImageSet:
 
 
 def read_image_set(
-    source: Path, *, num_classes: int, labelled: bool, limit: int | None, seed: int, progress: Progress
+    source: Path,
+    *,
+    num_classes: int,
+    labelled: bool,
+    limit: int | None,
+    seed: int,
+    progress: Progress,
+    names: Sequence[str] | None = None,
 ) -> ImageSet:
     """Find and hash the images of `source`; nothing is decoded yet.
 
     With `labelled`, class folders or a label column are used where there are any. `limit` picks that many,
-    seeded, spread over the classes. Raises InputError when there is nothing usable or a label is out of range.
+    seeded, spread over the classes. `names` are the model's classes in order, where it knows them: folders and
+    labels of these names go by them. Raises InputError when there is nothing usable or a label is out of range.
     """
     if not source.exists():
         raise InputError(f"cannot read images from {source}", "no such file or folder", "Check the path")
     class_names: tuple[str, ...] | None = None
     if source.is_dir():
-        paths, labels, class_names = from_folder(source, num_classes, labelled)
+        paths, labels, class_names = from_folder(source, num_classes, labelled, names or ())
     else:
-        paths, labels = from_csv(source, num_classes, labelled)
+        paths, labels = from_csv(source, num_classes, labelled, names or ())
     if not paths:
         raise InputError(
             f"no images in {source}",
@@ -61,7 +69,7 @@ def read_image_set(
         raise InputError(
             f"cannot read images from {source}",
             f"{len(missing)} of {len(paths)} files do not exist, the first is {str(missing[0])[:200]}",
-            "Paths are relative to the CSV; a header names the columns path,label",
+            "Paths are relative to the file, or to where you are; a header names the columns path,label",
         )
     if limit is not None and limit < len(paths):
         chosen = choose(labels or [0] * len(paths), limit, seed)
@@ -74,6 +82,15 @@ def read_image_set(
             f"{duplicates} of {len(images.digests)} images in {source} repeat another one's content"
         )
     return images
+
+
+def labels_in(source: Path, num_classes: int, names: Sequence[str] | None = None) -> dict[Path, int]:
+    """The label of each image of class folders or a CSV; empty where it has none. Raises InputError."""
+    if source.is_dir():
+        paths, labels, _ = from_folder(source, num_classes, True, names or ())
+    else:
+        paths, labels = from_csv(source, num_classes, True, names or ())
+    return dict(zip(paths, labels, strict=True)) if labels else {}
 
 
 def is_file(path: Path) -> bool:
@@ -110,7 +127,7 @@ def digest_of(path: Path) -> tuple[str, str]:
 
 
 def from_folder(
-    source: Path, num_classes: int, labelled: bool
+    source: Path, num_classes: int, labelled: bool, known: Sequence[str]
 ) -> tuple[list[Path], list[int] | None, tuple[str, ...] | None]:
     """Images of class folders with their labels, or of a plain folder, recursively, without."""
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -119,24 +136,36 @@ def from_folder(
     if not labelled or not any(images for _, images in found):
         return images_in(source), None, None
     names = [folder.name for folder, _ in found]
-    labels = labels_of(source, names, num_classes)
+    labels = labels_of(source, names, num_classes, known)
     pairs = [(path, label) for (_, images), label in zip(found, labels, strict=True) for path in images]
-    known = imagenet_names() if are_wordnet_ids(names, num_classes) else tuple(names)
-    return [path for path, _ in pairs], [label for _, label in pairs], known
+    by_name = any(name in known for name in names)
+    shown = imagenet_names() if are_wordnet_ids(names, num_classes) else tuple(known if by_name else names)
+    return [path for path, _ in pairs], [label for _, label in pairs], shown
 
 
-def labels_of(source: Path, names: Sequence[str], num_classes: int) -> list[int]:
-    """Class numbers of class folders: by WordNet id for ImageNet's 1 000 classes, else by sorted name."""
+def labels_of(source: Path, names: Sequence[str], num_classes: int, known: Sequence[str] = ()) -> list[int]:
+    """Class numbers of class folders: by the model's own names, by WordNet id for ImageNet's 1 000 classes, else by
+    sorted name."""
+    numbers = {name: number for number, name in enumerate(known)}
+    if any(name in numbers for name in names):
+        unknown = [name for name in names if name not in numbers]
+        if unknown:
+            raise InputError(
+                f"cannot label {source}",
+                f"{unknown[0]} is none of the model's {len(known)} classes",
+                "Remove the folder, or give it the name of one of them",
+            )
+        return [numbers[name] for name in names]
     if are_wordnet_ids(names, num_classes):
-        known = wordnet_ids()
-        unknown = [name for name in names if name not in known]
+        ids = wordnet_ids()
+        unknown = [name for name in names if name not in ids]
         if unknown:
             raise InputError(
                 f"cannot label {source}",
                 f"{unknown[0]} is not one of ImageNet's 1000 classes",
                 "Remove the folder or give a CSV path,label",
             )
-        return [known[name] for name in names]
+        return [ids[name] for name in names]
     if len(names) != num_classes:
         raise InputError(
             f"cannot label {source}",
@@ -161,8 +190,12 @@ def wordnet_ids() -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def from_csv(source: Path, num_classes: int, labelled: bool) -> tuple[list[Path], list[int] | None]:
-    """Rows of path[,label], or columns so named by a header; paths are relative to the CSV."""
+def from_csv(
+    source: Path, num_classes: int, labelled: bool, known: Sequence[str]
+) -> tuple[list[Path], list[int] | None]:
+    """Rows of path[,label], or columns so named by a header: a CSV, or a converter's list of paths.
+
+    Paths are relative to the file, or else to the current folder, as lists for Rockchip's converter are."""
     content = read_input(source, f"cannot read {source}")
     try:
         text = io.StringIO(content.decode("utf-8-sig"), newline="")
@@ -184,11 +217,21 @@ def from_csv(source: Path, num_classes: int, labelled: bool) -> tuple[list[Path]
             )
         path_at, label_at = header.index("path"), header.index("label") if "label" in header else len(header)
         rows = rows[1:]
-    paths = [source.parent / row[path_at] if path_at < len(row) else source.parent for row in rows]
+    paths = [located(source.parent, row[path_at]) if path_at < len(row) else source.parent for row in rows]
     cells = [row[label_at].strip() if label_at < len(row) else "" for row in rows]
     if not labelled or not any(cells):
         return paths, None
-    return paths, [label_of(source, number, cell, num_classes) for number, cell in enumerate(cells, start=1)]
+    numbers = {name: number for number, name in enumerate(known)}
+    return paths, [
+        numbers[cell] if cell in numbers else label_of(source, number, cell, num_classes)
+        for number, cell in enumerate(cells, start=1)
+    ]
+
+
+def located(folder: Path, cell: str) -> Path:
+    """The file that a row means: below the list's folder, or else where the user is."""
+    beside, here = folder / cell, Path(cell)
+    return here if not is_file(beside) and is_file(here) else beside
 
 
 def label_of(source: Path, number: int, cell: str, num_classes: int) -> int:

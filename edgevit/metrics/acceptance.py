@@ -21,8 +21,9 @@ class Acceptance:
     """At most `max_drop` points of top-1 are lost.
 
     Three kinds of evidence answer it. With labels, the measured points decide (`allows`: what the user's --max-drop
-    is held against) or, where a claim is made to others, their whole interval (`proves`). Without labels, before
-    anything is compiled, a predicted loss decides by the largest of two bounds (`keeps`).
+    is held against) or, where a claim is made to others, their whole interval (`proves`). Before those are measured
+    a predicted loss decides (`keeps`): by the largest of two bounds, or by its points where calibration images have
+    labels.
     """
 
     max_drop: float = DEFAULT_MAX_DROP
@@ -54,6 +55,9 @@ def provable_drop(loss: PredictedLoss) -> float:
     """The smallest drop, in points, that a predicted loss can be said to keep within.
 
     By the float model's probabilities, and by the predictions that change, should those probabilities promise too
-    much; by the upper ends of both: a loss on the edge of a limit must not come and go with the images.
+    much; by the upper ends of both: a loss on the edge of a limit must not come and go with the images. Where
+    labels have shown what the probabilities are worth, they decide alone.
     """
+    if loss.calibrated:
+        return loss.upper
     return max(loss.upper, loss.changes_upper / CHANGES_PER_POINT)

@@ -20,7 +20,8 @@ class PredictedLoss:
     """Accuracy lost, estimated without labels: `points` expected, `upper` with 95 % confidence.
 
     `changes` is the share of predictions expected to change, in percent, `changes_upper` with 95 % confidence;
-    `agreement` the share that did not on these images, 0..1, which so few images count coarsely.
+    `agreement` the share that did not on these images, 0..1, which so few images count coarsely. `calibrated`:
+    labels have shown how far the float model's probabilities are to be trusted.
     """
 
     points: float
@@ -31,6 +32,7 @@ class PredictedLoss:
     cosine: float
     kl: float
     images: int
+    calibrated: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
@@ -38,17 +40,23 @@ class PredictedLoss:
 
 
 def predict_loss(
-    found: npt.ArrayLike, reference: npt.ArrayLike, more: npt.ArrayLike | None = None
+    found: npt.ArrayLike,
+    reference: npt.ArrayLike,
+    more: npt.ArrayLike | None = None,
+    *,
+    scale: float | None = None,
 ) -> PredictedLoss:
     """Compare outputs [n, classes] with the float model's on the same images.
 
     A hundred images show few changed predictions, by luck none. So all pairs (error of one
     image, margin of another) are counted (a two-sample U-statistic), and the float model's
     own probabilities stand for the labels: a change from class a to class b costs p(a) - p(b). `more` are float
-    outputs [m, classes] whose margins to use, of more images than were compared.
+    outputs [m, classes] whose margins to use, of more images than were compared. `scale` is the factor on outputs
+    that labels bear out (`confidence.trusted_scale`).
     """
-    ours, theirs = as_rows(found), as_rows(reference)
-    margins, worth, leading = leads(theirs if more is None else as_rows(more))
+    factor = 1.0 if scale is None else scale
+    ours, theirs = factor * as_rows(found), factor * as_rows(reference)
+    margins, worth, leading = leads(theirs if more is None else factor * as_rows(more))
     if more is not None:
         leading = leads(theirs)[2]
     rows = np.arange(len(theirs))[:, None]
@@ -57,7 +65,7 @@ def predict_loss(
     remaining = margins[None] + errors[:, None]  # [errors of image, margins of image, rivals]
     change = remaining.min(2) < 0
     costs = np.where(change, worth[np.arange(len(worth)), remaining.argmin(2)], 0.0)
-    apart = difference(ours, theirs)
+    apart = difference(found, reference)
     return PredictedLoss(
         points=100 * float(costs.mean()),
         upper=100 * upper_bound(costs),
@@ -67,6 +75,7 @@ def predict_loss(
         cosine=apart.cosine,
         kl=apart.kl,
         images=apart.n,
+        calibrated=scale is not None,
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PARITY_TOLERANCE = 1e-4
 PARITY_IMAGES = 2
+ASSUMED = "preprocessing assumed"  # in the note of a loader that found none
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class LoadedModel:
 
     `module` maps normalised images float32 [n, channels, height, width] to logits [n, num_classes]. `parity`
     is the largest absolute logit difference between `module` and the original it was mapped from, None where
-    nothing was mapped. `notes` are sentences for the user about choices the loader made. `graph` is set where the
-    model is an ONNX graph, which `module` only runs: torch can't export it.
+    nothing was mapped. `notes` are sentences for the user about choices the loader made; `preprocessing_from` says
+    in words where the preprocessing was found. `graph` is set where the model is an ONNX graph, which `module`
+    only runs: torch can't export it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class LoadedModel:
     labels: tuple[str, ...] | None = None
     parity: float | None = None
     notes: tuple[str, ...] = ()
+    preprocessing_from: str = ""
     graph: ModelProto | None = None
 
 
@@ -55,6 +58,7 @@ def finish(
     labels: tuple[str, ...] | None = None,
     parity: float | None = None,
     notes: Sequence[str] = (),
+    preprocessing_from: str = "its own configuration",
 ) -> LoadedModel:
     """The loaded model, after one forward that shows it gives finite logits of the expected number.
 
@@ -82,6 +86,7 @@ def finish(
         labels=labels if labels is not None and len(labels) == found else None,
         parity=parity,
         notes=tuple(notes),
+        preprocessing_from="assumed" if any(ASSUMED in note for note in notes) else preprocessing_from,
     )
 
 

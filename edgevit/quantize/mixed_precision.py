@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from edgevit.metrics.acceptance import Acceptance
+from edgevit.metrics.confidence import trusted_scale
 from edgevit.metrics.difference import difference
 from edgevit.metrics.predicted_loss import PredictedLoss, predict_loss
 from edgevit.progress import QUIET, Progress
@@ -30,6 +31,7 @@ from edgevit.quantize.tensor_names import kind_of, sibling
 from edgevit.targets.profiles import Npu
 
 Outputs = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
 
 FAKE_IMAGES = 96
 # Kinds of tensors measured together, as they err together.
@@ -64,6 +66,7 @@ def find_plan(
     simulate: Callable[[PrecisionPlan], Outputs],
     acceptance: Acceptance,
     minutes: float,
+    labels: Labels | None = None,
     state: Path | None = None,
     advice: str = "--precision float",
     progress: Progress = QUIET,
@@ -90,6 +93,7 @@ def find_plan(
         simulate=simulate,
         acceptance=acceptance,
         minutes=minutes,
+        labels=labels,
         state=state,
         advice=advice,
         progress=progress,
@@ -106,6 +110,7 @@ def judged(
     simulate: Callable[[PrecisionPlan], Outputs],
     acceptance: Acceptance,
     minutes: float,
+    labels: Labels | None,
     state: Path | None,
     advice: str,
     progress: Progress,
@@ -114,16 +119,18 @@ def judged(
 
     `every` are the float outputs [n, classes] on all calibration images. `int8` gives those of fake quantization
     with some tensors in 16 bits, on up to FAKE_IMAGES images from the first of the last `evaluated`; `simulate`
-    those of the compiled model on all of the last `evaluated`.
+    those of the compiled model on all of the last `evaluated`. `labels` [n] are of all calibration images.
     """
     reference = every[-evaluated:]
+    scale = None if labels is None else trusted_scale(every, labels)
 
     # The float model's margins on every calibration image serve the few that plans are evaluated on.
     def estimate(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
-        return predict_loss(int8(sixteen_bit), reference[:FAKE_IMAGES], every)
+        return predict_loss(int8(sixteen_bit), reference[:FAKE_IMAGES], every, scale=scale)
 
     def simulated(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
-        return predict_loss(simulate(replace(plan, sixteen_bit=sixteen_bit)), reference, every)
+        outputs = simulate(replace(plan, sixteen_bit=sixteen_bit))
+        return predict_loss(outputs, reference, every, scale=scale)
 
     found = search(
         candidates,
@@ -132,7 +139,7 @@ def judged(
         acceptance=acceptance,
         minutes=minutes,
         state=state,
-        key=fingerprint(plan, reference),
+        key=fingerprint(plan, reference, scale),
         advice=advice,
         progress=progress,
     )
@@ -162,8 +169,8 @@ def measured_effects(model: Int8Model, images: torch.Tensor) -> dict[str, float]
     return effects
 
 
-def fingerprint(plan: PrecisionPlan, reference: Outputs) -> str:
-    """Changes with the model, its ranges or the images: measurements of another search are not reused."""
-    digest = hashlib.sha256(json.dumps(plan.to_json(), sort_keys=True).encode())
+def fingerprint(plan: PrecisionPlan, reference: Outputs, scale: float | None) -> str:
+    """Changes with the model, its ranges, images or labels: measurements of another search are not reused."""
+    digest = hashlib.sha256(json.dumps([plan.to_json(), scale], sort_keys=True).encode())
     digest.update(np.round(reference, 3).tobytes())
     return digest.hexdigest()[:16]

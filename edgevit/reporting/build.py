@@ -8,7 +8,6 @@ from typing import Literal
 
 from edgevit import __version__
 from edgevit.images.labels import fitting
-from edgevit.images.preprocessing import Preprocessing
 from edgevit.reporting.artefacts import Omissions, artefact
 from edgevit.reporting.boards import loss
 from edgevit.reporting.content import Artefact, Report, Run, Stage
@@ -59,7 +58,8 @@ def run_of(run: RunFiles, name: str, anchor: str, labels: tuple[str, ...] | None
         source=clean(model.source),
         parameters=model.parameters or None,
         classes=model.num_classes or None,
-        size=size_of(model.preprocessing),
+        size=clean(model.preprocessing.describe(), 200),
+        prepared_by=clean(model.preprocessing_from, 200),
         images=images_of(manifest),
         images_key=manifest.images.validation.key if manifest.images.validation else None,
         written=clean(manifest.written, 40),
@@ -77,12 +77,6 @@ def run_of(run: RunFiles, name: str, anchor: str, labels: tuple[str, ...] | None
         warnings=lines([*failures, *manifest.warnings]),
         omissions=tuple(omissions),
     )
-
-
-def size_of(preprocessing: Preprocessing) -> str:
-    """Input size and interpolation in words."""
-    height, width = preprocessing.size
-    return clean(f"{height} x {width} {preprocessing.channels}, {preprocessing.interpolation}", 80)
 
 
 def images_of(manifest: Manifest) -> str:

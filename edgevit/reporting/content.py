@@ -90,6 +90,7 @@ class Run:
     parameters: int | None
     classes: int | None
     size: str
+    prepared_by: str
     images: str
     images_key: str | None
     written: str

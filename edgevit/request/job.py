@@ -8,6 +8,7 @@ from typing import Any
 
 from edgevit.backends.registry import backend_of, check_options
 from edgevit.errors import InputError
+from edgevit.images.preprocessing_request import PreprocessingRequest, parse_preprocessing
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.request.compression import CompressionRequest, parse_compression
@@ -44,6 +45,7 @@ class Job:
     delegate: str = "cpu"
     toolkits: tuple[str, ...] = ()
     compression: CompressionRequest = CompressionRequest()
+    preprocessing: PreprocessingRequest = PreprocessingRequest()
 
     @property
     def acceptance(self) -> Acceptance:
@@ -75,6 +77,7 @@ class Job:
             "recipe": self.recipe.id,
             "without": list(self.without),
             "compression": self.compression.to_json(),
+            "preprocessing": self.preprocessing.to_json(),
             "max_drop": self.max_drop,
             "plan": None if self.plan is None else self.plan.to_json(),
             "search_minutes": self.search_minutes,
@@ -120,6 +123,7 @@ def make_job(
         precisions=tuple(dict.fromkeys(precisions)),
         images=images,
         compression=parse_compression(options),
+        preprocessing=parse_preprocessing(options),
         **options,
     )
     check_options(chosen.options, f"cannot use the recipe {chosen.id}")

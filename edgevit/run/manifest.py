@@ -54,6 +54,7 @@ class ModelRecord(Record):
     num_classes: Count
     key: str = ""
     preprocessing: Preprocessing
+    preprocessing_from: str = ""
     parameters: Count
     canonical: bool = False
     conditionable: bool = False
@@ -61,6 +62,16 @@ class ModelRecord(Record):
     labels: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)
+
+
+class PreprocessingCheck(Record):
+    """Whether another usual way to prepare images suits the model better: tried on `n` images; `warning` says what
+    to do where one does."""
+
+    n: Count
+    labelled: bool = False
+    tried: tuple[dict[str, Any], ...] = ()
+    warning: str | None = None
 
 
 class ImagesRecord(Record):
@@ -118,6 +129,7 @@ class Manifest(Record):
     configuration: Configuration
     model: ModelRecord
     images: Images = Images()
+    preprocessing: PreprocessingCheck | None = None
     boards: dict[str, Board] = Field(default_factory=dict)
     recipe: Recipe | None = None
     host: Host = Host()

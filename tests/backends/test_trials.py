@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgevit.backends.trials import Trial, Trials, choose, record
+from edgevit.backends.trials import Trial, Trials, best_of, record
 from edgevit.errors import EdgevitError
 from edgevit.metrics.acceptance import CHANGES_PER_POINT, Acceptance
 
@@ -33,7 +33,7 @@ def measured(*tried: Trial, float_ms: float = 30.0) -> Trials:
 
 
 def chosen(*tried: Trial, max_drop: float = 0.5) -> str:
-    return choose(measured(*tried), Acceptance(max_drop), where="tflite").chosen.trial.label
+    return best_of(measured(*tried), Acceptance(max_drop), where="tflite").chosen.trial.label
 
 
 def test_clearly_faster_candidate_is_taken() -> None:
@@ -52,7 +52,7 @@ def test_one_lucky_round_in_two_is_not_clearly_faster() -> None:
 
 
 def test_faster_candidate_that_loses_too_much_is_refused() -> None:
-    result = choose(
+    result = best_of(
         measured(trial("dynamic", 15), trial("static", 5, error=8)), Acceptance(0.5), where="tflite"
     )
     assert result.chosen.trial.label == "dynamic"
@@ -69,14 +69,14 @@ def test_candidate_on_the_edge_is_taken_only_with_images_enough_to_tell(
     outputs = np.tile(outputs, (repeated, 1))
     near = (outputs + 0.3 * random.normal(size=outputs.shape)).astype(np.float32)
     trials = Trials(outputs, (30.0,) * ROUNDS, (Trial("static", near, (10.0,) * ROUNDS),))
-    (evaluated,) = choose(trials, Acceptance(0.5), where="tflite").evaluated
+    (evaluated,) = best_of(trials, Acceptance(0.5), where="tflite").evaluated
     assert evaluated.loss is not None and evaluated.loss.upper < 0.5
     assert evaluated.loss.changes / CHANGES_PER_POINT < 0.5
     assert evaluated.accepted == accepted
 
 
 def test_where_none_keeps_the_target_the_closest_is_taken_and_it_is_said() -> None:
-    result = choose(
+    result = best_of(
         measured(trial("bad", 5, error=12), trial("less bad", 15, error=6)), Acceptance(0.5), where="tflite"
     )
     assert result.chosen.trial.label == "less bad"
@@ -87,18 +87,18 @@ def test_where_none_keeps_the_target_the_closest_is_taken_and_it_is_said() -> No
 
 
 def test_slower_than_float_is_said_in_capitals() -> None:
-    result = choose(measured(trial("static", 60, noise=0)), Acceptance(0.5), where="tflite")
+    result = best_of(measured(trial("static", 60, noise=0)), Acceptance(0.5), where="tflite")
     assert result.warning == (
         "tflite: THE QUANTIZED MODEL IS SLOWER THAN FLOAT: 2.00 times the latency (host CPU, 1 thread). "
         "Use --precision float unless you need the smaller file"
     )
     assert "2.00 times SLOWER THAN FLOAT on this machine" in result.explanation
-    assert choose(measured(trial("dynamic", 15)), Acceptance(0.5), where="tflite").warning is None
+    assert best_of(measured(trial("dynamic", 15)), Acceptance(0.5), where="tflite").warning is None
 
 
 def test_untimed_candidates_are_taken_in_their_order() -> None:
     untimed = [Trial(each.label, each.outputs) for each in (trial("int8", 1), trial("int16", 1))]
-    result = choose(Trials(reference(), (), tuple(untimed)), Acceptance(0.5), where="npu")
+    result = best_of(Trials(reference(), (), tuple(untimed)), Acceptance(0.5), where="npu")
     assert result.chosen.trial.label == "int8"
     assert result.chosen.speedup is None
     assert result.explanation.endswith("not timed: this machine is not the target")
@@ -113,7 +113,7 @@ def test_numbers_that_are_not_finite_are_never_accepted() -> None:
 
 def test_failed_candidate_is_recorded_and_passed_over() -> None:
     failed = Trial("static", None, failure="no kernel")
-    result = choose(measured(failed, trial("dynamic", 15)), Acceptance(0.5), where="tflite")
+    result = best_of(measured(failed, trial("dynamic", 15)), Acceptance(0.5), where="tflite")
     assert result.chosen.trial.label == "dynamic"
     first = record(result.evaluated[0])
     assert (first["label"], first["failure"], first["accepted"]) == ("static", "no kernel", False)
@@ -122,14 +122,14 @@ def test_failed_candidate_is_recorded_and_passed_over() -> None:
 
 def test_all_failed_is_one_line() -> None:
     with pytest.raises(EdgevitError) as caught:
-        choose(measured(Trial("static", None, failure="no kernel")), Acceptance(0.5), where="tflite")
+        best_of(measured(Trial("static", None, failure="no kernel")), Acceptance(0.5), where="tflite")
     assert str(caught.value) == (
         "cannot quantize for tflite: every way failed, the last one with: no kernel. Use --precision float."
     )
 
 
 def test_record_has_what_the_manifest_promises() -> None:
-    found = record(choose(measured(trial("dynamic", 15, noise=0)), Acceptance(0.5), where="tflite").chosen)
+    found = record(best_of(measured(trial("dynamic", 15, noise=0)), Acceptance(0.5), where="tflite").chosen)
     assert found["latency_ms"] == pytest.approx(15)
     assert found["latency_ratio"] == pytest.approx(2)
     assert (found["how"], found["partitions"], found["accepted"]) == ("host CPU", 1, True)

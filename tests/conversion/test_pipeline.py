@@ -61,6 +61,7 @@ def test_a_search_finds_what_must_stay_in_16_bits_and_every_step_is_told(
         "calibration",
         "validation",
         "float",
+        "preprocessing",
         "export",
         "search-mine",
         "mine-int8",

@@ -135,7 +135,7 @@ def test_csv_that_names_missing_files_is_one_line(tmp_path: Path) -> None:
     table.write_text("a.png,0\ngone.png,1\n")
     line = (
         f"cannot read images from {table}: 1 of 2 files do not exist, the first is {tmp_path / 'gone.png'}. "
-        "Paths are relative to the CSV; a header names the columns path,label."
+        "Paths are relative to the file, or to where you are; a header names the columns path,label."
     )
     with pytest.raises(InputError, match=exactly(line)):
         read(table)

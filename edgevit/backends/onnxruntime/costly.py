@@ -11,7 +11,6 @@ from edgevit.backends.costliest import costliest
 from edgevit.backends.onnxruntime.host import run
 from edgevit.backends.onnxruntime.recipes import QUANTIZED, OnnxOptions, quantize, with_weights
 from edgevit.backends.trials import Candidate, TrialRequest
-from edgevit.metrics.difference import difference
 from edgevit.progress import QUIET, Progress
 
 IMAGES = 16
@@ -23,6 +22,8 @@ def sparing(request: TrialRequest, closest: Candidate, progress: Progress) -> tu
 
     What layers cost: the KL to float with only them quantized, on the first images that ranges are fitted on.
     """
+    from edgevit.metrics.difference import difference  # brings scipy
+
     source, preprocessing = request.source_model, request.preprocessing
     layers = with_weights(source, QUANTIZED)
     images = np.load(request.fit, mmap_mode="r", allow_pickle=False)[:IMAGES]

@@ -16,7 +16,7 @@ from edgevit.quantize.graph.groups import candidate_plans
 from edgevit.quantize.graph.rounding import int8_outputs, scaled_effects
 from edgevit.quantize.graph.statistics import Ends, collect, extremes
 from edgevit.quantize.graph.structure import Structure, computed, structure_of
-from edgevit.quantize.mixed_precision import FAKE_IMAGES, Outputs, PlannedPrecision, judged
+from edgevit.quantize.mixed_precision import FAKE_IMAGES, Labels, Outputs, PlannedPrecision, judged
 from edgevit.quantize.observers import OBSERVERS, Range, TensorStatistics
 from edgevit.quantize.plan import LENIENTLY_MATCHED_IMAGES, PrecisionPlan
 from edgevit.targets.profiles import Npu
@@ -115,6 +115,7 @@ def find_plan(
     simulate: Callable[[PrecisionPlan], Outputs],
     acceptance: Acceptance,
     minutes: float,
+    labels: Labels | None = None,
     state: Path | None = None,
     advice: str = "--precision float",
     progress: Progress = QUIET,
@@ -131,6 +132,7 @@ def find_plan(
         simulate=simulate,
         acceptance=acceptance,
         minutes=minutes,
+        labels=labels,
         state=state,
         advice=advice,
         progress=progress,

@@ -21,7 +21,7 @@ ORDER = [
     {"compression", "quantize"},
     {"backends", "training"},
     {"request"},
-    {"conversion"},
+    {"conversion", "finetuning"},
     {"bench", "prediction", "reporting"},
     {"api"},
     {"cli"},

@@ -26,6 +26,7 @@ COMMANDS = {
     "cache": "edgevit.cli.cache",
     "convert": "edgevit.cli.convert",
     "doctor": "edgevit.cli.doctor",
+    "finetune": "edgevit.cli.finetune",
     "inspect": "edgevit.cli.inspect",
     "prune-report": "edgevit.cli.prune_report",
     "predict": "edgevit.cli.predict",

@@ -277,9 +277,9 @@ def choose(labels: Iterable[int], limit: int, seed: int) -> list[int]:
     return sorted(order[:limit])
 
 
-def refuse_overlap(calibration: ImageSet, validation: ImageSet) -> None:
+def refuse_overlap(fitted: ImageSet, validation: ImageSet, what: str = "calibration") -> None:
     """Raise InputError if an image is in both sets, by content: the accuracy would be flattered."""
-    seen = dict(zip(calibration.digests, calibration.paths, strict=True))
+    seen = dict(zip(fitted.digests, fitted.paths, strict=True))
     shared = [
         (seen[digest], path)
         for digest, path in zip(validation.digests, validation.paths, strict=True)
@@ -288,7 +288,7 @@ def refuse_overlap(calibration: ImageSet, validation: ImageSet) -> None:
     if shared:
         count = "1 image is" if len(shared) == 1 else f"{len(shared)} images are"
         raise InputError(
-            "calibration and validation images overlap",
+            f"{what} and validation images overlap",
             f"{count} in both, for example {shared[0][0]} and {shared[0][1]}",
-            "Remove them from one of the two: accuracy measured on calibration images is flattered",
+            f"Remove them from one of the two: accuracy measured on {what} images is flattered",
         )

@@ -106,14 +106,7 @@ def load(folder: Path, *, num_classes: int | None = None, size: tuple[int, int] 
 
 def architecture_of(folder: Path, config: Named) -> str:
     """The architecture a configuration names."""
-    named = (config.architectures or (config.model_type,))[0]
-    if config.architectures is None and config.architecture is not None:
-        raise InputError(
-            f"cannot load {folder}",
-            "it is a directory of timm's",
-            f"Name the model: {config.architecture} --weights {folder / WEIGHT_FILES[0]}",
-        )
-    return named
+    return (config.architectures or (config.model_type,))[0]
 
 
 def activation_of(folder: Path, config: Config) -> Callable[..., nn.Module]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgevit.errors import InputError
-from edgevit.models import huggingface, onnx_file, python_file, timm_models, torchvision_vit
+from edgevit.models import huggingface, onnx_file, python_file, timm_folder, timm_models, torchvision_vit
 from edgevit.models.checkpoint import SUFFIXES, read_checkpoint
 from edgevit.models.model import LoadedModel
 
@@ -43,9 +43,11 @@ def load_model(
         if weights is not None:
             raise InputError(
                 what,
-                "a Hugging Face directory brings its own weights",
+                "a directory brings its own weights",
                 "Leave --weights out, or name a timm model",
             )
+        if timm_folder.builder_of(folder) is not None:
+            return timm_folder.load(folder, num_classes=num_classes, size=size)
         return huggingface.load(folder, num_classes=num_classes, size=size)
     refuse_paths(name)
     if weights is None and name in torchvision_vit.SHAPES:

@@ -16,6 +16,7 @@ from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import differences, timm_models
 from edgevit.models.checkpoint import one_line, read_checkpoint
+from edgevit.models.classifier import with_classes
 from edgevit.models.model import LoadedModel, finish, where
 
 DEFAULT_SIZE = (224, 224)
@@ -35,10 +36,16 @@ def load(
     *,
     num_classes: int | None = None,
     size: tuple[int, int] | None = None,
+    classifier: tuple[str, int] | None = None,
 ) -> LoadedModel:
-    """What the function returns, called without arguments; a weights file then replaces its weights."""
+    """What the function returns, called without arguments; a weights file then replaces its weights.
+
+    `classifier` is the path of a layer that fine-tuning replaced, and its number of classes.
+    """
     file, function = split(name)
     module = call(name, file, function)
+    if classifier is not None:
+        module = with_classes(module, *classifier)
     if getattr(module, "num_classes", None) == 0:
         raise InputError(
             f"cannot load {name}",

@@ -22,7 +22,7 @@ ORDER = [
     {"backends", "training"},
     {"request"},
     {"conversion", "finetuning"},
-    {"bench", "prediction", "reporting"},
+    {"bench", "bundle", "prediction", "reporting"},
     {"api"},
     {"cli"},
 ]

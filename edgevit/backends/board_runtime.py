@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict
 
-Values = dict[str, Any]
+Values = Dict[str, Any]  # dict[...] needs Python 3.9
 
 
 class Refused(Exception):

@@ -108,8 +108,10 @@ class OnBoard:
     `layer_times` reads the runtime's own table of times, as rows with `index`, `op`, `target`, `us`, `cycles`
     and `name`. `python_here` gives the Python that runs artefacts on this machine; None: they run on the board
     only. `android` and `benchmark_model` say whether artefacts run on Android without Python, by TensorFlow
-    Lite's own tool. `native_runner` are the sources of a runner for boards without Python. `dump_graph` makes a
-    copy of an artefact whose every tensor is an output.
+    Lite's own tool. `runtime_words` says for people what runs artefacts there, with the versions of `tools` filled
+    in; `takes_pixels` whether artefacts normalise by themselves; `layout` is that of their input. `native_runner`
+    are the sources of a runner for boards without Python. `dump_graph` makes a copy of an artefact whose every
+    tensor is an output.
     """
 
     runtime: Path
@@ -123,6 +125,9 @@ class OnBoard:
     python_here: Callable[[], str] | None = None
     android: bool = False
     benchmark_model: bool = False
+    runtime_words: str = ""
+    takes_pixels: bool = False
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
     dump_graph: Callable[[Path, Path], Path] | None = None
 
 

@@ -23,6 +23,7 @@ from edgevit.errors import EdgevitError
 COMMANDS = {
     "bench": "edgevit.cli.bench",
     "boards": "edgevit.cli.boards",
+    "bundle": "edgevit.cli.bundle",
     "cache": "edgevit.cli.cache",
     "convert": "edgevit.cli.convert",
     "doctor": "edgevit.cli.doctor",

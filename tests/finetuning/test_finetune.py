@@ -259,11 +259,8 @@ def test_validation_of_fewer_classes_goes_by_their_names(here: Path) -> None:
 
 
 def test_a_model_without_one_last_layer_is_refused(here: Path) -> None:
-    (here / "model.py").write_text(
-        MODEL.replace(
-            "return model", "model.head_drop, model.head = model.head, torch.nn.Softmax(-1); return model"
-        )
-    )
+    last = "model.head_drop, model.head = model.head, torch.nn.Softmax(-1)"
+    (here / "model.py").write_text(MODEL.replace("return model", f"{last}; return model"))
     assert refused(lambda: run(here)).startswith(
         f"cannot fine-tune {here / 'model.py'}:tiny: its output is not that of one linear layer"
     )

@@ -133,8 +133,7 @@ def test_refusals(tmp_path: Path) -> None:
         "cannot load DIR at 64x64: its weights are for 32x32. Load it at its own size."
     )
     assert error_of(tmp_path, weights=tmp_path / "w.pth") == (
-        "cannot load DIR: a directory brings its own weights. "
-        "Leave --weights out, or name a timm model."
+        "cannot load DIR: a directory brings its own weights. Leave --weights out, or name a timm model."
     )
     change(tmp_path, hidden_act="gelu_10")
     assert error_of(tmp_path) == (

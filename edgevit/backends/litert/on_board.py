@@ -39,4 +39,5 @@ ON_BOARD = OnBoard(
     python_here=lambda: str(environment.python_of("litert")),
     android=True,
     benchmark_model=True,
+    runtime_words="ai-edge-litert, or tflite-runtime where there is no wheel of it",
 )

@@ -42,5 +42,7 @@ ON_BOARD = OnBoard(
     needs=needs,
     install=install,
     python_here=lambda: sys.executable,
+    runtime_words="onnxruntime {onnxruntime} or later",
+    layout="NCHW",
     dump_graph=with_every_tensor,
 )

@@ -1,0 +1,167 @@
+"""Make a bundle: a folder or a .zip, the same bytes from the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit import __version__
+from edgevit.backends.registry import backend_of
+from edgevit.bundle.card import cards
+from edgevit.bundle.golden import Golden, golden_of, png
+from edgevit.bundle.one_file import one_file
+from edgevit.errors import InputError
+from edgevit.files import atomic_path, replace_folder
+from edgevit.run.reading import RunFiles, read_run
+from edgevit.run.results import Result
+
+FORMAT = 1
+EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry of a .zip: the same run, the same bytes
+SUMS = "SHA256SUMS"
+WHAT = "cannot bundle"
+
+
+def make_bundle(
+    folder: Path, out: Path | None = None, *, target: str | None = None, precision: str | None = None
+) -> Path:
+    """Write the bundle of one artefact of a run; returns its path. Raises InputError.
+
+    `out` is a folder that is not there yet or a bundle of before, or a file ending in .zip.
+    """
+    run = read_run(folder, WHAT)
+    result = chosen(run, target, precision)
+    where = out or run.folder / f"{Path(result.artefact).stem}-bundle"
+    files = contents(run, result)
+    if where.suffix.lower() == ".zip":
+        with atomic_path(where) as staging:
+            write_zip(staging, files, where.stem)
+    else:
+        write_folder(where, files)
+    return where
+
+
+def chosen(run: RunFiles, target: str | None, precision: str | None) -> Result:
+    """The artefact meant. Raises InputError where none or several are."""
+    fitting = [
+        each for each in run.results if target in (None, each.target) and precision in (None, each.precision)
+    ]
+    made = ", ".join(each.title for each in run.results) or "nothing"
+    if len(fitting) != 1:
+        why = "several artefacts fit" if fitting else "it made no such artefact"
+        raise InputError(f"{WHAT} {run.folder}", why, f"Say --target and --precision: it made {made}")
+    if not run.path_of(fitting[0]).is_file():
+        raise InputError(
+            f"{WHAT} {run.path_of(fitting[0])}",
+            "the file is gone",
+            "Run edgevit convert again with this --out",
+        )
+    return fitting[0]
+
+
+def contents(run: RunFiles, result: Result) -> dict[str, bytes]:
+    """Every file of the bundle by its name."""
+    board = run.manifest.boards[result.target]
+    golden = golden_of(run, result)
+    names = [f"{number}.png" for number in range(len(golden.pixels))]
+    described = describe(run, result, golden, names)
+    outputs = io.BytesIO()
+    np.save(outputs, golden.outputs)
+    labels = run.manifest.class_names
+    files = {
+        result.artefact: run.path_of(result).read_bytes(),
+        "model.json": (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode(),
+        "run.py": one_file(backend_of(board).on_board).encode(),
+        **{name: text.encode() for name, text in cards(run, result, described).items()},
+        **({"labels.txt": "".join(f"{name}\n" for name in labels).encode()} if labels else {}),
+        **{
+            f"golden/{name}": png(pixels, result.preprocessing.channels)
+            for name, pixels in zip(names, golden.pixels, strict=True)
+        },
+        **({"golden/outputs.npy": outputs.getvalue()} if names else {}),
+    }
+    sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
+    return {**files, SUMS: sums.encode()}
+
+
+def describe(run: RunFiles, result: Result, golden: Golden, names: list[str]) -> dict[str, Any]:
+    """model.json: all that a program of one's own needs to run the file."""
+    board, preprocessing = run.manifest.boards[result.target], result.preprocessing
+    backend = backend_of(board)
+    inside = backend.on_board.takes_pixels
+    accuracy = result.accuracy
+    return {
+        "format": FORMAT,
+        "name": Path(result.artefact).stem,
+        "file": result.artefact,
+        "sha256": result.sha256,
+        "target": result.target,
+        "board": board.name,
+        "precision": result.precision,
+        "runtime": backend.name,
+        "npu_cores": board.npu.cores if board.npu else 0,
+        "input": {
+            "type": "uint8" if inside else "float32",
+            "layout": backend.on_board.layout,
+            "size": list(preprocessing.size),
+            "channels": preprocessing.channels,
+            "resize": list(preprocessing.resized_size),
+            "crop_mode": preprocessing.crop_mode,
+            "interpolation": preprocessing.interpolation,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "normalisation": "inside the file: give pixels"
+            if inside
+            else "(pixel / 255 - mean) / std, to be done",
+        },
+        "outputs": [{"name": "logits", "classes": run.manifest.model.num_classes}],
+        "labels": list(run.manifest.class_names or ()),
+        "made_with": {"edgevit": __version__, **result.tools},
+        "accuracy": None
+        if accuracy is None
+        else {
+            "n": accuracy.n,
+            "top1": accuracy.top1,
+            "float_top1": accuracy.reference_top1,
+            "points_lost": accuracy.drop_points,
+            "points_lost_low": accuracy.drop_low,
+            "points_lost_high": accuracy.drop_high,
+            "agreement": accuracy.agreement,
+            "how": result.how,
+        },
+        "self_test": {"pictures": names, "how": golden.how},
+    }
+
+
+def write_zip(path: Path, files: dict[str, bytes], root: str) -> None:
+    """A .zip of one folder."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(f"{root}/{name}", EPOCH)
+            entry.external_attr = 0o644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, files[name])
+
+
+def write_folder(where: Path, files: dict[str, bytes]) -> None:
+    """A folder, whole or not at all. Raises InputError where something else is there."""
+    if where.exists() and not (where.is_dir() and (not any(where.iterdir()) or (where / SUMS).is_file())):
+        raise InputError(f"cannot write {where}", "something else is there", "Choose another --out")
+    where.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=where.parent, prefix=".bundle-"))
+    try:
+        for name, content in files.items():
+            path = staging / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        staging.chmod(0o755)
+        replace_folder(staging, where)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,283 @@
+"""Runs this folder's model on pictures, a camera or a video, and tests itself. Python 3.7, numpy, Pillow or OpenCV.
+
+python run.py cat.jpg                   the likeliest classes
+python run.py pictures/ --json          one line of JSON a picture
+python run.py --camera 0                frames from a V4L2 camera, with the frames a second
+python run.py --video clip.mp4
+python run.py --self-test               does this device compute what it should?
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if __package__:
+    from edgevit.backends.board_runtime import Model as Runtime
+    from edgevit.backends.board_runtime import Refused, Values
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+# Of the largest output: further from the golden outputs than any rounding of another processor.
+TOLERANCE = 0.1
+CLOSEST_COSINE = 0.99
+
+
+class Stop(Exception):
+    """A line for the user."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0: done; 1: the self-test failed, a picture could not be read, or the model does not run here."""
+    parser = argparse.ArgumentParser(
+        prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures", nargs="*", help="pictures or folders of them")
+    parser.add_argument("--camera", help="number or device of a camera: 0, /dev/video0")
+    parser.add_argument("--video", help="a video file")
+    parser.add_argument("--frames", type=int, default=0, help="stop after so many frames")
+    parser.add_argument(
+        "--self-test", action="store_true", help="compare with the outputs this model should give"
+    )
+    parser.add_argument("--top", type=int, default=3, help="classes to show")
+    parser.add_argument("--threads", type=int, default=0, help="of the processor; all by default")
+    parser.add_argument("--json", action="store_true", help="one line of JSON a picture")
+    asked = parser.parse_args(arguments)
+    if not (asked.pictures or asked.camera is not None or asked.video or asked.self_test):
+        parser.error("give pictures, --camera, --video or --self-test")
+    folder = Path(__file__).resolve().parent
+    try:
+        model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        session = opened(model, folder, asked.threads)
+        if asked.self_test:
+            return self_test(model, session, folder)
+        if asked.camera is not None or asked.video:
+            return frames(model, session, asked)
+        return pictures(model, session, asked)
+    except Refused as error:
+        message = str(error)
+    except (Stop, OSError, ValueError) as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        return 130
+    print("error: " + message, file=sys.stderr)
+    return 1
+
+
+def opened(model: Values, folder: Path, threads: int) -> Any:
+    """The model, loaded."""
+    request = {
+        "mean": [255 * value for value in model["input"]["mean"]],
+        "std": [255 * value for value in model["input"]["std"]],
+        "threads": [threads] if threads else None,
+        "npu_cores": model["npu_cores"],
+        "tools": model["made_with"],
+        "libraries": model.get("libraries"),
+    }
+    path = folder / model["file"]
+    if not path.is_file():
+        raise Stop("no such file " + str(path) + ": copy the whole folder")
+    session: Any = Runtime(path, request)
+    session.open(session.settings()[-1])
+    return session
+
+
+def answer(session: Any, pixels: Any) -> Any:
+    """Outputs float32 [classes] for pixels uint8 [height, width, channels]."""
+    return np.asarray(session.real(session.infer(session.prepare(pixels))), dtype=np.float32)
+
+
+def pictures(model: Values, session: Any, asked: Any) -> int:
+    """Say what is on each picture; 1 where one could not be read."""
+    failed = 0
+    for path in listed(asked.pictures):
+        try:
+            pixels = fitted(read(path), model["input"])
+        except Exception as error:  # a damaged file makes a decoder raise nearly anything
+            failed = 1
+            why = " ".join(str(error).split()) or type(error).__name__
+            print(json.dumps({"picture": path, "error": why}) if asked.json else path + ": " + why)
+            continue
+        begun = time.perf_counter()
+        outputs = answer(session, pixels)
+        took = 1000 * (time.perf_counter() - begun)
+        best = likeliest(model, outputs, asked.top)
+        if asked.json:
+            print(json.dumps({"picture": path, "ms": round(took, 2), "classes": best}))
+        else:
+            shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in best)
+            print(f"{path}: {shown} ({took:.1f} ms)")
+    return failed
+
+
+def listed(given: list[str]) -> Iterator[str]:
+    """Pictures, and those in folders, by name."""
+    for each in given:
+        path = Path(each)
+        if path.is_dir():
+            yield from sorted(str(one) for one in path.rglob("*") if one.suffix.lower() in SUFFIXES)
+        else:
+            yield each
+
+
+def likeliest(model: Values, outputs: Any, count: int) -> list[Any]:
+    """[name, probability] of the likeliest classes."""
+    shares = np.exp(outputs.astype(np.float64) - outputs.max())
+    shares /= shares.sum()
+    names = model["labels"]
+    rows = np.argsort(-outputs, kind="stable")[:count]
+    return [[names[row] if names else str(row), float(shares[row])] for row in rows]
+
+
+def frames(model: Values, session: Any, asked: Any) -> int:
+    """Say what is on each frame, and how many there are a second."""
+    try:
+        import cv2
+    except ImportError:
+        raise Stop("cameras and videos need OpenCV: pip install opencv-python-headless") from None
+    source = asked.video
+    if source is None:
+        source = int(asked.camera) if str(asked.camera).isdigit() else asked.camera
+    capture = cv2.VideoCapture(source)
+    if not capture.isOpened():
+        raise Stop("cannot open " + str(source))
+    count, begun = 0, time.perf_counter()
+    try:
+        while not asked.frames or count < asked.frames:
+            good, frame = capture.read()
+            if not good:
+                break
+            outputs = answer(session, fitted(np.ascontiguousarray(frame[..., ::-1]), model["input"]))
+            count += 1
+            name, share = likeliest(model, outputs, 1)[0]
+            rate = count / (time.perf_counter() - begun)
+            if asked.json:
+                print(json.dumps({"frame": count, "fps": round(rate, 1), "class": name, "share": share}))
+            else:
+                print(f"{rate:5.1f} frames a second  {name} {100 * share:.1f} %")
+    finally:
+        capture.release()
+    if not count:
+        raise Stop("no frames in " + str(source))
+    return 0
+
+
+def read(path: str) -> Any:
+    """Pixels uint8 RGB [height, width, 3], upright."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        try:
+            import cv2
+        except ImportError:
+            raise Stop("pictures need Pillow or OpenCV: pip install pillow") from None
+        found = cv2.imread(path, cv2.IMREAD_COLOR)
+        if found is None:
+            raise Stop("not a picture, or no such file") from None
+        return np.ascontiguousarray(found[..., ::-1])
+    with Image.open(path) as opened_picture:
+        return np.asarray(ImageOps.exif_transpose(opened_picture).convert("RGB"))
+
+
+def fitted(pixels: Any, wanted: Values) -> Any:
+    """RGB pixels as the model takes them: resized, cropped, in its order of channels."""
+    height, width = wanted["size"]
+    to_height, to_width = wanted["resize"]
+    have_height, have_width = pixels.shape[:2]
+    if wanted["channels"] == "L":  # in Pillow's whole numbers
+        weights = np.asarray([19595, 38470, 7471], np.int64)
+        pixels = ((pixels[..., :3].astype(np.int64) @ weights + 0x8000) >> 16).astype(np.uint8)
+    if wanted["crop_mode"] == "squash":
+        size = (to_width, to_height)
+    elif wanted["crop_mode"] == "center" and to_height == to_width:
+        short = min(have_height, have_width)
+        size = (to_width * have_width // short, to_height * have_height // short)
+    else:
+        ratios = (have_height / to_height, have_width / to_width)
+        ratio = min(ratios) if wanted["crop_mode"] == "center" else max(ratios)
+        size = (round(have_width / ratio), round(have_height / ratio))
+    pixels = resized(pixels, size, wanted["interpolation"])
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    top, left = margin(pixels.shape[0], height), margin(pixels.shape[1], width)
+    canvas = np.zeros((height, width, pixels.shape[2]), np.uint8)
+    reverse = wanted["channels"] == "BGR"
+    if wanted["crop_mode"] == "border":
+        fill = [round(255 * value) for value in wanted["mean"]]
+        canvas[:] = fill[::-1] if reverse else fill
+    inside = pixels[max(0, top) : max(0, top) + height, max(0, left) : max(0, left) + width]
+    down, right = max(0, -top), max(0, -left)
+    canvas[down : down + inside.shape[0], right : right + inside.shape[1]] = inside
+    return np.ascontiguousarray(canvas[..., ::-1] if reverse else canvas)
+
+
+def margin(available: int, wanted: int) -> int:
+    """Where a centred crop begins; negative where the picture is smaller."""
+    return round((available - wanted) / 2.0) if available >= wanted else -((wanted - available) // 2)
+
+
+def resized(pixels: Any, size: Any, interpolation: str) -> Any:
+    """Pixels at (width, height): by Pillow as the model was measured, by OpenCV's nearest way otherwise."""
+    try:
+        from PIL import Image
+    except ImportError:
+        import cv2
+
+        smaller = size[0] < pixels.shape[1]
+        ways = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR}
+        way = cv2.INTER_AREA if smaller else ways.get(interpolation, cv2.INTER_CUBIC)
+        return cv2.resize(pixels, size, interpolation=way)
+    filters = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+    return np.asarray(Image.fromarray(pixels).resize(size, filters[interpolation]))
+
+
+def self_test(model: Values, session: Any, folder: Path) -> int:
+    """Compare with the outputs that the model should give; say each picture that it fails on."""
+    tests = model["self_test"]
+    if not tests["pictures"]:
+        raise Stop("this bundle has no self-test: it was made from a run without pictures")
+    expected = np.load(str(folder / "golden" / "outputs.npy"))
+    failed = 0
+    for number, name in enumerate(tests["pictures"]):
+        wanted = expected[number]
+        pixels = read(str(folder / "golden" / name))
+        if model["input"]["channels"] == "L":
+            pixels = pixels[..., :1]
+        elif model["input"]["channels"] == "BGR":
+            pixels = np.ascontiguousarray(pixels[..., ::-1])
+        found = answer(session, pixels)
+        problem = compared(found, wanted)
+        failed += bool(problem)
+        print(f"FAIL  {name}: {problem}" if problem else f"ok    {name}")
+    count = len(tests["pictures"])
+    if failed:
+        print(f"{failed} of {count} pictures are computed otherwise than by the {tests['how']}")
+    else:
+        print(f"this device computes what it should: {count} pictures, as by the {tests['how']}")
+    return 1 if failed else 0
+
+
+def compared(found: Any, wanted: Any) -> str:
+    """What is wrong with outputs, or nothing."""
+    if found.shape != wanted.shape:
+        return f"{found.shape} outputs where there should be {wanted.shape}"
+    if not np.isfinite(found).all():
+        return "outputs that are no numbers"
+    length = float(np.linalg.norm(found) * np.linalg.norm(wanted))
+    cosine = float(found.astype(np.float64) @ wanted) / max(length, 1e-12)
+    apart = float(np.abs(found - wanted).max()) / max(float(np.abs(wanted).max()), 1e-12)
+    if apart > TOLERANCE and cosine < CLOSEST_COSINE:
+        return f"outputs differ by {100 * apart:.0f} % of the largest (cosine {cosine:.4f})"
+    lead = wanted.max() - wanted[found.argmax()]
+    if lead > 2 * TOLERANCE * np.abs(wanted).max():
+        return f"class {found.argmax()} where it should be {wanted.argmax()}"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

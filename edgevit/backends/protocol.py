@@ -109,7 +109,8 @@ class OnBoard:
     and `name`. `python_here` gives the Python that runs artefacts on this machine; None: they run on the board
     only. `android` and `benchmark_model` say whether artefacts run on Android without Python, by TensorFlow
     Lite's own tool. `runtime_words` says for people what runs artefacts there, with the versions of `tools` filled
-    in; `takes_pixels` whether artefacts normalise by themselves; `layout` is that of their input. `native_runner`
+    in; `takes_pixels` whether artefacts normalise by themselves; `layout` is that of their input; `cpp_sample` are
+    the sources of a program in C++ that includes a model.h. `native_runner`
     are the sources of a runner for boards without Python. `dump_graph` makes a copy of an artefact whose every
     tensor is an output.
     """
@@ -128,6 +129,7 @@ class OnBoard:
     runtime_words: str = ""
     takes_pixels: bool = False
     layout: Literal["NHWC", "NCHW"] = "NHWC"
+    cpp_sample: tuple[Path, ...] = ()
     dump_graph: Callable[[Path, Path], Path] | None = None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from edgevit import __version__
 from edgevit.backends.registry import backend_of
 from edgevit.bundle.card import cards
-from edgevit.bundle.golden import Golden, golden_of, png
+from edgevit.bundle.golden import Golden, golden_of, picture, suffix
 from edgevit.bundle.one_file import one_file
 from edgevit.errors import InputError
 from edgevit.files import atomic_path, replace_folder
@@ -70,21 +70,24 @@ def contents(run: RunFiles, result: Result) -> dict[str, bytes]:
     """Every file of the bundle by its name."""
     board = run.manifest.boards[result.target]
     golden = golden_of(run, result)
-    names = [f"{number}.png" for number in range(len(golden.pixels))]
+    channels = result.preprocessing.channels
+    names = [f"{number}{suffix(channels)}" for number in range(len(golden.pixels))]
     described = describe(run, result, golden, names)
     outputs = io.BytesIO()
     np.save(outputs, golden.outputs)
-    labels = run.manifest.class_names
+    labels, on_board = run.manifest.class_names, backend_of(board).on_board
     files = {
         result.artefact: run.path_of(result).read_bytes(),
         "model.json": (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode(),
-        "run.py": one_file(backend_of(board).on_board).encode(),
+        "run.py": one_file(on_board).encode(),
         **{name: text.encode() for name, text in cards(run, result, described).items()},
         **({"labels.txt": "".join(f"{name}\n" for name in labels).encode()} if labels else {}),
         **{
-            f"golden/{name}": png(pixels, result.preprocessing.channels)
+            f"golden/{name}": picture(pixels, channels)
             for name, pixels in zip(names, golden.pixels, strict=True)
         },
+        **{f"cpp/{path.name}": path.read_bytes() for path in on_board.cpp_sample},
+        **({"cpp/model.h": header(described, golden).encode()} if on_board.cpp_sample else {}),
         **({"golden/outputs.npy": outputs.getvalue()} if names else {}),
     }
     sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
@@ -138,6 +141,36 @@ def describe(run: RunFiles, result: Result, golden: Golden, names: list[str]) ->
         },
         "self_test": {"pictures": names, "how": golden.how},
     }
+
+
+def header(described: dict[str, Any], golden: Golden) -> str:
+    """model.h: the constants that a sample in C++ needs."""
+    given = described["input"]
+    height, width = given["size"]
+    to_height, to_width = given["resize"]
+    names = ", ".join(quoted(name) for name in described["labels"])
+    return f"""// What this folder's model takes and gives; written by edgevit.
+#pragma once
+#include <cstddef>
+#include <string>
+#include <vector>
+
+static const char *const FILE_NAME = {quoted(described["file"])};
+static const char *const HOW = {quoted(golden.how)};
+constexpr int WIDTH = {width}, HEIGHT = {height}, CHANNELS = {len(given["mean"])};
+constexpr int RESIZE_WIDTH = {to_width}, RESIZE_HEIGHT = {to_height};
+constexpr bool SQUASH = {str(given["crop_mode"] == "squash").lower()};
+constexpr bool BGR = {str(given["channels"] == "BGR").lower()};
+constexpr int NPU_CORES = {described["npu_cores"]}, GOLDEN = {len(golden.outputs)};
+constexpr size_t CLASSES = {described["outputs"][0]["classes"]};
+static const std::vector<std::string> LABELS = {{{names}}};
+"""
+
+
+def quoted(text: str) -> str:
+    """A string literal of C++: anything but plain ASCII as octal bytes."""
+    plain = set(range(32, 127)) - set(b'"\\?')
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
 def write_zip(path: Path, files: dict[str, bytes], root: str) -> None:

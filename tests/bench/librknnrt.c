@@ -163,3 +163,36 @@ int rknn_run(rknn_context context, void *extend) {
     free(sums);
     return 0;
 }
+
+#ifndef MINI
+/* The calls of the vendor's general API: pixels are copied in, numbers out. */
+int rknn_inputs_set(rknn_context context, uint32_t count, rknn_input inputs[]) {
+    state *made = (state *)(uintptr_t)context;
+    unsigned row = made->width * made->channels;
+    if (count != 1 || inputs[0].type != 3 || inputs[0].fmt != 1 || inputs[0].size != made->height * row) return -8;
+    made->input = rknn_create_mem(context, made->height * made->stride * made->channels);
+    made->output = rknn_create_mem(context, 4 * made->classes);
+    for (unsigned y = 0; y < made->height; y++)
+        memcpy((uint8_t *)made->input->virt_addr + y * made->stride * made->channels, (uint8_t *)inputs[0].buf + y * row, row);
+    return 0;
+}
+
+int rknn_outputs_get(rknn_context context, uint32_t count, rknn_output outputs[], void *extend) {
+    state *made = (state *)(uintptr_t)context;
+    (void)extend;
+    if (count != 1 || !outputs[0].want_float || !made->output) return -9;
+    outputs[0].buf = made->output->virt_addr;
+    outputs[0].size = 4 * made->classes;
+    return 0;
+}
+
+int rknn_outputs_release(rknn_context context, uint32_t count, rknn_output outputs[]) {
+    state *made = (state *)(uintptr_t)context;
+    (void)count;
+    (void)outputs;
+    rknn_destroy_mem(context, made->input);
+    rknn_destroy_mem(context, made->output);
+    made->input = made->output = NULL;
+    return 0;
+}
+#endif

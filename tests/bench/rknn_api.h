@@ -66,5 +66,36 @@ typedef struct {
 
 typedef struct rknn_init_extend rknn_init_extend;
 typedef struct rknn_run_extend rknn_run_extend;
+typedef struct rknn_output_extend rknn_output_extend;
+
+#define RKNN_SUCC 0
+
+typedef struct {
+    uint32_t index;
+    void *buf;
+    uint32_t size;
+    uint8_t pass_through;
+    rknn_tensor_type type;
+    rknn_tensor_format fmt;
+} rknn_input;
+
+typedef struct {
+    uint8_t want_float, is_prealloc;
+    uint32_t index;
+    void *buf;
+    uint32_t size;
+} rknn_output;
+
+#ifdef __cplusplus
+extern "C" {
+int rknn_init(rknn_context *context, void *model, uint32_t size, uint32_t flag, rknn_init_extend *extend);
+int rknn_destroy(rknn_context context);
+int rknn_set_core_mask(rknn_context context, rknn_core_mask core_mask);
+int rknn_inputs_set(rknn_context context, uint32_t n_inputs, rknn_input inputs[]);
+int rknn_run(rknn_context context, rknn_run_extend *extend);
+int rknn_outputs_get(rknn_context context, uint32_t n_outputs, rknn_output outputs[], rknn_output_extend *extend);
+int rknn_outputs_release(rknn_context context, uint32_t n_outputs, rknn_output outputs[]);
+}
+#endif
 
 #endif

@@ -81,7 +81,7 @@ def test_the_self_test_names_the_pictures_that_a_device_gets_wrong(bundled: Path
     np.save(bundled / "golden" / "outputs.npy", expected)
     done = alone(bundled, "--self-test")
     assert done.returncode == 1
-    assert [line[:11] for line in done.stdout.splitlines() if line.startswith("FAIL")] == ["FAIL  3.png"]
+    assert [line[:11] for line in done.stdout.splitlines() if line.startswith("FAIL")] == ["FAIL  3.ppm"]
 
 
 def test_it_says_the_same_as_edgevit(bundled: Path, project: Project) -> None:  # noqa: F811
@@ -96,11 +96,11 @@ def test_it_says_the_same_as_edgevit(bundled: Path, project: Project) -> None:  
 
 def test_pictures_that_cannot_be_read_are_said_and_the_others_are_classified(bundled: Path) -> None:
     (bundled / "bad.jpg").write_bytes(b"nothing")
-    done = alone(bundled, "bad.jpg", "golden/0.png", "gone.png")
+    done = alone(bundled, "bad.jpg", "golden/0.ppm", "gone.png")
     assert done.returncode == 1
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
         "bad.jpg",
-        "golden/0.png",
+        "golden/0.ppm",
         "gone.png",
     ]
 

@@ -95,6 +95,9 @@ ON_BOARD = OnBoard(
     packages=(PACKAGE,),
     runtime_words="librknnrt.so {rknn-toolkit2} or later with its NPU driver (or rknn-toolkit-lite2)",
     takes_pixels=True,
+    cpp_sample=tuple(
+        Path(__file__).parent.joinpath("sample", name) for name in ("run.cpp", "CMakeLists.txt")
+    ),
     needs=needs,
     install=install,
     probe=PROBE,

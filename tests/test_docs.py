@@ -13,7 +13,7 @@ from edgevit.cli.group import cli
 from edgevit.targets.profiles import shipped
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands_in(document: Path) -> list[list[str]]:
@@ -84,3 +84,35 @@ def test_this_finds_what_it_looks_for() -> None:
     assert ["convert", "--target", "rk3588"] in commands_in(ROOT / "docs" / "first-board.md")
     with pytest.raises(AssertionError, match="no command edgevit nonsense"):
         resolve(["nonsense"])
+
+
+def outline(path: Path) -> tuple[list[int], list[str], list[int], list[str]]:
+    """Levels of headings, lines of commands, columns of each table's row, and links of a page."""
+    headings, commands, rows, fenced = list[int](), list[str](), list[int](), False
+    text = path.read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif fenced or line.startswith("    "):
+            commands.append(line.strip())
+        elif line.startswith("#"):
+            headings.append(len(line.split()[0]))
+        elif line.startswith("|"):
+            rows.append(line.count("|"))
+    links = sorted(set(re.findall(r"\]\(([^)]+)\)", text)) - {"README.md", "README.zh.md"})
+    return headings, commands, rows, links
+
+
+def test_the_chinese_readme_has_the_english_ones_headings_commands_tables_and_links() -> None:
+    english, chinese = (outline(ROOT / name) for name in ("README.md", "README.zh.md"))
+    for ours, theirs in zip(chinese, english, strict=True):
+        assert ours == theirs
+
+
+def test_the_chinese_readme_has_the_english_ones_figures() -> None:
+    """Numbers with a decimal point or a unit move with measurements: both pages must say the same ones."""
+    english, chinese = (
+        sorted(re.findall(r"\d+\.\d+", (ROOT / name).read_text(encoding="utf-8")))
+        for name in ("README.md", "README.zh.md")
+    )
+    assert chinese == english

@@ -13,7 +13,12 @@ from edgevit.cli.group import cli
 from edgevit.targets.profiles import shipped
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "README.zh.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def commands_in(document: Path) -> list[list[str]]:
@@ -111,8 +116,6 @@ def test_the_chinese_readme_has_the_english_ones_headings_commands_tables_and_li
 
 def test_the_chinese_readme_has_the_english_ones_figures() -> None:
     """Numbers with a decimal point or a unit move with measurements: both pages must say the same ones."""
-    english, chinese = (
-        sorted(re.findall(r"\d+\.\d+", (ROOT / name).read_text(encoding="utf-8")))
-        for name in ("README.md", "README.zh.md")
-    )
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")]
+    english, chinese = (sorted(re.findall(r"\d+\.\d+", page)) for page in pages)
     assert chinese == english

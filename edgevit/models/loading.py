@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgevit.errors import InputError
-from edgevit.models import huggingface, onnx_file, python_file, timm_folder, timm_models, torchvision_vit
-from edgevit.models.checkpoint import SUFFIXES, read_checkpoint
+from edgevit.models import (
+    google_npz,
+    huggingface,
+    onnx_file,
+    python_file,
+    timm_folder,
+    timm_models,
+    torchvision_vit,
+)
+from edgevit.models.checkpoint import SUFFIXES, Checkpoint, read_checkpoint
 from edgevit.models.model import LoadedModel
 
 
@@ -56,7 +64,7 @@ def load_model(
             "timm has no model of this name, torchvision has",
             f"Name it {torchvision_vit.PREFIX}{name}, with --weights for weights of your own",
         )
-    checkpoint = read_checkpoint(weights) if weights is not None else None
+    checkpoint = weights_for(name, weights) if weights is not None else None
     if torchvision_vit.is_reference(name) or (
         checkpoint is not None
         and torchvision_vit.is_layout(checkpoint.weights)
@@ -66,6 +74,13 @@ def load_model(
             timm_models.refuse_unknown(name)
         return torchvision_vit.load(name, checkpoint, num_classes=num_classes, size=size)
     return timm_models.load(name, checkpoint, num_classes=num_classes, size=size)
+
+
+def weights_for(name: str, weights: Path) -> Checkpoint:
+    """The weights in a file, for a model of timm's or torchvision's."""
+    if google_npz.is_file(weights) and timm_models.is_known(name):
+        return google_npz.read(name, weights)
+    return read_checkpoint(weights)
 
 
 def refuse_paths(name: str) -> None:

@@ -13,12 +13,8 @@ from edgevit.cli.group import cli
 from edgevit.targets.profiles import shipped
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "README.zh.md",
-    ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
+PAGES = ("README.md", "README.zh.md", "CONTRIBUTING.md")
+DOCUMENTS = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands_in(document: Path) -> list[list[str]]:

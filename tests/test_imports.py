@@ -23,6 +23,7 @@ ORDER = [
     {"request"},
     {"conversion", "finetuning"},
     {"bench", "bundle", "prediction", "reporting"},
+    {"trying"},
     {"api"},
     {"cli"},
 ]

@@ -33,6 +33,7 @@ COMMANDS = {
     "predict": "edgevit.cli.predict",
     "report": "edgevit.cli.report",
     "toolchain": "edgevit.cli.toolchain",
+    "try": "edgevit.cli.try_out",
 }
 
 PATIENT = {"bench", "boards"}  # commands that leave a board as it was before they end

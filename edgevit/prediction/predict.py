@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -221,4 +221,4 @@ def float_model(run: RunFiles, progress: Progress) -> LoadedModel:
             "its weights are not those the run was made from",
             "Restore them, or run edgevit convert again",
         )
-    return loaded
+    return replace(loaded, preprocessing=run.manifest.model.preprocessing)

@@ -77,15 +77,15 @@ class Browser:
         """A command to the page."""
         return self.call(method, params, self.session)
 
-    def open(self, path: Path, *, width: int, height: int, dark: bool = False) -> float:
-        """Show a file in a window of this size; return seconds until it was loaded."""
+    def open(self, path: Path | str, *, width: int, height: int, dark: bool = False) -> float:
+        """Show a file, or an address, in a window of this size; return seconds until it was loaded."""
         phone = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.page("Emulation.setDeviceMetricsOverride", **phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.page("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
         started = time.monotonic()
-        self.page("Page.navigate", url=path.resolve().as_uri())
+        self.page("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self._next()
         return time.monotonic() - started

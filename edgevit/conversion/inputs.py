@@ -46,7 +46,7 @@ class Inputs:
         loaded = self.loaded
         files = {} if self.live is not None else sources.files_of(self.job)
         inputs = sources.identity(self.job.model, loaded, files)
-        return self.run.step("model", inputs, lambda _: describe(loaded))
+        return self.run.step("model", inputs, lambda _: sources.describe(loaded))
 
     @property
     def own_preprocessing(self) -> Preprocessing:
@@ -285,24 +285,3 @@ class Inputs:
             return compare(outputs, np.load(reference.path("outputs.npy")), labels).to_json()
 
         return self.run.step(f"evaluate-{answered.stage}", inputs, make)
-
-
-def describe(loaded: LoadedModel) -> dict[str, Any]:
-    """The manifest's record of a loaded model."""
-    from edgevit.quantize.activations import why_not_tapped
-
-    problem = why_not_tapped(loaded.module) if loaded.canonical else None
-    notes = [] if problem is None else [f"int8 for NPUs goes without rotating the model: {problem}"]
-    return {
-        "name": loaded.name,
-        "source": loaded.source,
-        "num_classes": loaded.num_classes,
-        "canonical": loaded.canonical,
-        "conditionable": loaded.canonical and problem is None,
-        "parity": loaded.parity,
-        "labels": list(loaded.labels) if loaded.labels else None,
-        "notes": [*loaded.notes, *notes],
-        "preprocessing": loaded.preprocessing.to_json(),
-        "preprocessing_from": loaded.preprocessing_from,
-        "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
-    }

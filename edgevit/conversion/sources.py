@@ -73,6 +73,27 @@ def identity(name: str, loaded: LoadedModel, files: dict[str, str]) -> dict[str,
     }
 
 
+def describe(loaded: LoadedModel) -> dict[str, Any]:
+    """The manifest's record of a loaded model."""
+    from edgevit.quantize.activations import why_not_tapped
+
+    problem = why_not_tapped(loaded.module) if loaded.canonical else None
+    notes = [] if problem is None else [f"int8 for NPUs goes without rotating the model: {problem}"]
+    return {
+        "name": loaded.name,
+        "source": loaded.source,
+        "num_classes": loaded.num_classes,
+        "canonical": loaded.canonical,
+        "conditionable": loaded.canonical and problem is None,
+        "parity": loaded.parity,
+        "labels": list(loaded.labels) if loaded.labels else None,
+        "notes": [*loaded.notes, *notes],
+        "preprocessing": loaded.preprocessing.to_json(),
+        "preprocessing_from": loaded.preprocessing_from,
+        "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
+    }
+
+
 def state_digest(module: nn.Module) -> str:
     """Hex sha256 of a module's parameters and buffers: names, types, shapes, values."""
     digest = hashlib.sha256()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from edgevit.finetuning import loop
 from edgevit.finetuning.features import fit_classifier, gather
 from edgevit.finetuning.folder import write_folder
 from edgevit.finetuning.job import BACKBONE, NONE, FinetuneJob
-from edgevit.finetuning.pictures import Pictures, Views, batches, plain, read_pictures, readable
+from edgevit.finetuning.measure import confusion, outputs_of, some_of
+from edgevit.finetuning.pictures import Pictures, Views, batches, read_pictures, readable
 from edgevit.images import ImageSet, read_image_set, refuse_overlap
 from edgevit.models import LoadedModel, load_model
 from edgevit.models.classifier import Trunk, classifier_of, with_classes
@@ -123,8 +124,8 @@ def finetune(job: FinetuneJob, progress: Progress) -> Finetuned:
             held_right = training.history.epochs[training.history.best_epoch]["held_out_right"]
         module = module.cpu().eval().requires_grad_(False)
         progress.stage("measure")
-        images = validation or replace_images(pictures.images, pictures.held_out)
-        counts = confusion(module, images, len(pictures.names), loaded, progress)
+        images = validation or some_of(pictures.images, pictures.held_out)
+        counts = confusion(module, images, len(pictures.names), loaded.preprocessing, progress)
         result = Finetuned(
             folder=job.out,
             names=pictures.names,
@@ -260,7 +261,7 @@ def train(
     views = Views(loaded.preprocessing, strong=True)
 
     def held_out(module: nn.Module) -> tuple[float, float]:
-        outputs = outputs_of(module, kept, loaded, training.device)
+        outputs = outputs_of(module, kept, loaded.preprocessing, training.device)
         loss = float(functional.cross_entropy(outputs, right_labels))
         return loss, float((outputs.argmax(1) == right_labels).float().mean())
 
@@ -272,46 +273,3 @@ def train(
         lambda: checkpoint.save(job.out / STATE, key, training.state()),
         progress,
     )
-
-
-def outputs_of(
-    module: nn.Module, paths: list[Path], loaded: LoadedModel, device: torch.device, size: int = 32
-) -> torch.Tensor:
-    """Outputs [n, classes] on pictures as they are."""
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(paths), size):
-            images = plain(paths[start : start + size], loaded.preprocessing)
-            found.append(module(images.to(device)).float().cpu())
-    return torch.cat(found)
-
-
-def replace_images(images: ImageSet, rows: tuple[int, ...]) -> ImageSet:
-    """Some images of a set."""
-    assert images.labels is not None
-    return replace(
-        images,
-        paths=tuple(images.paths[row] for row in rows),
-        labels=tuple(images.labels[row] for row in rows),
-        digests=tuple(images.digests[row] for row in rows),
-    )
-
-
-def confusion(
-    module: nn.Module, images: ImageSet, classes: int, loaded: LoadedModel, progress: Progress
-) -> npt.NDArray[np.int64]:
-    """Counts [class, predicted class]; pictures that can't be read are left out."""
-    from edgevit.images.pixels import attempt
-
-    assert images.labels is not None
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    for number, (path, label) in enumerate(zip(images.paths, images.labels, strict=True)):
-        pixels = attempt(path, loaded.preprocessing)
-        if isinstance(pixels, str):
-            progress.warn(f"skipped {path.name}: {pixels}")
-            continue
-        with torch.inference_mode():
-            output = module(torch.from_numpy(loaded.preprocessing.normalise(pixels[None])))
-        counts[label, int(output.argmax())] += 1
-        progress.advance(number + 1, len(images.paths), "measure")
-    return counts

@@ -60,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         if asked.camera is not None or asked.video:
             return frames(model, session, asked)
         return pictures(model, session, asked)
+    except BrokenPipeError:  # whoever read the lines has had enough
+        sys.stderr.close()
+        return 0
     except Refused as error:
         message = str(error)
     except (Stop, OSError, ValueError) as error:

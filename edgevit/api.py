@@ -21,7 +21,6 @@ from edgevit.placement.estimate import Estimate
 from edgevit.placement.layers import CpuOp
 from edgevit.prediction.predict import Prediction
 from edgevit.progress import Progress
-from edgevit.run.manifest import Manifest
 from edgevit.run.reading import RunFiles as Run
 from edgevit.run.reading import read_run
 from edgevit.run.results import Result
@@ -31,12 +30,12 @@ from edgevit.targets.profiles import Board, shipped
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgevit.conversion.pipeline import Outcome
+    from edgevit.finetuning.finetune import Finetuned
     from edgevit.request.job import Job
 
 __all__ = [
     "Board", "EdgevitError", "Inspection", "LoadedModel", "Prediction", "Preprocessing", "Result", "Run",
-    "board", "boards", "convert", "inspect", "load", "open", "predict", "report", "wrap",
+    "board", "boards", "bundle", "convert", "finetune", "inspect", "load", "open", "predict", "report", "wrap",
 ]  # fmt: skip
 
 AnyPath = str | PathLike[str]
@@ -147,6 +146,8 @@ def convert(
         for result in run.results:
             print(result.title, run.path_of(result), result.accuracy.drop_points)
     """
+    from edgevit.conversion.manifest import refuse_incomplete
+    from edgevit.conversion.whole_run import run_job
     from edgevit.request.job import DEMO
 
     name = model if isinstance(model, str) else model.name
@@ -160,7 +161,7 @@ def convert(
     )
     with shown(progress) as listener:
         manifest, outcomes = run_job(job, listener, live=live)
-    refuse_failures(manifest, outcomes)
+    refuse_incomplete(manifest, outcomes)  # now that the others are written
     return read_run(job.out)
 
 
@@ -220,6 +221,33 @@ def predict(
     return found
 
 
+def finetune(model: str, train: AnyPath, *, progress: Progress | None = None, **options: Any) -> Finetuned:
+    """Teach a model the classes of folders of pictures; the result's `folder` is a model for `convert`.
+
+    `options` are those of the command line, with underscores: validation, freeze, epochs, minutes, out, weights ...
+    Raises EdgevitError.
+
+        found = edgevit.finetune("deit_tiny_patch16_224", "defects/train", validation="defects/test")
+        run = edgevit.convert(str(found.folder), "rk3588", calibration="defects/train", validation="defects/test")
+    """
+    from edgevit.finetuning.finetune import finetune as learn
+    from edgevit.finetuning.job import make_finetune_job
+
+    job = make_finetune_job(model, Path(train), **as_paths(options))
+    with shown(progress) as listener:
+        return learn(job, listener)
+
+
+def bundle(
+    run: Run | AnyPath, out: AnyPath | None = None, *, target: str | None = None, precision: str | None = None
+) -> Path:
+    """What a device without edgevit needs of one artefact, in a folder or a .zip; returns its path."""
+    from edgevit.bundling.make import make_bundle
+
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    return make_bundle(folder, None if out is None else Path(out), target=target, precision=precision)
+
+
 def report(runs: Run | AnyPath | Iterable[Run | AnyPath], out: AnyPath | None = None) -> Path:
     """Write a report on one or more runs (.html, .md or .json by `out`'s name); returns its path."""
     from edgevit.files import refuse_to_overwrite
@@ -252,35 +280,19 @@ def job_of(
     from edgevit.request.job import make_job
 
     several = (targets,) if isinstance(targets, str | Board) else tuple(targets)
-    paths: dict[str, Any] = {
-        key: Path(value) if key in PATHS and value is not None else value for key, value in options.items()
-    }
+    paths = as_paths(options)
     kinds = (precisions,) if isinstance(precisions, str) else tuple(precisions)
     return make_job(name, several, kinds, recipe, None if out is None else Path(out), **paths)
 
 
-PATHS = ("weights", "calibration", "validation", "recover_images", "plan")
+PATHS = ("weights", "calibration", "validation", "recover_images", "plan", "out")
 
 
-def run_job(
-    job: Job, progress: Progress, *, live: LoadedModel | None = None, command: Sequence[str] = ()
-) -> tuple[Manifest, list[Outcome]]:
-    """Do a request from its images to its manifest; the command line comes in here too."""
-    from edgevit.conversion.manifest import finish as finish_run
-    from edgevit.conversion.pipeline import convert as convert_job
-    from edgevit.run.folder import open_run
-
-    with open_run(job.out) as run:
-        conversion, outcomes = convert_job(job, run, progress, live)
-        warnings = list(getattr(progress, "warnings", ()))
-        return finish_run(run, conversion, outcomes, warnings=warnings, command=command), outcomes
-
-
-def refuse_failures(manifest: Manifest, outcomes: Sequence[Outcome]) -> None:
-    """Raise the first failed target's error, now that the others are written."""
-    from edgevit.conversion.manifest import refuse_incomplete
-
-    refuse_incomplete(manifest, outcomes)
+def as_paths(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with those that are files or folders as paths."""
+    return {
+        key: Path(value) if key in PATHS and value is not None else value for key, value in options.items()
+    }
 
 
 @contextmanager

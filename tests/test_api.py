@@ -160,3 +160,27 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             exec(compile("".join(cell["source"]), "library.ipynb", "exec"), names)
     assert (tmp_path / "compare.html").is_file()
     assert (tmp_path / "runs" / "tiny" / "manifest.json").is_file()
+
+
+def test_pictures_become_a_model_and_a_bundle_in_three_calls(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    torch.manual_seed(0)\n"
+        "    pooled = (torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 9))\n"
+        "    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 8, stride=8), torch.nn.GELU(), *pooled)\n"
+        "    net.preprocessing = {'size': (32, 32)}\n"
+        "    return net\n"
+    )
+    train, other = class_folders(tmp_path / "train", 24), class_folders(tmp_path / "other", 8, seed=1)
+    model = f"{tmp_path / 'net.py'}:build"
+    found = edgevit.finetune(
+        model, str(train), out=str(tmp_path / "mine"), validation=str(other), progress=QUIET
+    )
+    assert found.names == ("class0", "class1", "class2", "class3")
+    run = edgevit.convert(
+        str(found.folder), "onnx", precisions="float", validation=other, out=tmp_path / "run", progress=QUIET
+    )
+    assert run.results[0].accuracy.agreement == 1.0
+    path = edgevit.bundle(run, str(tmp_path / "device.zip"))
+    assert path.stat().st_size > 1000

@@ -22,7 +22,7 @@ ORDER = [
     {"backends", "training"},
     {"request"},
     {"conversion", "finetuning"},
-    {"bench", "bundle", "prediction", "reporting"},
+    {"bench", "bundling", "prediction", "reporting"},
     {"trying"},
     {"api"},
     {"cli"},

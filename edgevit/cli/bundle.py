@@ -27,7 +27,7 @@ def command(run: Path, target: str | None, precision: str | None, out: Path | No
       edgevit bundle runs/deit --target tflite --precision int8 --out deit.zip
       python runs/deit/deit-rk3588-int8-bundle/run.py --self-test      (on the board)
     """
-    from edgevit.bundle.make import make_bundle
+    from edgevit.bundling.make import make_bundle
 
     path = make_bundle(run, out, target=target, precision=precision)
     click.echo(f"bundle: {path}")

@@ -92,9 +92,9 @@ def command(
     if dry_run:
         show_plan(job, as_json)
         return
-    from edgevit.api import run_job
     from edgevit.cli.summary import print_summary
     from edgevit.conversion.manifest import refuse_incomplete, refuse_missed_gate
+    from edgevit.conversion.whole_run import run_job
 
     with progress() as bars:
         manifest, outcomes = run_job(job, bars, command=sys.argv[1:])

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from edgevit.backends.rknn.on_board import ON_BOARD
-from edgevit.bundle.golden import Golden, picture, suffix
-from edgevit.bundle.make import header, quoted
-from edgevit.bundle.one_file import one_file
+from edgevit.bundling.golden import Golden, picture, suffix
+from edgevit.bundling.make import header, quoted
+from edgevit.bundling.one_file import one_file
 from tests.bench.npu_library import answers, compiled, model, needs_compiler
-from tests.bundle.test_bundle import alone
+from tests.bundling.test_bundling import alone
 
 CXX = shutil.which("c++")
 pytestmark = [needs_compiler, pytest.mark.skipif(CXX is None, reason="no C++ compiler (apt-get install g++)")]

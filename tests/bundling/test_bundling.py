@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgevit.backends.registry import backends
-from edgevit.bundle import program
-from edgevit.bundle.card import plain
-from edgevit.bundle.one_file import one_file
+from edgevit.bundling import program
+from edgevit.bundling.card import plain
+from edgevit.bundling.one_file import one_file
 from edgevit.images.pixels import pixels_of
 from edgevit.images.preprocessing import Preprocessing
 from tests.conversion.conftest import Project, project  # noqa: F401 - a fixture

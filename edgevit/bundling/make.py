@@ -15,9 +15,9 @@ import numpy as np
 
 from edgevit import __version__
 from edgevit.backends.registry import backend_of
-from edgevit.bundle.card import cards
-from edgevit.bundle.golden import Golden, golden_of, picture, suffix
-from edgevit.bundle.one_file import one_file
+from edgevit.bundling.card import cards
+from edgevit.bundling.golden import Golden, golden_of, picture, suffix
+from edgevit.bundling.one_file import one_file
 from edgevit.errors import InputError
 from edgevit.files import atomic_path, replace_folder
 from edgevit.run.reading import RunFiles, read_run

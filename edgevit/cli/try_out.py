@@ -13,7 +13,9 @@ HERE = "127.0.0.1"
 
 @click.command(name="try")
 @click.argument("run", type=FILE)
-@click.option("--port", type=click.IntRange(1, 65535), default=8642, show_default=True)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8642, show_default=True, help="Where it listens."
+)
 @click.option(
     "--host", type=TEXT, default=HERE, show_default=True, help="0.0.0.0: for all that reach this machine."
 )

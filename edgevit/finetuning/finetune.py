@@ -267,7 +267,13 @@ def train(
 
     return training.train(
         lambda epoch, done: batches(
-            learnt, labels[list(pictures.learnt)], views, loop.BATCH, 1000 * job.seed + epoch, done
+            learnt,
+            labels[list(pictures.learnt)],
+            views,
+            training.mixup,
+            loop.BATCH,
+            1000 * job.seed + epoch,
+            done,
         ),
         held_out,
         lambda: checkpoint.save(job.out / STATE, key, training.state()),

@@ -13,6 +13,7 @@ from torch import nn
 
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
+from edgevit.finetuning.pictures import Batch
 from edgevit.progress import Progress
 from edgevit.training.loss import mixed_precision
 
@@ -46,7 +47,7 @@ class History:
         return len(self.epochs) - 1 - self.best_epoch >= PATIENCE
 
 
-Batches = Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]
+Batches = Callable[[int, int], Iterator[Batch]]
 
 
 class Training:
@@ -115,8 +116,8 @@ class Training:
         while len(self.history.epochs) < self.epochs:
             epoch, losses = len(self.history.epochs), list[float]()
             done = self.step - epoch * self.steps_an_epoch
-            for views, labels in batches(epoch, done):  # those before were learnt from before a kill
-                losses.append(self.learn(views, labels))
+            for batch in batches(epoch, done):  # those before were learnt from before a kill
+                losses.append(self.learn(*batch))
                 self.step += 1
                 self.spent = before + time.monotonic() - begun
                 progress.advance(self.step, self.expected_steps(), self.told(losses))
@@ -133,21 +134,21 @@ class Training:
                 return "nothing improved any more"
         return "all epochs done"
 
-    def learn(self, views: Tensor, labels: Tensor) -> float:
-        """One optimizer step; returns the loss."""
+    def learn(self, views: Tensor, targets: Tensor, labels: Tensor) -> float:
+        """One optimizer step on mixed views [n, channels, height, width]; returns the loss.
+
+        `targets` [n, classes] are what each view shows, `labels` [n] the class that it counts for.
+        """
         rate = RATE * schedule(self.progress())
         for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
             group["lr"] = rate * scale
         self.module.train()
         for part in self.frozen:
             part.eval()
-        views, labels = views.to(self.device), labels.to(self.device)
-        if len(views) % 2:  # mixing takes pairs
-            views, labels = torch.cat([views, views[:1]]), torch.cat([labels, labels[:1]])
-        counts = self.class_weights[labels]
-        mixed, targets = self.mixup(views, labels)
+        counts = self.class_weights[labels.to(self.device)]
+        targets = targets.to(self.device)
         with mixed_precision(self.device):
-            outputs = self.module(mixed)
+            outputs = self.module(views.to(self.device))
         each = -(targets * outputs.float().log_softmax(-1)).sum(-1)
         loss = (each * counts).sum() / counts.sum()
         if not torch.isfinite(loss):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,26 +167,35 @@ class Views:
         return view
 
 
-def batches(
-    paths: Sequence[Path], labels: torch.Tensor, views: Views, size: int, seed: int, done: int = 0
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Every picture once, shuffled by the seed: views [n, channels, height, width] and labels [n].
+Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-    The first `done` batches are left out. The next batch is read while one is learnt from.
+
+def batches(
+    paths: Sequence[Path], labels: torch.Tensor, views: Views, mix: Mix, size: int, seed: int, done: int = 0
+) -> Iterator[Batch]:
+    """Every picture once, shuffled by the seed: views [n, channels, height, width], targets
+    [n, classes], labels [n].
+
+    `mix` makes targets of labels, and mixes views of an even number. The first `done` batches are left out. The
+    next batch is read while one is learnt from, all of it in one thread: timm's transforms draw from global
+    generators.
     """
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed)).tolist()
     groups = [order[start : start + size] for start in range(0, len(order), size)][done:]
-    random.seed(seed + done)  # timm's transforms draw from all three
+    random.seed(seed + done)
     np.random.seed((seed + done) % 2**32)
     torch.manual_seed(seed + done)
 
-    def read(rows: list[int]) -> torch.Tensor:
-        return torch.stack([views(paths[row]) for row in rows])
+    def read(rows: list[int]) -> Batch:
+        rows = rows + rows[:1] if len(rows) % 2 else rows
+        found, own = torch.stack([views(paths[row]) for row in rows]), labels[rows]
+        return *mix(found, own), own
 
     with ThreadPoolExecutor(1) as reader:
         following = reader.submit(read, groups[0]) if groups else None
-        for number, rows in enumerate(groups):
+        for number in range(len(groups)):
             assert following is not None
             found = following.result()
             following = reader.submit(read, groups[number + 1]) if number + 1 < len(groups) else None
-            yield found, labels[rows]
+            yield found

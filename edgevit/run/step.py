@@ -17,7 +17,20 @@ from edgevit.files import sha256_file
 MAX_REHASHED_BYTES = 64 * 2**20
 # What only reads the results of steps; a test holds this list against the order of imports.
 READERS = frozenset(
-    {"api.py", "bench", "cli", "console.py", "prediction", "reporting", "__init__.py", "toolchains/doctor.py"}
+    {
+        *(
+            "api.py",
+            "bench",
+            "bundling",
+            "cli",
+            "console.py",
+            "finetuning",
+            "prediction",
+            "reporting",
+            "trying",
+        ),
+        *("__init__.py", "toolchains/doctor.py"),
+    }
 )
 # Libraries that decide results. An upgrade makes new steps.
 TOOLS = (

@@ -117,12 +117,12 @@ def test_a_killed_training_goes_on_where_it_was(here: Path, monkeypatch: pytest.
     (here / "run" / "config.json").unlink()
     learn, steps = loop.Training.learn, 0
 
-    def killed(self: loop.Training, views: torch.Tensor, labels: torch.Tensor) -> float:
+    def killed(self: loop.Training, *batch: torch.Tensor) -> float:
         nonlocal steps
         steps += 1
         if steps == 9:  # in the second epoch
             raise KeyboardInterrupt
-        return learn(self, views, labels)
+        return learn(self, *batch)
 
     monkeypatch.setattr(loop.Training, "learn", killed)
     with pytest.raises(KeyboardInterrupt):

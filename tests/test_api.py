@@ -52,6 +52,7 @@ def test_importing_edgevit_imports_no_torch() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.slow
 def test_names_stay_functions_after_everything_was_imported() -> None:
     script = (
         "import pkgutil, importlib, edgevit\n"

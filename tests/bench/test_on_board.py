@@ -124,6 +124,7 @@ def test_masks_are_those_of_the_vendor(tmp_path: Path) -> None:
     assert list(said["result"]["core_masks"]) == ["0", "0_1", "one model each, 2 side by side"]
 
 
+@pytest.mark.slow
 def test_side_by_side_counts_all_cores(tmp_path: Path) -> None:
     stand_in = write_stand_in(tmp_path / "stand_in", ms=20)
     said, _ = run(tmp_path / "work", stand_in, request(npu_cores=3, runs=30))

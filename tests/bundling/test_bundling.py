@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -24,7 +25,7 @@ from edgevit.bundling.card import plain
 from edgevit.bundling.one_file import one_file
 from edgevit.images.pixels import pixels_of
 from edgevit.images.preprocessing import Preprocessing
-from tests.conversion.conftest import Project, project  # noqa: F401 - a fixture
+from tests.conversion.conftest import Project, make_project
 
 # The program must not need anything of edgevit's.
 ALONE = """
@@ -45,12 +46,24 @@ def alone(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=folder)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder with a run of a tiny model, and the bundle of its int8 artefact."""
+    user = make_project(tmp_path_factory.mktemp("user"))
+    user.convert("--precision", "float", "--precision", "int8")
+    user.run("bundle", "runs/model", "--precision", "int8", "--out", "bundle")
+    return user.folder
+
+
 @pytest.fixture
-def bundled(project: Project) -> Path:  # noqa: F811
-    """The bundle of a tiny model with labelled validation images."""
-    project.convert("--precision", "float", "--precision", "int8")
-    project.run("bundle", "runs/model", "--precision", "int8", "--out", "bundle")
-    return project.folder / "bundle"
+def project(made: Path) -> Project:
+    return Project(made)
+
+
+@pytest.fixture
+def bundled(made: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle, to do with what one likes."""
+    return Path(shutil.copytree(made / "bundle", tmp_path / "bundle"))
 
 
 def test_it_has_all_that_a_device_needs(bundled: Path) -> None:
@@ -84,7 +97,7 @@ def test_the_self_test_names_the_pictures_that_a_device_gets_wrong(bundled: Path
     assert [line[:11] for line in done.stdout.splitlines() if line.startswith("FAIL")] == ["FAIL  3.ppm"]
 
 
-def test_it_says_the_same_as_edgevit(bundled: Path, project: Project) -> None:  # noqa: F811
+def test_it_says_the_same_as_edgevit(bundled: Path, project: Project) -> None:
     pictures = sorted((project.folder / "images" / "validation").rglob("*.png"))
     done = alone(bundled, "--json", "--top", "1", str(project.folder / "images" / "validation"))
     mine = [json.loads(line) for line in done.stdout.splitlines()]
@@ -124,7 +137,7 @@ def test_what_is_missing_is_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_the_same_run_gives_the_same_bytes(bundled: Path, project: Project) -> None:  # noqa: F811
+def test_the_same_run_gives_the_same_bytes(bundled: Path, project: Project) -> None:
     names = []
     for number in (1, 2):
         project.run("bundle", "runs/model", "--precision", "int8", "--out", f"{number}/model.zip")
@@ -136,7 +149,7 @@ def test_the_same_run_gives_the_same_bytes(bundled: Path, project: Project) -> N
     assert set(inside) == {str(path.relative_to(bundled)) for path in bundled.rglob("*") if path.is_file()}
 
 
-def test_wrong_requests_are_one_line_and_nothing_is_overwritten(bundled: Path, project: Project) -> None:  # noqa: F811
+def test_wrong_requests_are_one_line_and_nothing_is_overwritten(bundled: Path, project: Project) -> None:
     several = project.run("bundle", "runs/model", check=1).stderr
     assert several == (
         "error: cannot bundle runs/model: several artefacts fit. "

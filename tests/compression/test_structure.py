@@ -44,6 +44,7 @@ def made_smaller(model: Any, data: st.DataObject) -> Any:
     return smaller
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(model=vits().filter(plain), data=st.data())
 def test_any_smaller_vit_comes_back_as_it_was(
@@ -62,6 +63,7 @@ def test_any_smaller_vit_comes_back_as_it_was(
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(model=vits().filter(plain), data=st.data())
 def test_any_smaller_vit_exports(

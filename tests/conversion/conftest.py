@@ -95,16 +95,21 @@ class Project:
         return dict(json.loads((self.folder / run / "manifest.json").read_text()))
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    (tmp_path / "model.py").write_text(MODEL)
+def make_project(folder: Path) -> Project:
+    """Write a tiny model and its images into a folder."""
+    (folder / "model.py").write_text(MODEL)
     random = np.random.default_rng(0)
     for role, count in (("calibration", 8), ("validation", 12)):
         for index in range(count):
-            path = tmp_path / "images" / role / f"class{index % 3}" / f"{role} {index}.png"
+            path = folder / "images" / role / f"class{index % 3}" / f"{role} {index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(random.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(path)
-    return Project(tmp_path)
+    return Project(folder)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return make_project(tmp_path)
 
 
 @pytest.fixture(scope="module")

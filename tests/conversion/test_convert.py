@@ -46,6 +46,7 @@ def test_unchanged_rerun_makes_nothing_again(project: Project) -> None:
     assert second["results"][0]["sha256"] == first["results"][0]["sha256"]
 
 
+@pytest.mark.slow
 def test_changed_image_is_noticed(project: Project) -> None:
     project.convert()
     victim = project.folder / "images" / "calibration" / "class0" / "calibration 0.png"
@@ -60,6 +61,7 @@ def test_json_is_the_manifest(project: Project) -> None:
     assert json.loads(done.stdout) == project.manifest()
 
 
+@pytest.mark.slow
 def test_dry_run_names_the_stages_and_writes_nothing(project: Project) -> None:
     done = project.convert("--dry-run")
     assert "to do" in done.stdout

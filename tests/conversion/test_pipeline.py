@@ -226,6 +226,7 @@ def test_a_float_artefact_is_the_one_that_was_proved(pictures: Path, tmp_path: P
         assert only(run).accuracy.agreement == 1.0 and run.path_of(only(run)).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["mine", "onnx"])
 def test_without_validation_images_an_artefact_is_compared_on_a_probe(
     pictures: Path, tmp_path: Path, target: str
@@ -243,6 +244,7 @@ def test_without_validation_images_an_artefact_is_compared_on_a_probe(
     assert "of 16 predictions, its outputs are off by " in note and only(run).accuracy is None
 
 
+@pytest.mark.slow
 def test_what_nothing_mends_fails_that_target_and_says_what_to_send(pictures: Path, tmp_path: Path) -> None:
     backend, _ = proving(right=False)
     with registered(backend), pytest.raises(edgevit.EdgevitError) as caught:
@@ -254,6 +256,7 @@ def test_what_nothing_mends_fails_that_target_and_says_what_to_send(pictures: Pa
     assert [each.title for each in edgevit.open(tmp_path / "run").results] == ["onnx int8"]
 
 
+@pytest.mark.slow
 def test_values_beyond_the_float_type_fail_float_and_not_int8(pictures: Path, tmp_path: Path) -> None:
     reason = "MatMul_3 reaches 135593, more than float16 holds (65504)"
 
@@ -287,6 +290,7 @@ def replace_board(board: Board, **changes: Any) -> Board:
     return board.model_copy(update=changes)
 
 
+@pytest.mark.slow
 def test_what_float16_does_not_bear_is_told_and_int8_is_made(pictures: Path, tmp_path: Path) -> None:
     backend, _ = proving(right=False, error=0.05)
     with registered(backend):

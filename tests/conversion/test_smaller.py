@@ -24,6 +24,7 @@ def stages(manifest: dict[str, Any]) -> list[str]:
     return [reduction["stage"] for reduction in manifest["reductions"]]
 
 
+@pytest.mark.slow
 def test_each_step_is_measured_against_the_original(project: Project) -> None:
     project.convert("--precision", "float", "--out", "runs/plain")
     done = project.convert("--precision", "float", *LESS, "--recover", "--recover-minutes", "0.02")
@@ -47,6 +48,7 @@ def test_each_step_is_measured_against_the_original(project: Project) -> None:
     assert manifest["configuration"]["compression"]["resolution"] == [48, 32]
 
 
+@pytest.mark.slow
 def test_unchanged_rerun_makes_nothing_smaller_again(project: Project) -> None:
     arguments = ("--precision", "float", *LESS, "--recover", "--recover-minutes", "0.02")
     project.convert(*arguments)
@@ -57,6 +59,7 @@ def test_unchanged_rerun_makes_nothing_smaller_again(project: Project) -> None:
     assert second["reductions"] == [{**each, "cached": True} for each in first["reductions"]]
 
 
+@pytest.mark.slow
 def test_a_later_wish_starts_from_the_steps_before_it(project: Project) -> None:
     project.convert("--precision", "float", "--resolution", "48")
     project.convert("--precision", "float", "--resolution", "48", "--prune-heads", "1")
@@ -64,6 +67,7 @@ def test_a_later_wish_starts_from_the_steps_before_it(project: Project) -> None:
     assert (cached["resolution"], cached["heads"]) == (True, False)
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_at_the_new_size(project: Project) -> None:
     project.convert("--precision", "int8", "--resolution", "64")
     manifest = project.manifest()
@@ -72,6 +76,7 @@ def test_int8_is_calibrated_at_the_new_size(project: Project) -> None:
     assert {np.load(path).shape[1:3] for path in folders} == {(64, 64)}
 
 
+@pytest.mark.slow
 def test_amounts_left_to_edgevit_are_explained(project: Project) -> None:
     automatic = ("--resolution", "auto", "--prune-heads", "auto", "--prune-mlp", "auto")
     done = project.convert("--precision", "float", *automatic)
@@ -81,6 +86,7 @@ def test_amounts_left_to_edgevit_are_explained(project: Project) -> None:
     assert "within 30 points of predicted drop" in " ".join(looser.stdout.split())
 
 
+@pytest.mark.slow
 def test_other_pictures_can_be_recovered_on(project: Project) -> None:
     random = np.random.default_rng(7)
     (project.folder / "more").mkdir()

@@ -168,6 +168,7 @@ def test_classes_without_names_have_numbers() -> None:
     assert [guess.name for guess in found] == ["class 1", "class 2"]
 
 
+@pytest.mark.slow
 def test_weights_that_changed_since_are_refused(tmp_path: Path) -> None:
     import timm
 

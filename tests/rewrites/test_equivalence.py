@@ -24,6 +24,7 @@ def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         return model(inputs)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(model=vits(), names=st.sets(st.sampled_from(sorted(EXACT))))
 def test_any_set_of_rewrites_keeps_any_vit_the_same_function(model: Any, names: set[str]) -> None:

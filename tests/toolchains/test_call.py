@@ -113,6 +113,7 @@ def test_missing_package_means_a_damaged_toolchain(tmp_path: Path, fake_worker: 
     )
 
 
+@pytest.mark.slow
 def test_hanging_worker_and_its_children_are_killed(tmp_path: Path, fake_worker: FakeWorker) -> None:
     fake_worker(
         "import signal, subprocess, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"

@@ -111,6 +111,7 @@ def test_install_makes_it_usable_and_the_second_time_does_nothing(tiny: str) -> 
     assert environment.state(tiny).problem is None
 
 
+@pytest.mark.slow
 def test_damaged_toolchain_is_seen_and_made_anew(tiny: str) -> None:
     folder = installation.install(tiny, QUIET)
     module = next(folder.rglob("tinytool.py"))
@@ -122,6 +123,7 @@ def test_damaged_toolchain_is_seen_and_made_anew(tiny: str) -> None:
     assert module.exists()
 
 
+@pytest.mark.slow
 def test_installation_that_was_killed_is_not_taken_for_one(tiny: str) -> None:
     folder = installation.install(tiny, QUIET)
     (folder / environment.STATE).unlink()
@@ -232,6 +234,7 @@ def test_python_without_pip_names_the_system_package(tiny: str, monkeypatch: pyt
     )
 
 
+@pytest.mark.slow
 def test_a_folder_of_packages_replaces_the_index(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

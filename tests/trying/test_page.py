@@ -124,6 +124,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_the_command_listens_on_this_machine_only_and_says_where(run: Path) -> None:
     port = free_port()
     line = [sys.executable, "-m", "edgevit", "try", str(run), "--port", str(port), "--no-open"]

@@ -17,6 +17,7 @@ EVERY = ("split-strides", "trim-tokens", "pad-tokens", "softmax-by-norm", "token
 NPU = Npu(target="any", max_conv_stride=7, transpose_alignment=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     spelling=st.sampled_from(SPELLINGS),

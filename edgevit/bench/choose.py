@@ -68,12 +68,9 @@ def of_run(run: RunFiles, place: Place, target: str | None, precision: str | Non
     """A run's artefacts of one target."""
     results = run.manifest.results
     wanted = target or (place.profile if any(each.target == place.profile for each in results) else None)
-    found = [
-        each for each in results if wanted in (None, each.target) and precision in (None, each.precision)
-    ]
-    made = ", ".join(each.title for each in results) or "nothing"
+    found = run.matching(wanted, precision)
     if not found:
-        raise InputError(f"{WHAT} {run.folder}", "it made no such artefact", f"Choose from {made}")
+        raise InputError(f"{WHAT} {run.folder}", "it made no such artefact", f"Choose from {run.made}")
     if place.address == "host":
         refuse_foreign([Path(each.artefact) for each in found], place)
         found = [each for each in found if not foreign(each.artefact)]
@@ -84,12 +81,7 @@ def of_run(run: RunFiles, place: Place, target: str | None, precision: str | Non
             f"it has artefacts for {', '.join(targets)}",
             f"Say which: --target {targets[0]}, or profile in boards.toml",
         )
-    paths = [run.folder / each.artefact for each in found]
-    for path in paths:
-        if not path.is_file():
-            raise InputError(
-                f"{WHAT} {path}", "the file is gone", "Run edgevit convert again with this --out"
-            )
+    paths = [run.present(each, WHAT) for each in found]
     return [Artefact(path, run, each) for path, each in zip(paths, found, strict=True)]
 
 

@@ -50,19 +50,11 @@ def make_bundle(
 
 def chosen(run: RunFiles, target: str | None, precision: str | None) -> Result:
     """The artefact meant. Raises InputError where none or several are."""
-    fitting = [
-        each for each in run.results if target in (None, each.target) and precision in (None, each.precision)
-    ]
-    made = ", ".join(each.title for each in run.results) or "nothing"
+    fitting = run.matching(target, precision)
     if len(fitting) != 1:
         why = "several artefacts fit" if fitting else "it made no such artefact"
-        raise InputError(f"{WHAT} {run.folder}", why, f"Say --target and --precision: it made {made}")
-    if not run.path_of(fitting[0]).is_file():
-        raise InputError(
-            f"{WHAT} {run.path_of(fitting[0])}",
-            "the file is gone",
-            "Run edgevit convert again with this --out",
-        )
+        raise InputError(f"{WHAT} {run.folder}", why, f"Say --target and --precision: it made {run.made}")
+    run.present(fitting[0], WHAT)
     return fitting[0]
 
 

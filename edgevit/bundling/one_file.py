@@ -28,7 +28,7 @@ def one_file(on_board: OnBoard) -> str:
     lines += sorted(set(imports), key=lambda line: (line.startswith("from"), line))
     for path in parts:
         lines += ["", "", f"# {path.name} " + "-" * 60, body_of(path, trees[path], names)]
-        if path.stem != on_board.runtime.stem and path in on_board.beside:
+        if path in on_board.beside:
             lines += ["", f"{path.stem} = sys.modules[__name__]  # the parts below call it so"]
     lines += ["", "", "# what is done " + "-" * 60, body_of(PROGRAM, program, names)]
     return "\n".join(lines).rstrip() + "\n"

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 
-from edgevit.backends.protocol import CompileRequest
+from edgevit.backends.protocol import CompileRequest, Simulator
 from edgevit.backends.registry import backend_of
 from edgevit.conversion.reference import PARITY_IMAGES
 from edgevit.errors import EdgevitError, InputError
@@ -22,7 +22,7 @@ from edgevit.metrics.acceptance import Acceptance
 from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.quantize.graph import find as graph_plans
-from edgevit.quantize.mixed_precision import Labels, PlannedPrecision, find_plan
+from edgevit.quantize.mixed_precision import Judging, PlannedPrecision, find_plan
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import restored
 from edgevit.quantize.search import SearchResult
@@ -166,9 +166,20 @@ def request_of(search: Search, plan: PrecisionPlan, folder: Path) -> CompileRequ
     )
 
 
-def labels_of(search: Search) -> Labels | None:
-    """Labels of the calibration images [n]; None where they have none, or points were not limited."""
-    return None if search.labels is None else np.asarray(search.labels)
+def judging_of(
+    search: Search, simulator: Simulator, evaluated: int, begun: float, progress: Progress
+) -> Judging:
+    """How the plans of a search that began at `begun` are judged."""
+    return Judging(
+        evaluated=evaluated,
+        simulate=simulator.outputs,
+        acceptance=search.acceptance,
+        minutes=search.minutes - (time.monotonic() - begun) / 60,
+        labels=None if search.labels is None else np.asarray(search.labels),
+        state=search.state,
+        advice=advice_of(search.board),
+        progress=progress,
+    )
 
 
 def advice_of(board: Board) -> str:
@@ -199,14 +210,7 @@ def by_module(
             images,
             board.npu,
             backend.fusion,
-            evaluated=evaluated,
-            simulate=simulator.outputs,
-            acceptance=search.acceptance,
-            minutes=search.minutes - (time.monotonic() - begun) / 60,
-            labels=labels_of(search),
-            state=search.state,
-            advice=advice_of(board),
-            progress=progress,
+            judging_of(search, simulator, evaluated, begun, progress),
         )
 
 
@@ -232,14 +236,7 @@ def by_graph(
             observed,
             images,
             board.npu,
-            evaluated=evaluated,
-            simulate=simulator.outputs,
-            acceptance=search.acceptance,
-            minutes=search.minutes - (time.monotonic() - begun) / 60,
-            labels=labels_of(search),
-            state=search.state,
-            advice=advice_of(board),
-            progress=progress,
+            judging_of(search, simulator, evaluated, begun, progress),
         )
     worst = graph_plans.worst_tensors(prepared)
     return planned, {"ranges": prepared.ranges, "worst": [{"tensor": name, "kl": kl} for name, kl in worst]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -195,7 +194,7 @@ def blocks_kept(job: FinetuneJob, module: nn.Module) -> int | None:
     if job.freeze == BACKBONE:
         return None
     count = 0 if job.freeze == NONE else int(job.freeze)
-    loop.freeze(copy.deepcopy(module), count)  # said before any work
+    loop.blocks_of(module, count)  # said before any work
     return count
 
 

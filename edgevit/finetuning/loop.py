@@ -15,6 +15,7 @@ from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
 from edgevit.finetuning.pictures import Batch
 from edgevit.progress import Progress
+from edgevit.training.loop import share_of_rate, weights_of
 from edgevit.training.loss import mixed_precision
 
 from timm.data.mixup import Mixup  # isort: skip
@@ -23,7 +24,7 @@ from timm.optim._param_groups import param_groups_layer_decay  # isort: skip
 Tensor = torch.Tensor
 BATCH = 32
 RATE, DECAY, LAYER_DECAY = 5e-4, 0.05, 0.75
-WARM_UP = 0.1
+LEAST = 0.02  # of the full rate, where the warm-up begins
 SMOOTHING = 0.1
 MIXUP, CUTMIX, MIXED = 0.2, 1.0, 0.5
 PATIENCE = 6  # epochs without a better held-out loss
@@ -139,7 +140,7 @@ class Training:
 
         `targets` [n, classes] are what each view shows, `labels` [n] the class that it counts for.
         """
-        rate = RATE * schedule(self.progress())
+        rate = RATE * share_of_rate(self.progress(), least=LEAST)
         for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
             group["lr"] = rate * scale
         self.module.train()
@@ -202,38 +203,33 @@ class Training:
 def freeze(module: nn.Module, count: int) -> list[nn.Module]:
     """Keep the first `count` blocks, and all that comes before them, as they are; returns what is kept.
 
-    Blocks are the longest list of submodules. Raises InputError where there are fewer.
+    Raises InputError where there are fewer.
     """
     if not count:
         return []
+    blocks = blocks_of(module, count)
+    inside = {id(each) for part in blocks for each in part.parameters()}
+    first = min(number for number, each in enumerate(module.parameters()) if id(each) in inside)
+    for number, each in enumerate(module.parameters()):
+        if number < first:
+            each.requires_grad_(False)
+    for part in blocks[:count]:
+        part.requires_grad_(False)
+    return blocks[:count]
+
+
+def blocks_of(module: nn.Module, count: int) -> list[nn.Module]:
+    """A model's blocks, the longest list of submodules. Raises InputError where they are fewer than `count`."""
     lists = [
-        each for each in module.modules() if isinstance(each, nn.Sequential | nn.ModuleList) and len(each) > 1
+        list(each)
+        for each in module.modules()
+        if isinstance(each, nn.Sequential | nn.ModuleList) and len(each) > 1
     ]
-    blocks: Any = max(lists, key=len, default=())
+    blocks = max(lists, key=len, default=[])
     if count > len(blocks):
         raise InputError(
             f"--freeze {count} can't be used",
             f"the model has {len(blocks)} blocks",
             f"Use backbone, none, or a number up to {len(blocks)}",
         )
-    kept = list(blocks[:count])
-    inside = {id(each) for part in blocks for each in part.parameters()}
-    first = min(number for number, each in enumerate(module.parameters()) if id(each) in inside)
-    for number, each in enumerate(module.parameters()):
-        if number < first:
-            each.requires_grad_(False)
-    for part in kept:
-        part.requires_grad_(False)
-    return kept
-
-
-def schedule(progress: float) -> float:
-    """Share of the full rate: a linear warm-up, then a cosine (progress 0..1)."""
-    if progress < WARM_UP:
-        return max(0.02, progress / WARM_UP)
-    return max(0.01, (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2)
-
-
-def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of a module's state on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    return blocks

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +15,10 @@ from PIL import Image
 
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
-from edgevit.files import read_input
 from edgevit.images import ImageSet, read_image_set
 from edgevit.images.pixels import MODES, attempt, eight_bit, pixels_of, upright
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.images.sets import class_names_in
 from edgevit.progress import Progress
 from edgevit.run.limits import usable_cores
 
@@ -51,7 +49,7 @@ def read_pictures(source: Path, seed: int, progress: Progress) -> Pictures:
 
     Raises InputError where there are fewer than two classes, or no class has pictures to hold out.
     """
-    names = class_names(source)
+    names = class_names_in(source)
     what = f"cannot learn from {source}"
     if len(names) < 2:
         why = "it has no class folders" if not names else f"it has one class only, {names[0]}"
@@ -76,25 +74,6 @@ def read_pictures(source: Path, seed: int, progress: Progress) -> Pictures:
         )
     learnt = tuple(sorted(set(range(len(images.labels))) - set(held_out)))
     return Pictures(images, names, learnt, held_out)
-
-
-def class_names(source: Path) -> tuple[str, ...]:
-    """The classes of a training set in order: folders by name, or the labels of a CSV."""
-    if source.is_dir():
-        return tuple(
-            sorted(each.name for each in source.iterdir() if each.is_dir() and not each.name.startswith("."))
-        )
-    content = read_input(source, f"cannot read {source}")
-    try:
-        rows = [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if row]
-    except (UnicodeDecodeError, csv.Error):
-        return ()  # read_image_set says what is wrong with it
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    at = header.index("label") if "label" in header else 1
-    cells = {row[at].strip() for row in (rows[1:] if "path" in header else rows) if at < len(row)} - {""}
-    if all(cell.isdigit() for cell in cells):
-        return tuple(str(number) for number in range(max(map(int, cells), default=-1) + 1))
-    return tuple(sorted(cells))
 
 
 def held_out_of(labels: Sequence[int], seed: int) -> tuple[int, ...]:

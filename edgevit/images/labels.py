@@ -17,16 +17,24 @@ def read_labels(name: str) -> tuple[str, ...]:
     path = Path(name)
     what = f"cannot read class names from {name}"
     try:
-        lines = read_input(path, what).decode("utf-8-sig").splitlines()
+        names = lines_of(path, what)
     except UnicodeDecodeError:
         fix = f"Give a text file with one name per line, or {IMAGENET}"
         raise InputError(what, "it is not UTF-8 text", fix) from None
-    names = tuple(line.strip() for line in lines)
-    while names and not names[-1]:
-        names = names[:-1]
     if not names:
         raise InputError(what, "it is empty", "Write one name per line")
     return names
+
+
+def lines_of(path: Path, what: str) -> tuple[str, ...]:
+    """The lines of a UTF-8 text file, stripped, without empty ones at its end.
+
+    Raises InputError, beginning with `what`, where it can't be read, and UnicodeDecodeError.
+    """
+    names = [line.strip() for line in read_input(path, what).decode("utf-8-sig").splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    return tuple(names)
 
 
 def imagenet_names() -> tuple[str, ...]:

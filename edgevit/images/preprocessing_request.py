@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.errors import InputError
-from edgevit.files import read_input
+from edgevit.images.labels import lines_of
 from edgevit.images.pixels import FILTERS
 
 Numbers = tuple[float, ...]
@@ -68,9 +68,7 @@ class PreprocessingRequest:
 
 def parse_preprocessing(options: dict[str, Any]) -> PreprocessingRequest:
     """The request among command line options, which are taken out of `options`. Raises InputError."""
-    given = {name: options.pop(name) for name in OPTIONS if options.get(name) is not None}
-    for name in OPTIONS:
-        options.pop(name, None)
+    given = {name: value for name in OPTIONS if (value := options.pop(name, None)) is not None}
     crop_mode, crop_pct = parse_crop(given.get("crop"))
     interpolation = given.get("interpolation")
     if interpolation is not None and interpolation not in FILTERS:
@@ -125,14 +123,20 @@ def parse_size(text: Any) -> Size | None:
     if text is None:
         return None
     given = "x".join(str(each) for each in text) if isinstance(text, tuple | list) else str(text)
-    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", given)
-    if not found or not int(found[1]) or (found[2] and not int(found[2])):
+    size = sides_in(given)
+    if size is None or not all(size):
         raise InputError(
             f"--input-size {given} can't be used",
             "it is not a size in pixels",
             "Use 224, or 192x224 (height x width)",
         )
-    return int(found[1]), int(found[2] or found[1])
+    return size
+
+
+def sides_in(text: str) -> Size | None:
+    """(height, width) of "224" or "192x224"; None: it is neither."""
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    return (int(found[1]), int(found[2] or found[1])) if found else None
 
 
 def parse_crop(text: Any) -> tuple[str | None, float | None]:
@@ -164,12 +168,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """Names of classes, one a line, in the order of the model's outputs. Raises InputError."""
     what = f"cannot read the classes in {path}"
     try:
-        lines = read_input(path, what).decode("utf-8-sig").splitlines()
+        names = lines_of(path, what)
     except UnicodeDecodeError:
         raise InputError(what, "it is not text in UTF-8", "Give a text file with one name a line") from None
-    names = [line.strip() for line in lines]
-    while names and not names[-1]:
-        names.pop()
     if not names:
         raise InputError(what, "it has no names", "Give a text file with one name a line")
     if len(names) > MAX_CLASSES:
@@ -182,4 +183,4 @@ def read_classes(path: Path) -> tuple[str, ...]:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise InputError(what, f"{twice!r} stands there twice", "Give every output a name of its own")
-    return tuple(names)
+    return names

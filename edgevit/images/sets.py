@@ -53,11 +53,7 @@ def read_image_set(
     """
     if not source.exists():
         raise InputError(f"cannot read images from {source}", "no such file or folder", "Check the path")
-    class_names: tuple[str, ...] | None = None
-    if source.is_dir():
-        paths, labels, class_names = from_folder(source, num_classes, labelled, names or ())
-    else:
-        paths, labels = from_csv(source, num_classes, labelled, names or ())
+    paths, labels, class_names = listed(source, num_classes, labelled, names or ())
     if not paths:
         raise InputError(
             f"no images in {source}",
@@ -84,12 +80,30 @@ def read_image_set(
     return images
 
 
+Listed = tuple[list[Path], list[int] | None, tuple[str, ...] | None]
+
+
+def listed(source: Path, num_classes: int, labelled: bool, known: Sequence[str]) -> Listed:
+    """Images of a folder or a CSV, their labels and their folders' class names where there are any."""
+    if source.is_dir():
+        return from_folder(source, num_classes, labelled, known)
+    return *from_csv(source, num_classes, labelled, known), None
+
+
+def class_names_in(source: Path) -> tuple[str, ...]:
+    """The classes that a set itself names, in order: its folders, or the labels of a CSV. Raises InputError."""
+    if source.is_dir():
+        return tuple(folder.name for folder in class_folders(source))
+    rows, _, label_at = csv_rows(source, needs_label=True)
+    cells = {row[label_at].strip() for row in rows if label_at < len(row)} - {""}
+    if all(cell.isdigit() for cell in cells):
+        return tuple(str(number) for number in range(max(map(int, cells), default=-1) + 1))
+    return tuple(sorted(cells))
+
+
 def labels_in(source: Path, num_classes: int, names: Sequence[str] | None = None) -> dict[Path, int]:
     """The label of each image of class folders or a CSV; empty where it has none. Raises InputError."""
-    if source.is_dir():
-        paths, labels, _ = from_folder(source, num_classes, True, names or ())
-    else:
-        paths, labels = from_csv(source, num_classes, True, names or ())
+    paths, labels, _ = listed(source, num_classes, True, names or ())
     return dict(zip(paths, labels, strict=True)) if labels else {}
 
 
@@ -126,13 +140,15 @@ def digest_of(path: Path) -> tuple[str, str]:
         return "", (error.strerror or type(error).__name__).lower()
 
 
-def from_folder(
-    source: Path, num_classes: int, labelled: bool, known: Sequence[str]
-) -> tuple[list[Path], list[int] | None, tuple[str, ...] | None]:
+def class_folders(source: Path) -> list[Path]:
+    """A folder's folders by name, hidden ones left out."""
+    return sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def from_folder(source: Path, num_classes: int, labelled: bool, known: Sequence[str]) -> Listed:
     """Images of class folders with their labels, or of a plain folder, recursively, without."""
-    folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
     # An empty class folder still takes its number: leaving it out would shift the labels of those after it.
-    found = [(folder, images_in(folder)) for folder in folders]
+    found = [(folder, images_in(folder)) for folder in class_folders(source)]
     if not labelled or not any(images for _, images in found):
         return images_in(source), None, None
     names = [folder.name for folder, _ in found]
@@ -146,26 +162,12 @@ def from_folder(
 def labels_of(source: Path, names: Sequence[str], num_classes: int, known: Sequence[str] = ()) -> list[int]:
     """Class numbers of class folders: by the model's own names, by WordNet id for ImageNet's 1 000 classes, else by
     sorted name."""
-    numbers = {name: number for number, name in enumerate(known)}
-    if any(name in numbers for name in names):
-        unknown = [name for name in names if name not in numbers]
-        if unknown:
-            raise InputError(
-                f"cannot label {source}",
-                f"{unknown[0]} is none of the model's {len(known)} classes",
-                "Remove the folder, or give it the name of one of them",
-            )
-        return [numbers[name] for name in names]
+    if any(name in known for name in names):
+        fix = "Remove the folder, or give it the name of one of them"
+        return numbered(source, names, numbers_of(known), f"none of the model's {len(known)} classes", fix)
     if are_wordnet_ids(names, num_classes):
-        ids = wordnet_ids()
-        unknown = [name for name in names if name not in ids]
-        if unknown:
-            raise InputError(
-                f"cannot label {source}",
-                f"{unknown[0]} is not one of ImageNet's 1000 classes",
-                "Remove the folder or give a CSV path,label",
-            )
-        return [ids[name] for name in names]
+        fix = "Remove the folder or give a CSV path,label"
+        return numbered(source, names, wordnet_ids(), "not one of ImageNet's 1000 classes", fix)
     if len(names) != num_classes:
         raise InputError(
             f"cannot label {source}",
@@ -173,6 +175,21 @@ def labels_of(source: Path, names: Sequence[str], num_classes: int, known: Seque
             "Give one folder for each class, or a CSV path,label",
         )
     return list(range(len(names)))
+
+
+def numbers_of(names: Iterable[str]) -> dict[str, int]:
+    """The place of each name."""
+    return {name: number for number, name in enumerate(names)}
+
+
+def numbered(
+    source: Path, names: Sequence[str], numbers: dict[str, int], otherwise: str, fix: str
+) -> list[int]:
+    """The number of each folder's name. Raises InputError for one that has none: what it is `otherwise`."""
+    unknown = [name for name in names if name not in numbers]
+    if unknown:
+        raise InputError(f"cannot label {source}", f"{unknown[0]} is {otherwise}", fix)
+    return [numbers[name] for name in names]
 
 
 def are_wordnet_ids(names: Sequence[str], num_classes: int) -> bool:
@@ -187,15 +204,11 @@ def wordnet_ids() -> dict[str, int]:
     from timm.data.imagenet_info import ImageNetInfo  # isort: skip
 
     names: list[str] = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]
-    return {name: number for number, name in enumerate(names)}
+    return numbers_of(names)
 
 
-def from_csv(
-    source: Path, num_classes: int, labelled: bool, known: Sequence[str]
-) -> tuple[list[Path], list[int] | None]:
-    """Rows of path[,label], or columns so named by a header: a CSV, or a converter's list of paths.
-
-    Paths are relative to the file, or else to the current folder, as lists for Rockchip's converter are."""
+def csv_rows(source: Path, *, needs_label: bool = False) -> tuple[list[list[str]], int, int]:
+    """A CSV's rows without its header, and the columns of paths and labels. Raises InputError."""
     content = read_input(source, f"cannot read {source}")
     try:
         text = io.StringIO(content.decode("utf-8-sig"), newline="")
@@ -209,7 +222,7 @@ def from_csv(
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     path_at, label_at = 0, 1
     if "path" in header:
-        if labelled and "label" not in header and len(header) > 1:
+        if needs_label and "label" not in header and len(header) > 1:
             raise InputError(
                 f"cannot read the labels of {source}",
                 f"its header has no column label but {', '.join(header)}"[:200],
@@ -217,11 +230,21 @@ def from_csv(
             )
         path_at, label_at = header.index("path"), header.index("label") if "label" in header else len(header)
         rows = rows[1:]
+    return rows, path_at, label_at
+
+
+def from_csv(
+    source: Path, num_classes: int, labelled: bool, known: Sequence[str]
+) -> tuple[list[Path], list[int] | None]:
+    """Rows of path[,label], or columns so named by a header: a CSV, or a converter's list of paths.
+
+    Paths are relative to the file, or else to the current folder, as lists for Rockchip's converter are."""
+    rows, path_at, label_at = csv_rows(source, needs_label=labelled)
     paths = [located(source.parent, row[path_at]) if path_at < len(row) else source.parent for row in rows]
     cells = [row[label_at].strip() if label_at < len(row) else "" for row in rows]
     if not labelled or not any(cells):
         return paths, None
-    numbers = {name: number for number, name in enumerate(known)}
+    numbers = numbers_of(known)
     return paths, [
         numbers[cell] if cell in numbers else label_of(source, number, cell, num_classes)
         for number, cell in enumerate(cells, start=1)

@@ -86,24 +86,16 @@ def from_run(run: RunFiles, target: str | None, precision: str | None) -> Source
     """The artefact of a run that was asked for, or the first that runs here."""
     if target == TORCH:
         return source(run, "float model in torch", None, None)
-    matching = [
-        each
-        for each in run.manifest.results
-        if target in (None, each.target) and precision in (None, each.precision)
-    ]
-    made = ", ".join(each.title for each in run.manifest.results) or "nothing"
+    matching = run.matching(target, precision)
     if not matching:
         raise InputError(
-            f"{WHAT} {run.folder}", "it made no such artefact", f"Choose from {made}, or --target {TORCH}"
+            f"{WHAT} {run.folder}", "it made no such artefact", f"Choose from {run.made}, or --target {TORCH}"
         )
     here = [each for each in matching if runner_of(Path(each.artefact)) is not None]
     if not here:
         refuse_foreign(Path(matching[0].artefact))
     chosen = here[0]
-    path = run.folder / chosen.artefact
-    if not path.is_file():
-        raise InputError(f"{WHAT} {path}", "the file is gone", "Run edgevit convert again with this --out")
-    return source(run, chosen.title, path, chosen)
+    return source(run, chosen.title, run.present(chosen, WHAT), chosen)
 
 
 def source(run: RunFiles, title: str, artefact: Path | None, result: Result | None) -> Source:

@@ -47,6 +47,24 @@ JOINT_KINDS = (
 
 
 @dataclass(frozen=True)
+class Judging:
+    """How plans are judged: by what is lost on the last `evaluated` calibration images.
+
+    `simulate` realises a plan and returns its outputs [evaluated, classes]. `labels` [n] are of all calibration
+    images. A search that was stopped goes on from the file `state`; `advice` is given where no plan is accepted.
+    """
+
+    evaluated: int
+    simulate: Callable[[PrecisionPlan], Outputs]
+    acceptance: Acceptance
+    minutes: float
+    labels: Labels | None = None
+    state: Path | None = None
+    advice: str = "--precision float"
+    progress: Progress = QUIET
+
+
+@dataclass(frozen=True)
 class PlannedPrecision:
     """The plan found and the search that led to it."""
 
@@ -61,25 +79,15 @@ def find_plan(
     images: torch.Tensor,
     npu: Npu,
     fusion: Fusion,
-    *,
-    evaluated: int,
-    simulate: Callable[[PrecisionPlan], Outputs],
-    acceptance: Acceptance,
-    minutes: float,
-    labels: Labels | None = None,
-    state: Path | None = None,
-    advice: str = "--precision float",
-    progress: Progress = QUIET,
+    judging: Judging,
 ) -> PlannedPrecision:
-    """The cheapest plan within `acceptance`, evaluated on `images` by `simulate`.
+    """The cheapest plan that `judging` accepts.
 
     `vit`, its all-int8 `plan` and the `effects` of its tensors (KL in nats per image) come from `prepare_int8` and
-    `measured_effects`. `images` [n, channels, H, W] are the normalised calibration images; `simulate` realises a
-    plan and returns its outputs [evaluated, classes] on the last of them. A search that was stopped goes on from
-    the file `state`.
+    `measured_effects`. `images` [n, channels, H, W] are the normalised calibration images.
     """
     every = outputs_of(vit, images).numpy()
-    images = images[-evaluated:]
+    images = images[-judging.evaluated :]
     shape = shape_of(vit, npu)
     groups = [each for each in groups_of(shape.blocks) if each.possible(npu.never_sixteen_bit)]
     candidates = candidate_plans(groups, Errors(effects, shape.blocks, fusion), Costs(shape, npu, fusion))
@@ -88,15 +96,8 @@ def find_plan(
         candidates,
         plan,
         every,
-        evaluated=evaluated,
-        int8=lambda sixteen_bit: int8_outputs(vit, few, plan.ranges, fusion, sixteen_bit).numpy(),
-        simulate=simulate,
-        acceptance=acceptance,
-        minutes=minutes,
-        labels=labels,
-        state=state,
-        advice=advice,
-        progress=progress,
+        lambda sixteen_bit: int8_outputs(vit, few, plan.ranges, fusion, sixteen_bit).numpy(),
+        judging,
     )
 
 
@@ -104,44 +105,35 @@ def judged(
     candidates: list[CandidatePlan],
     plan: PrecisionPlan,
     every: Outputs,
-    *,
-    evaluated: int,
     int8: Callable[[tuple[str, ...]], Outputs],
-    simulate: Callable[[PrecisionPlan], Outputs],
-    acceptance: Acceptance,
-    minutes: float,
-    labels: Labels | None,
-    state: Path | None,
-    advice: str,
-    progress: Progress,
+    judging: Judging,
 ) -> PlannedPrecision:
-    """The cheapest of the candidates within `acceptance`, in the ranges of `plan`.
+    """The cheapest of the candidates that `judging` accepts, in the ranges of `plan`.
 
     `every` are the float outputs [n, classes] on all calibration images. `int8` gives those of fake quantization
-    with some tensors in 16 bits, on up to FAKE_IMAGES images from the first of the last `evaluated`; `simulate`
-    those of the compiled model on all of the last `evaluated`. `labels` [n] are of all calibration images.
+    with some tensors in 16 bits, on up to FAKE_IMAGES images from the first of the last that plans are judged on.
     """
-    reference = every[-evaluated:]
-    scale = None if labels is None else trusted_scale(every, labels)
+    reference = every[-judging.evaluated :]
+    scale = None if judging.labels is None else trusted_scale(every, judging.labels)
 
     # The float model's margins on every calibration image serve the few that plans are evaluated on.
     def estimate(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
         return predict_loss(int8(sixteen_bit), reference[:FAKE_IMAGES], every, scale=scale)
 
     def simulated(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
-        outputs = simulate(replace(plan, sixteen_bit=sixteen_bit))
+        outputs = judging.simulate(replace(plan, sixteen_bit=sixteen_bit))
         return predict_loss(outputs, reference, every, scale=scale)
 
     found = search(
         candidates,
         estimate=estimate,
         simulate=simulated,
-        acceptance=acceptance,
-        minutes=minutes,
-        state=state,
+        acceptance=judging.acceptance,
+        minutes=judging.minutes,
+        state=judging.state,
         key=fingerprint(plan, reference, scale),
-        advice=advice,
-        progress=progress,
+        advice=judging.advice,
+        progress=judging.progress,
     )
     return PlannedPrecision(replace(plan, sixteen_bit=found.candidate.sixteen_bit), found)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgevit.errors import InputError
+from edgevit.images.preprocessing_request import sides_in
 
 Size = tuple[int, int]
 Auto = Literal["auto"]
@@ -83,14 +84,14 @@ def parse_resolution(text: str | None) -> Size | Auto | None:
     """ "192", "192x224" (height, width) or "auto". Raises InputError."""
     if text is None or text == AUTO:
         return AUTO if text else None
-    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
-    if not found or not int(found[1]):
+    size = sides_in(text)
+    if size is None or not size[0]:
         raise InputError(
             f"cannot change the resolution to {text!r}",
             "it is not a size in pixels",
             "Use 192, 192x224 (height x width) or auto",
         )
-    return int(found[1]), int(found[2] or found[1])
+    return size
 
 
 def parse_amount(option: str, text: str | None, example: str) -> Amount | None:

@@ -43,6 +43,27 @@ class RunFiles:
         """An artefact's file."""
         return self.folder / result.artefact
 
+    def matching(self, target: str | None, precision: str | None) -> list[Result]:
+        """The artefacts of a target and a type; None: of any."""
+        return [
+            each
+            for each in self.results
+            if target in (None, each.target) and precision in (None, each.precision)
+        ]
+
+    @property
+    def made(self) -> str:
+        """The artefacts' names, for a line that says which there are."""
+        return ", ".join(each.title for each in self.results) or "nothing"
+
+    def present(self, result: Result, what: str) -> Path:
+        """An artefact's file. Raises InputError, beginning with `what`, where it is gone."""
+        path = self.path_of(result)
+        if not path.is_file():
+            fix = "Run edgevit convert again with this --out"
+            raise InputError(f"{what} {path}", "the file is gone", fix)
+        return path
+
     def _repr_html_(self) -> str:
         """A table for notebooks."""
         head = "".join(f"<th>{name}</th>" for name in ("target", "type", "top-1", "lost [95 %]", "MB", "how"))

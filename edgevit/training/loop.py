@@ -21,6 +21,7 @@ from edgevit.training.loss import Grids, distillation_loss, mixed_precision, sta
 BATCH = 32
 LEARNING_RATE = 1e-4
 WARM_UP = 0.1
+LEAST = 0.05  # of the full rate, where the warm-up begins
 # Steps of which the averaged weights remember about a hundred: single steps are noisy.
 AVERAGING = 0.99
 # How far to go from the weights given to the averaged ones. With few images training overshoots: a part of the
@@ -203,7 +204,12 @@ def step(run: Run) -> None:
 
 def learning_rate(progress: float) -> float:
     """Linear warm-up, then a cosine to zero at the end of the time budget (progress 0..1)."""
+    return LEARNING_RATE * share_of_rate(progress, least=LEAST)
+
+
+def share_of_rate(progress: float, *, least: float) -> float:
+    """Share of the full rate: a linear warm-up from `least`, then a cosine to a hundredth (progress 0..1)."""
     if progress < WARM_UP:
-        return LEARNING_RATE * max(0.05, progress / WARM_UP)
+        return max(least, progress / WARM_UP)
     share = (min(1.0, progress) - WARM_UP) / (1 - WARM_UP)
-    return LEARNING_RATE * max(0.01, (1 + math.cos(math.pi * share)) / 2)
+    return max(0.01, (1 + math.cos(math.pi * share)) / 2)

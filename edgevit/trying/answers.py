@@ -29,7 +29,6 @@ class Choice:
 
     key: str
     title: str
-    how: str
 
 
 class Answers:
@@ -48,9 +47,7 @@ class Answers:
     @property
     def choices(self) -> list[Choice]:
         """The artefacts, the float model last."""
-        return [
-            Choice(key, "float model (torch)" if key == "float" else key, "host CPU") for key in self.sources
-        ]
+        return [Choice(key, "float model (torch)" if key == "float" else key) for key in self.sources]
 
     @property
     def left_out(self) -> list[str]:

@@ -15,7 +15,7 @@ from edgevit.metrics.acceptance import Acceptance
 from edgevit.quantize.activations import prepared
 from edgevit.quantize.diagnosis import explain, massive_activations, sensitivity
 from edgevit.quantize.fake_quantization import int8_outputs
-from edgevit.quantize.mixed_precision import find_plan, measured_effects
+from edgevit.quantize.mixed_precision import Judging, find_plan, measured_effects
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.quantize.prepare import Int8Model, prepare_int8, restored, save_module
 from tests.quantize.made_up_npu import NPU
@@ -95,10 +95,7 @@ def test_the_search_meets_its_target_in_its_own_simulation(
         inputs,
         NPU,
         FUSION,
-        evaluated=24,
-        simulate=simulate,
-        acceptance=Acceptance(20.0),
-        minutes=1.0,
+        Judging(evaluated=24, simulate=simulate, acceptance=Acceptance(20.0), minutes=1.0),
     )
     assert planned.found.met
     assert planned.plan.sixteen_bit == planned.found.candidate.sixteen_bit

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import onnx
 
-from edgevit.metrics.acceptance import Acceptance
 from edgevit.metrics.difference import difference
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.graph.forward import Graph, Tensor, keep
@@ -16,7 +14,7 @@ from edgevit.quantize.graph.groups import candidate_plans
 from edgevit.quantize.graph.rounding import int8_outputs, scaled_effects
 from edgevit.quantize.graph.statistics import Ends, collect, extremes
 from edgevit.quantize.graph.structure import Structure, computed, structure_of
-from edgevit.quantize.mixed_precision import FAKE_IMAGES, Labels, Outputs, PlannedPrecision, judged
+from edgevit.quantize.mixed_precision import FAKE_IMAGES, Judging, PlannedPrecision, judged
 from edgevit.quantize.observers import OBSERVERS, Range, TensorStatistics
 from edgevit.quantize.plan import LENIENTLY_MATCHED_IMAGES, PrecisionPlan
 from edgevit.targets.profiles import Npu
@@ -110,32 +108,18 @@ def find_plan(
     observed: Observed,
     images: Tensor,
     npu: Npu,
-    *,
-    evaluated: int,
-    simulate: Callable[[PrecisionPlan], Outputs],
-    acceptance: Acceptance,
-    minutes: float,
-    labels: Labels | None = None,
-    state: Path | None = None,
-    advice: str = "--precision float",
-    progress: Progress = QUIET,
+    judging: Judging,
 ) -> PlannedPrecision:
-    """The cheapest plan within `acceptance`, evaluated on the last `evaluated` of the images by `simulate`."""
-    every, few = observed.graph.outputs(images, keep).numpy(), images[-evaluated:][:FAKE_IMAGES]
+    """The cheapest plan that `judging` accepts; `images` are all calibration images."""
+    every = observed.graph.outputs(images, keep).numpy()
+    few = images[-judging.evaluated :][:FAKE_IMAGES]
     graph, structure, plan = observed.graph, prepared.structure, prepared.plan
     return judged(
         candidate_plans(structure, prepared.effects, npu),
         plan,
         every,
-        evaluated=evaluated,
-        int8=lambda sixteen_bit: int8_outputs(graph, structure, few, plan.ranges, sixteen_bit).numpy(),
-        simulate=simulate,
-        acceptance=acceptance,
-        minutes=minutes,
-        labels=labels,
-        state=state,
-        advice=advice,
-        progress=progress,
+        lambda sixteen_bit: int8_outputs(graph, structure, few, plan.ranges, sixteen_bit).numpy(),
+        judging,
     )
 
 

@@ -17,6 +17,7 @@ from edgevit.quantize.graph.forward import Graph, keep
 from edgevit.quantize.graph.groups import candidate_plans
 from edgevit.quantize.graph.rounding import int8_outputs
 from edgevit.quantize.graph.structure import ORDERS, structure_of
+from edgevit.quantize.mixed_precision import Judging
 from edgevit.rewrites.graph.apply import outputs_of
 from edgevit.targets.profiles import Npu
 from tests.rewrites.graph.graphs import SPELLINGS, Classifier, graph_of, noise
@@ -159,10 +160,7 @@ def test_a_search_keeps_predictions_by_few_16_bit_tensors() -> None:
         observed,
         images,
         NPU,
-        evaluated=12,
-        simulate=simulate,
-        acceptance=Acceptance(5.0),
-        minutes=1,
+        Judging(evaluated=12, simulate=simulate, acceptance=Acceptance(5.0), minutes=1),
     )
     assert planned.found.met
     assert 0 < len(planned.plan.sixteen_bit) < len(ready.structure.operations)

@@ -240,6 +240,23 @@ def test_wrong_options_are_one_line(here: Path, options: dict[str, Any], line: s
     assert refused(lambda: run(here, **options)).startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            b"path,class\na.png,red\n",
+            "cannot read the labels of HERE/train.csv: its header has no column label",
+        ),
+        (b"\xff\xfe\x00", "cannot read HERE/train.csv: it is not a CSV"),
+        (b"a.png\nb.png\n", "cannot learn from HERE/train.csv: it has no class folders."),
+    ],
+)
+def test_a_csv_that_names_no_classes_is_one_line(here: Path, content: bytes, line: str) -> None:
+    (here / "train.csv").write_bytes(content)
+    said = refused(lambda: run(here, train=here / "train.csv"))
+    assert said.startswith(line.replace("HERE", str(here)))
+
+
 def test_validation_with_a_class_that_was_not_learnt_is_one_line(here: Path) -> None:
     write(here / "more", 2, seed=2, classes=("blue", "green", "red", "yellow"))
     assert refused(lambda: run(here, validation=here / "more")) == (

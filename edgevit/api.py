@@ -73,7 +73,7 @@ def load(
     num_classes: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> LoadedModel:
-    """Load a classifier by timm name, `torchvision:NAME`, Hugging Face folder, `file.py:function` or .onnx file.
+    """Load a model by timm name, `torchvision:NAME`, Hugging Face folder, `file.py:function` or .onnx file.
 
     `weights` is a safetensors or torch file, read without running code in it; `size` is (height, width) in
     pixels. Raises EdgevitError.
@@ -217,8 +217,7 @@ def predict(
     )
     paths = [images] if isinstance(images, str | PathLike) else list(images)
     with shown(progress) as listener:
-        found, _ = answers.predict(source, [Path(each) for each in paths], top=top, progress=listener)
-    return found
+        return answers.predict(source, [Path(each) for each in paths], top=top, progress=listener).found
 
 
 def finetune(model: str, train: AnyPath, *, progress: Progress | None = None, **options: Any) -> Finetuned:

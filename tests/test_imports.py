@@ -15,6 +15,7 @@ ORDER = [
     {"errors", "progress"},
     {"console", "files", "torch_setup"},
     {"images", "metrics", "targets"},
+    {"outputs"},
     {"models", "placement"},
     {"run"},
     {"demo", "export", "rewrites", "toolchains"},

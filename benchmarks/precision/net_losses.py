@@ -2,7 +2,7 @@
 
     python benchmarks/precision/net_losses.py
 
-The constant CHANGES_PER_POINT of edgevit/metrics/acceptance.py is the inverse of the upper end, rounded.
+The constant CHANGES_PER_POINT of edgevit/metrics/predicted_loss.py is the inverse of the upper end, rounded.
 """
 
 from __future__ import annotations

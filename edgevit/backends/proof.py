@@ -33,10 +33,11 @@ Verdict = Literal["right", "wrong", "died"]
 @dataclass(frozen=True)
 class Probe:
     """Images to prove an artefact on, pixels uint8 [n, height, width, channels] .npy, and the float model's
-    `outputs` on them, float32 [n, classes] .npy."""
+    `outputs` on them, float32 [n, values] .npy: all outputs side by side, of so many values each (`sizes`)."""
 
     pixels: Path
     outputs: Path
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,17 @@ class Proof:
         return {**asdict(replace(self, made=None)), "error": finite, "made": made, "right": self.right}
 
 
-def relative_error(found: npt.ArrayLike, expected: npt.ArrayLike) -> float:
-    """Norm of the difference of outputs [n, classes] over the norm of those expected; infinite where not finite."""
+def relative_error(found: npt.ArrayLike, expected: npt.ArrayLike, sizes: Sequence[int] = ()) -> float:
+    """Norm of the difference of outputs [n, values] over the norm of those expected; infinite where not finite.
+
+    The largest of several outputs of `sizes` values each: a large one must not hide what is wrong in a small one.
+    """
     ours, theirs = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if ours.shape != theirs.shape or not np.isfinite(ours).all():
         return float("inf")
-    return float(np.linalg.norm(ours - theirs)) / max(float(np.linalg.norm(theirs)), 1e-12)
+    ends = np.cumsum(sizes, dtype=np.int64)[:-1]
+    parts = zip(np.split(ours, ends, axis=1), np.split(theirs, ends, axis=1), strict=True)
+    return max(float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-12) for a, b in parts)
 
 
 def smallest_cause(

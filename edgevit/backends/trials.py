@@ -20,11 +20,12 @@ from edgevit.images.preprocessing import Preprocessing
 from edgevit.metrics.acceptance import Acceptance, provable_drop
 from edgevit.progress import Progress
 
-Outputs = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 if TYPE_CHECKING:
     from edgevit.metrics.predicted_loss import PredictedLoss
+    from edgevit.outputs.output import Outputs
 
 HOST = "host CPU"
 # A later candidate must be this much faster, in three of four rounds, to be taken instead of a more faithful one:
@@ -56,7 +57,8 @@ class TrialRequest:
 
     `source_model` is the float graph, or the vendor's float file, that artefacts are made from; `fit` and
     `held_out` are pixels uint8 [n, height, width, channels] .npy, to fit static ranges on and to compare with
-    float on. `timed` asks for latency too. `out` is a folder for what is made; none of it is kept.
+    float on. `timed` asks for latency too. `out` is a folder for what is made; none of it is kept. `outputs`
+    say what the model gives, class scores where they are None.
     """
 
     source_model: Path
@@ -66,6 +68,7 @@ class TrialRequest:
     held_out: Path
     timed: bool
     out: Path
+    outputs: Outputs | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Trial:
     """
 
     label: str
-    outputs: Outputs | None
+    outputs: Rows | None
     latencies_ms: tuple[float, ...] = ()
     failure: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -86,7 +89,7 @@ class Trial:
 class Trials:
     """Every candidate in the order offered, and the float artefact they are compared with."""
 
-    reference: Outputs
+    reference: Rows
     float_ms: tuple[float, ...]
     tried: tuple[Trial, ...]
 
@@ -140,17 +143,26 @@ class Choice:
     warning: str | None
 
 
-def best_of(trials: Trials, acceptance: Acceptance, *, where: str, labels: Labels | None = None) -> Choice:
+def best_of(
+    trials: Trials,
+    acceptance: Acceptance,
+    *,
+    where: str,
+    outputs: Outputs | None = None,
+    labels: Labels | None = None,
+) -> Choice:
     """The fastest candidate that keeps within `acceptance`; where none does, the most faithful.
 
     Candidates come in the order of preference: a later one is taken only where it is clearly faster. `where` is
-    the target's name, for the words; `labels` [n] those of the images, if known. Raises EdgevitError where no
+    the target's name, for the words; `outputs` what the model gives (None: class scores); `labels` [n] those of the
+    images, if known. Raises EdgevitError where no
     candidate could be made.
     """
-    from edgevit.metrics.confidence import trusted_scale  # brings scipy
+    from edgevit.outputs.output import CLASS_SCORES  # brings scipy
 
-    scale = None if labels is None else trusted_scale(trials.reference, labels)
-    evaluated = tuple(evaluate(trial, trials, acceptance, scale) for trial in trials.tried)
+    means = outputs or CLASS_SCORES
+    scale = None if labels is None else means.trusted_scale(trials.reference, labels)
+    evaluated = tuple(evaluate(trial, trials, acceptance, means, scale) for trial in trials.tried)
     made = [each for each in evaluated if each.loss is not None]
     if not made:
         raise EdgevitError(
@@ -168,14 +180,14 @@ def best_of(trials: Trials, acceptance: Acceptance, *, where: str, labels: Label
     return Choice(best, evaluated, explain(best, acceptance), slower(best, where))
 
 
-def evaluate(trial: Trial, trials: Trials, acceptance: Acceptance, scale: float | None) -> Evaluated:
+def evaluate(
+    trial: Trial, trials: Trials, acceptance: Acceptance, outputs: Outputs, scale: float | None
+) -> Evaluated:
     """One trial against the float artefact's outputs and times."""
     if trial.outputs is None:
         return Evaluated(trial, None, (), accepted=False)
     finite = bool(np.isfinite(trial.outputs).all())
-    from edgevit.metrics.predicted_loss import predict_loss  # brings scipy
-
-    loss = predict_loss(np.nan_to_num(trial.outputs), trials.reference, scale=scale)
+    loss = outputs.predict_loss(np.nan_to_num(trial.outputs), trials.reference, scale=scale)
     pairs = zip(trials.float_ms, trial.latencies_ms, strict=True) if trial.latencies_ms else ()
     speedups = tuple(theirs / ours for theirs, ours in pairs)
     return Evaluated(trial, loss, speedups, accepted=finite and acceptance.keeps(loss))
@@ -192,11 +204,7 @@ def explain(best: Evaluated, acceptance: Acceptance) -> str:
     assert best.loss is not None
     loss, speed, limit = best.loss, best.speedup, f"{acceptance.max_drop:g} points"
     pace = "not timed: this machine is not the target" if speed is None else pace_of(speed)
-    measured = (
-        f"{loss.points:.2f} points expected drop (95 % below {loss.upper:.2f}) and {loss.changes:.1f} % changed "
-        f"predictions (95 % below {loss.changes_upper:.1f}) by {loss.images} "
-        f"{'labelled ' * loss.calibrated}calibration images; {pace}"
-    )
+    measured = f"{loss.describe()}; {pace}"
     if best.accepted:
         return f"{best.trial.label} keeps within {limit}: {measured}"
     return (

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from edgevit.bench.choose import Artefact
 from edgevit.bench.transport import Transport
 from edgevit.files import write_atomically
-from edgevit.metrics.classification import compare
 from edgevit.run.measurement import FORMAT
 
 # Of a measurement by a program that touches no clocks.
@@ -70,7 +69,10 @@ def accuracy(artefact: Artefact, outputs: Floats) -> dict[str, Any] | None:
         labels = run.array(validation, "labels.npy")[: len(outputs)] if labelled else None
     except LookupError:
         return None
-    return compare(outputs, np.asarray(reference), None if labels is None else np.asarray(labels)).to_json()
+    gives = run.manifest.model.gives
+    return gives.compare(
+        outputs, np.asarray(reference), None if labels is None else np.asarray(labels)
+    ).to_json()
 
 
 def same_as_local(artefact: Artefact, outputs: Floats) -> dict[str, Any] | None:
@@ -82,7 +84,7 @@ def same_as_local(artefact: Artefact, outputs: Floats) -> dict[str, Any] | None:
         return None
     return {
         "n": len(outputs),
-        "agree": int((local.argmax(1) == outputs.argmax(1)).sum()),
+        "agree": round(artefact.run.manifest.model.gives.difference(outputs, local).agreement * len(outputs)),
         "max_output_difference": float(np.abs(local - outputs).max()),
     }
 

@@ -60,6 +60,13 @@ def chosen(run: RunFiles, target: str | None, precision: str | None) -> Result:
 
 def contents(run: RunFiles, result: Result) -> dict[str, bytes]:
     """Every file of the bundle by its name."""
+    gives = run.manifest.model.gives
+    if gives.classes is None or len(gives.each) > 1:
+        raise InputError(
+            f"{WHAT} {run.folder}",
+            f"its model gives {', '.join(each.kind for each in gives.each)}; a bundle's programs show classes",
+            "Copy the artefact; edgevit bench runs it on a board, edgevit predict --save writes its outputs",
+        )
     board = run.manifest.boards[result.target]
     golden = golden_of(run, result)
     channels = result.preprocessing.channels
@@ -116,7 +123,7 @@ def describe(run: RunFiles, result: Result, golden: Golden, names: list[str]) ->
             if inside
             else "(pixel / 255 - mean) / std, to be done",
         },
-        "outputs": [{"name": "logits", "classes": run.manifest.model.num_classes}],
+        "outputs": [{"name": run.manifest.model.gives.first.name, "classes": run.manifest.model.num_classes}],
         "labels": list(run.manifest.class_names or ()),
         "made_with": {"edgevit": __version__, **result.tools},
         "accuracy": None

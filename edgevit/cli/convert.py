@@ -15,6 +15,7 @@ from edgevit.cli.options import (
     TEXT,
     Finite,
     model_options,
+    output_options,
     preprocessing_options,
     smaller_options,
 )
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @model_options
 @smaller_options
 @preprocessing_options
+@output_options
 @click.option("--recover", is_flag=True, help="Distil the smaller model from the original, without labels.")
 @click.option("--recover-images", type=FILE, help="Any pictures to recover on; the calibration images else.")
 @click.option("--recover-minutes", type=Finite(0, min_open=True), help="At most; 10 by default.")
@@ -84,6 +86,8 @@ def command(
           --validation val/ --target rk3588 --resolution 192 --prune-heads 3 --recover
       edgevit convert net.py:build --weights net.pth --calibration calib/ --validation val/ \\
           --target rk3588 --mean 0.5 --std 0.5 --crop squash --classes labels.txt
+      edgevit convert clip-vit-base-patch32/ --calibration photos/ --validation more-photos/ \\
+          --target rk3588 --output embedding
     """
     from edgevit.console import progress
     from edgevit.request.job import make_job

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from edgevit.cli.options import model_options, smaller_options
+from edgevit.cli.options import model_options, output_options, smaller_options
 
 
 @click.command(name="inspect")
 @model_options
 @smaller_options
+@output_options
 @click.option("--before-after", is_flag=True, help="Show the plain export beside edgevit's graph.")
 @click.option("--top", default=10, show_default=True, help="How many of the costliest layers to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, every layer included.")

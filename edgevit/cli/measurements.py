@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from edgevit.metrics.classification import Accuracy
+from edgevit.outputs.kinds import KINDS, unit_of
+
 COLUMNS = ("setting", "runs", "min", "p50", "p90", "p99", "mean ms", "per s")
 
 
@@ -57,7 +60,7 @@ def notes(record: dict[str, Any]) -> Iterator[str]:
     same = record["same_as_local"]
     if same:
         yield (
-            f"same prediction as the local evaluation on {same['agree']} of {same['n']} images, largest output "
+            f"same answers as the local evaluation on {same['agree']} of {same['n']} images, largest output "
             f"difference {same['max_output_difference']:.2g}"
         )
     if record.get("tensors"):
@@ -76,13 +79,15 @@ def clocks(values: dict[str, Any]) -> str:
 
 def accuracy(values: dict[str, Any]) -> str:
     """Against the float model."""
+    found = Accuracy(**values)
     text = (
-        f"agrees with the float model on {100 * values['agreement']:.1f} % of {values['n']} images "
-        f"(95 %: {100 * values['agreement_low']:.1f} to {100 * values['agreement_high']:.1f})"
+        f"{KINDS[found.kind].same} as the float model on {100 * found.agreement:.1f} % of {found.n} images "
+        f"(95 %: {100 * found.agreement_low:.1f} to {100 * found.agreement_high:.1f})"
     )
-    if values["top1"] is None:
+    if found.drop_points is None or found.drop_low is None or found.drop_high is None:
         return text
+    right = "" if found.top1 is None else f"right on {100 * found.top1:.2f} %, "
     return (
-        f"top-1 {100 * values['top1']:.2f} %, drop {values['drop_points']:.2f} points "
-        f"(95 %: {values['drop_low']:.2f} to {values['drop_high']:.2f}); {text}"
+        f"{right}lost {found.drop_points:.2f} {unit_of(found)} "
+        f"(95 %: {found.drop_low:.2f} to {found.drop_high:.2f}); {text}"
     )

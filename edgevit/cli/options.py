@@ -62,6 +62,27 @@ def smaller_options(command: Command) -> Command:
     return command
 
 
+def output_options(command: Command) -> Command:
+    """Which of a model's outputs are wanted, and what they are."""
+    for option in reversed(OUTPUTS):
+        command = option(command)
+    return command
+
+
+OUTPUTS = (
+    click.option(
+        "--output",
+        "outputs",
+        type=TEXT,
+        multiple=True,
+        metavar="[NAME:]KIND",
+        help="An output to keep, and what it is: embedding, dense, segmentation, depth, tokens, boxes, tensor, "
+        "logits; repeatable. embedding of a classifier is what its last layer reads.",
+    ),
+    click.option("--normalize", is_flag=True, help="Divide an embedding by its length, inside the model."),
+)
+
+
 def preprocessing_options(command: Command) -> Command:
     """How the model's images are prepared, where it doesn't say so itself."""
     for option in reversed(PREPROCESSING):

@@ -25,6 +25,7 @@ from edgevit.targets.precisions import PRECISIONS
     "--labels", type=TEXT, metavar="FILE", help="Class names: a text file, one per line, or imagenet-1k."
 )
 @click.option("--attention", type=FILE, help="Draw where the float model looks: a .png, .pdf or .svg file.")
+@click.option("--save", type=FILE, metavar="DIR", help="Write the outputs there: .npy, and maps as pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 def command(
     images: tuple[Path, ...],
@@ -35,9 +36,10 @@ def command(
     top: int,
     labels: str | None,
     attention: Path | None,
+    save: Path | None,
     as_json: bool,
 ) -> None:
-    """Show the likeliest classes of each IMAGE, by an artefact that this machine can run.
+    """Show the likeliest classes of each IMAGE, or what else the model gives, by an artefact that runs here.
 
     That is .onnx, .tflite, and the float model with --target torch; a .rknn needs its board. The images are
     prepared as the run's were.
@@ -46,6 +48,7 @@ def command(
     Examples:
       edgevit predict cat.jpg --model runs/deit
       edgevit predict *.jpg --model runs/deit --target torch --attention where.png
+      edgevit predict photos/*.jpg --model runs/clip --save embeddings
       edgevit predict cat.jpg --model deit-tflite-int8.tflite --like runs/deit --top 1 --json
     """
     from edgevit.cli.predictions import (
@@ -63,12 +66,14 @@ def command(
     if attention is not None:
         check_attention(attention, [*images, *chosen.run.kept()])
     with progress() as bars:
-        found, pixels = predict.predict(source, images, top=top, progress=bars)
+        answered = predict.predict(source, images, top=top, progress=bars)
+        found, pixels = answered.found, answered.pixels
         if attention is not None:
             draw_attention(source, found, pixels, attention, bars)
+        saved = predict.save(source, answered, save) if save is not None else []
     if as_json:
         records = [asdict(each) for each in found]
         click.echo(json.dumps({"model": source.title, "how": "host CPU", "images": records}, indent=1))
     else:
-        print_predictions(source, found, attention)
+        print_predictions(source, found, attention, saved)
     refuse_unread(found)

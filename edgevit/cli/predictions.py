@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +49,9 @@ def draw_attention(
         draw(maps, shown, [path.name[-40:] for path in read], out)
 
 
-def print_predictions(source: Source, found: list[Prediction], attention: Path | None) -> None:
+def print_predictions(
+    source: Source, found: list[Prediction], attention: Path | None, saved: Sequence[Path] = ()
+) -> None:
     """One table: a line for each guess, the picture's name on its first."""
     rows = []
     for each in found:
@@ -56,9 +59,18 @@ def print_predictions(source: Source, found: list[Prediction], attention: Path |
             rows.append((each.image, f"not read: {each.error}", ""))
         for number, guess in enumerate(each.guesses):
             rows.append(("" if number else each.image, guess.name, f"{100 * guess.probability:.2f} %"))
-    notes = ["probabilities are the model's own; host CPU"]
+        for number, text in enumerate(each.outputs):
+            rows.append(("" if number else each.image, text, ""))
+    classes = source.run.manifest.model.gives.classes is not None
+    notes = ["probabilities are the model's own; host CPU" if classes else "host CPU"]
+    if saved:
+        notes.append(f"{len(saved)} files in {saved[0].parent}")
+    elif not classes:
+        notes.append("--save DIR writes the outputs")
     notes += [f"attention: {attention}"] if attention is not None and attention.exists() else []
-    print_table(source.title, ("image", "class", "probability"), rows, notes)
+    print_table(
+        source.title, ("image", "class", "probability") if classes else ("image", "gives", ""), rows, notes
+    )
 
 
 def refuse_unread(found: list[Prediction]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,15 +11,10 @@ import click
 from edgevit.cli.console import print_table
 from edgevit.cli.placement import latency_lines
 from edgevit.metrics.classification import Accuracy
+from edgevit.outputs.told import Column
 from edgevit.request.job import Job
 from edgevit.run.manifest import Manifest
 from edgevit.run.results import Reduction, Result
-
-COLUMNS = ("target", "type", "top-1", "top-5", "agrees", "KL", "cosine", "lost [95 %]", "MB", "how")
-LEGEND = (
-    "top-1, top-5, agrees (same prediction as float) in %; lost: points of top-1 against float, paired; "
-    "KL in nats"
-)
 
 
 def print_plan(job: Job, stages: list[tuple[str, str]], as_json: bool) -> None:
@@ -37,11 +33,14 @@ def print_summary(manifest: Manifest, folder: Path) -> None:
     """Print every artefact against the float model, then where the run is."""
     results = manifest.results
     accuracy = next((result.accuracy for result in results if result.accuracy), None)
-    rows = [[*reference_row(accuracy)]] if accuracy else []
-    rows += [[*reduction_row(reduction)] for reduction in manifest.reductions]
-    rows += [[*result_row(result)] for result in results]
+    means = manifest.model.gives.first.means
+    columns = means.columns
+    rows = [[*reference_row(accuracy, columns)]] if accuracy else []
+    rows += [[*reduction_row(reduction, columns)] for reduction in manifest.reductions]
+    rows += [[*result_row(result, columns)] for result in results]
     notes = [
-        LEGEND,
+        means.legend,
+        *other_outputs(manifest),
         *reduction_notes(manifest),
         *cost_notes(manifest),
         *search_notes(manifest),
@@ -61,7 +60,22 @@ def print_summary(manifest: Manifest, folder: Path) -> None:
     doubts = [check.warning] if check and check.warning else []
     notes = [*doubts, *(result.broken for result in results if result.broken), *notes]
     images = f", {accuracy.n} validation images" if accuracy else ""
-    print_table(f"{manifest.model.name}{images}", COLUMNS, rows, notes)
+    titles = ("target", "type", *(each.title for each in columns), "lost [95 %]", "MB", "how")
+    print_table(f"{manifest.model.name}{images}", titles, rows, notes)
+
+
+def other_outputs(manifest: Manifest) -> list[str]:
+    """What a model of several outputs lost of those after the first."""
+    given = manifest.model.gives.each
+    told = [f"measured on the output {given[0].name}, {given[0].means.description}"] if len(given) > 1 else []
+    for result in manifest.results:
+        for output in given[1:]:
+            found = result.accuracy and result.accuracy.others.get(output.name)
+            if found:
+                figures = Accuracy(**found)
+                shown = ", ".join(f"{each.title} {each.value(figures)}" for each in output.means.columns)
+                told.append(f"{result.title}, {output.name} ({output.kind}): {shown}")
+    return told
 
 
 def preprocessing_notes(manifest: Manifest) -> list[str]:
@@ -126,55 +140,38 @@ def parity_notes(manifest: Manifest) -> list[str]:
     return notes
 
 
-def reference_row(accuracy: Accuracy) -> tuple[str, ...]:
+def reference_row(accuracy: Accuracy, columns: Sequence[Column]) -> tuple[str, ...]:
     """The float model's own row."""
-    top1, top5 = accuracy.reference_top1, accuracy.reference_top5
-    return ("torch", "float", percent(top1), percent(top5), "", "", "", "", "", "host CPU")
+    return ("torch", "float", *(each.reference(accuracy) for each in columns), "", "", "host CPU")
 
 
-def reduction_row(reduction: Reduction) -> tuple[str, ...]:
+def reduction_row(reduction: Reduction, columns: Sequence[Column]) -> tuple[str, ...]:
     """The float model after one lossy step."""
-    size, accuracy = f"{reduction.bytes / 1e6:.1f}", reduction.accuracy
+    size = f"{reduction.bytes / 1e6:.1f}"
+    return (reduction.stage, "float", *measures(reduction.accuracy, columns), size, reduction.how)
+
+
+def measures(accuracy: Accuracy | None, columns: Sequence[Column], mark: str = "") -> tuple[str, ...]:
+    """The figures of an output's kind, and what was lost."""
     if accuracy is None:
-        return (reduction.stage, "float", *[""] * 6, size, reduction.how)
-    return (reduction.stage, "float", *measures(accuracy), lost(accuracy), size, reduction.how)
+        return ("",) * (len(columns) + 1)
+    return (*(each.value(accuracy) for each in columns), lost(accuracy) + mark)
 
 
-def measures(accuracy: Accuracy) -> tuple[str, ...]:
-    """The columns top-1 to cosine."""
-    return (
-        percent(accuracy.top1),
-        percent(accuracy.top5),
-        percent(accuracy.agreement),
-        f"{accuracy.kl:.4f}",
-        f"{accuracy.cosine:.4f}",
-    )
-
-
-def result_row(result: Result) -> tuple[str, ...]:
+def result_row(result: Result, columns: Sequence[Column]) -> tuple[str, ...]:
     """One artefact's row."""
-    size = f"{result.bytes / 1e6:.1f}"
-    accuracy = result.accuracy
-    if accuracy is None:
-        return (result.target, result.precision, *[""] * 6, size, result.how)
-    mark = " MISSED" if result.gate == "missed" else ""
+    size, mark = f"{result.bytes / 1e6:.1f}", " MISSED" if result.gate == "missed" else ""
     return (
         result.target,
         result.precision,
-        *measures(accuracy),
-        lost(accuracy) + mark,
+        *measures(result.accuracy, columns, mark),
         size,
         result.how,
     )
 
 
 def lost(accuracy: Accuracy) -> str:
-    """Points lost with their interval; empty without labels."""
+    """What was lost with its interval; empty where that needs labels."""
     if accuracy.drop_points is None:
         return ""
     return f"{accuracy.drop_points:.2f} [{accuracy.drop_low:.1f}, {accuracy.drop_high:.1f}]"
-
-
-def percent(share: float | None) -> str:
-    """A share as percent with two decimals; empty where there were no labels."""
-    return "" if share is None else f"{100 * share:.2f}"

@@ -158,7 +158,9 @@ class Conversion(Inputs):
 
         acceptance = self.job.acceptance
         asked = read_plan(own) if own else plan_of(self.job, precision, backend_of(board))
-        plan = proof.repaired(self, asked, board, precision)
+        plan = mixed_precision.with_whole_outputs(
+            proof.repaired(self, asked, board, precision), self.outputs, board
+        )
         inputs = {
             "export": exported.key,
             "calibration": self.calibration.key,
@@ -212,6 +214,7 @@ class Conversion(Inputs):
             plan=plan_of(self.job, precision, backend),
             fixed=recipe_choice.fixed_recipe(backend, self.job.plan, self.job.recipe),
             acceptance=self.job.acceptance,
+            outputs=self.outputs,
             labels=self.calibration_labels,
         )
         inputs = {
@@ -242,9 +245,10 @@ class Conversion(Inputs):
         searched = self.planned(board, precision)
         found = existing((searched or self.exported(board, precision)).path("plan.toml"))
         plan = read_plan(found) if found else plan_of(self.job, precision, backend_of(board))
+        from edgevit.conversion.mixed_precision import merged, with_whole_outputs
+
         if self.job.plan is None:
-            return plan
-        from edgevit.conversion.mixed_precision import merged
+            return with_whole_outputs(plan, self.outputs, board)
 
         return merged(plan, self.job.plan, board)
 
@@ -284,7 +288,7 @@ class Conversion(Inputs):
                     out=folder,
                 )
                 result = backend.compile(request, self.progress)
-                told = None if validation else proof.closeness(result, probe)
+                told = None if validation else proof.closeness(result, probe, self.outputs)
             return result.to_json() | ({"probe": told} if told else {})
 
         return self.run.step(self.name_of(board, precision), inputs, make)

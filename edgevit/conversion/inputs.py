@@ -12,7 +12,7 @@ import numpy as np
 from edgevit.conversion import sources
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.metrics.classification import compare
+from edgevit.outputs.output import Outputs, outputs_from
 from edgevit.progress import Progress
 from edgevit.request.job import Job
 from edgevit.run.folder import Run, WouldRun
@@ -49,6 +49,11 @@ class Inputs:
         return self.run.step("model", inputs, lambda _: sources.describe(loaded))
 
     @property
+    def outputs(self) -> Outputs:
+        """What the model gives."""
+        return outputs_from(self.model.metrics["outputs"])
+
+    @property
     def own_preprocessing(self) -> Preprocessing:
         """The original model's preprocessing: what the float reference sees."""
         return Preprocessing.from_json(self.model.metrics["preprocessing"])
@@ -74,6 +79,12 @@ class Inputs:
         """Every lossy step before export, in order; the last one's model is exported."""
         if not self.job.compression.any:
             return []
+        if not self.outputs.first.means.classifies:
+            raise InputError(
+                "cannot make this model smaller",
+                f"it gives {self.outputs.first.means.description}, and what is lost is told by class scores",
+                "Leave --resolution, --prune-heads and --prune-mlp out, or make the classifier smaller first",
+            )
         from edgevit.conversion import compression
 
         return compression.reductions(self._source, self.resized)
@@ -182,7 +193,13 @@ class Inputs:
         calibration, validation = sets["calibration"], sets["validation"]
         if calibration is not None and validation is not None:
             refuse_overlap(calibration, validation)
-        if self.job.max_drop is not None and validation is not None and validation.labels is None:
+        needs_labels = self.outputs.first.means.classifies
+        if (
+            self.job.max_drop is not None
+            and validation is not None
+            and validation.labels is None
+            and needs_labels
+        ):
             raise InputError(
                 f"cannot check --max-drop on {validation.source}",
                 "its images have no labels",
@@ -251,12 +268,15 @@ class Inputs:
 
     @cached_property
     def preprocessing_check(self) -> Step | None:
-        """Whether images are prepared as the model was trained; on validation, else on calibration images."""
+        """Whether images are prepared as the model was trained; on validation, else on calibration images.
+
+        None where the model has no classes to tell by.
+        """
         from edgevit.conversion import preprocessing_check
 
         role = "validation" if self.image_sets["validation"] is not None else "calibration"
         images, step = self.image_sets[role], self._pixels(role, self.own_preprocessing)
-        if images is None or step is None:
+        if images is None or step is None or self.outputs.classes is None:
             return None
         reference = self.reference if role == "validation" else None
 
@@ -281,7 +301,7 @@ class Inputs:
 
         def make(_: Path) -> dict[str, Any]:
             labels = np.load(validation.path("labels.npy")) if validation.metrics["labelled"] else None
-            outputs = np.load(answered.path("outputs.npy"))
-            return compare(outputs, np.load(reference.path("outputs.npy")), labels).to_json()
+            found = np.load(answered.path("outputs.npy"))
+            return self.outputs.compare(found, np.load(reference.path("outputs.npy")), labels).to_json()
 
         return self.run.step(f"evaluate-{answered.stage}", inputs, make)

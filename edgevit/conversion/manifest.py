@@ -17,6 +17,8 @@ from edgevit.conversion.sources import fingerprint
 from edgevit.errors import EdgevitError, QualityGateMissed
 from edgevit.files import publish, write_atomically
 from edgevit.metrics.acceptance import Acceptance
+from edgevit.metrics.classification import Accuracy
+from edgevit.outputs.kinds import kept, unit_of
 from edgevit.run.folder import Run
 from edgevit.run.manifest import Manifest, manifest_of, write_manifest
 from edgevit.run.step import Step, tool_versions
@@ -98,11 +100,14 @@ def failure(outcome: Outcome, error: EdgevitError) -> dict[str, Any]:
 
 def broken(target: str, precision: str, accuracy: dict[str, Any] | None) -> str | None:
     """A warning where an artefact computes something else than the model it was made from."""
-    if accuracy is None or accuracy["agreement"] >= PRECISIONS[precision].min_agreement:
+    if accuracy is None:
+        return None
+    share, words = kept(Accuracy(**accuracy))
+    if share >= PRECISIONS[precision].min_agreement:
         return None
     return (
-        f"{target} {precision} DOES NOT COMPUTE THIS MODEL: it keeps {100 * accuracy['agreement']:.0f} % of the "
-        "predictions; do not ship it. Leave rewrites out one by one (--without) to see whether the vendor's "
+        f"{target} {precision} DOES NOT COMPUTE THIS MODEL: {words}; do not ship it. "
+        "Leave rewrites out one by one (--without) to see whether the vendor's "
         "compiler breaks one of them"
     )
 
@@ -199,7 +204,7 @@ def refuse_missed_gate(manifest: Manifest) -> None:
     missed = [each for each in manifest.results if each.gate == "missed"]
     if missed:
         lost = ", ".join(
-            f"{each.title} lost {each.accuracy.drop_points:.2f} points"
+            f"{each.title} lost {each.accuracy.drop_points:.2f} {unit_of(each.accuracy)}"
             for each in missed
             if each.accuracy is not None and each.accuracy.drop_points is not None
         )

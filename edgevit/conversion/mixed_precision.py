@@ -20,13 +20,14 @@ from edgevit.errors import EdgevitError, InputError
 from edgevit.files import write_atomically
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.models import LoadedModel
+from edgevit.outputs.output import Outputs
 from edgevit.progress import Progress
 from edgevit.quantize.graph import find as graph_plans
 from edgevit.quantize.mixed_precision import Judging, PlannedPrecision, find_plan
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import restored
 from edgevit.quantize.search import SearchResult
-from edgevit.quantize.tensor_names import kind_of
+from edgevit.quantize.tensor_names import OUTPUT_TAP, kind_of
 from edgevit.rewrites.equivalence import apply_rewrites
 from edgevit.targets.precisions import FLOAT
 from edgevit.targets.profiles import Board
@@ -78,6 +79,14 @@ def merged(own: PrecisionPlan, given: PrecisionPlan, board: Board) -> PrecisionP
         ranges={**own.ranges, **given.ranges},
         calibrated_ranges=own.calibrated_ranges,
     )
+
+
+def with_whole_outputs(plan: PrecisionPlan, outputs: Outputs, board: Board) -> PrecisionPlan:
+    """The plan of a conditioned model that leaves its output in 16 bits, where eight would spoil it."""
+    able = board.npu is not None and board.npu.sixteen_bit is not None
+    if not (able and outputs.whole and OUTPUT_TAP in plan.ranges) or OUTPUT_TAP in plan.sixteen_bit:
+        return plan
+    return replace(plan, sixteen_bit=(*plan.sixteen_bit, OUTPUT_TAP))
 
 
 @dataclass(frozen=True)
@@ -171,6 +180,7 @@ def judging_of(
 ) -> Judging:
     """How the plans of a search that began at `begun` are judged."""
     return Judging(
+        outputs=search.model.outputs,
         evaluated=evaluated,
         simulate=simulator.outputs,
         acceptance=search.acceptance,
@@ -226,10 +236,16 @@ def by_graph(
     board, backend = search.board, backend_of(search.board)
     assert board.npu is not None and backend.simulations is not None  # searchable() said so
     observed = graph_plans.observe(onnx.load(search.onnx), images, progress)
-    plan = replace(observed.plan, options=search.plan.options)
+    whole = observed.outputs if search.model.outputs.whole else ()
+    plan = replace(observed.plan, options=search.plan.options, sixteen_bit=whole)
     with backend.simulations(request_of(search, plan, folder), progress) as simulator:
         prepared = graph_plans.prepare(
-            replace(observed, plan=plan), simulator.stored, images, seed=search.seed, progress=progress
+            replace(observed, plan=plan),
+            simulator.stored,
+            images,
+            seed=search.seed,
+            outputs=search.model.outputs,
+            progress=progress,
         )
         planned = graph_plans.find_plan(
             prepared,

@@ -17,6 +17,7 @@ from edgevit.backends.registry import backend_of
 from edgevit.conversion.plans import board_key, plan_of
 from edgevit.errors import ToolchainError
 from edgevit.files import publish
+from edgevit.outputs.output import Outputs
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.run.step import Step
 from edgevit.targets.precisions import FLOAT, quantized
@@ -100,7 +101,8 @@ def probe_of(conversion: Conversion, exported: Step, folder: Path) -> Iterator[P
     from edgevit.conversion.reference import EXPECTED
 
     expected = np.load(exported.path(EXPECTED))
-    probe = Probe(folder / "probe.npy", folder / "probe-outputs.npy")
+    sizes = tuple(output.size for output in conversion.outputs.each)
+    probe = Probe(folder / "probe.npy", folder / "probe-outputs.npy", sizes)
     np.save(probe.pixels, np.load(conversion.probe.path("pixels.npy"), mmap_mode="r")[: len(expected)])
     np.save(probe.outputs, expected)
     yield probe
@@ -108,14 +110,24 @@ def probe_of(conversion: Conversion, exported: Step, folder: Path) -> Iterator[P
         path.unlink()
 
 
-def closeness(result: CompileResult, probe: Probe) -> dict[str, Any] | None:
+def closeness(result: CompileResult, probe: Probe, outputs: Outputs) -> dict[str, Any] | None:
     """How close an artefact's outputs on a probe are to the float model's; None where it wasn't run."""
     if result.outputs is None:
         return None
     found, expected = np.load(result.outputs), np.load(probe.outputs)
-    error = relative_error(found, expected)
-    kept = int((found.argmax(1) == expected.argmax(1)).sum())
-    return {"images": len(found), "kept": kept, "error": error if math.isfinite(error) else None}
+    error = relative_error(found, expected, probe.sizes)
+    return {
+        "images": len(found),
+        "kept": kept_of(found, expected, outputs),
+        "error": error if math.isfinite(error) else None,
+    }
+
+
+def kept_of(found: Any, expected: Any, outputs: Outputs) -> int | None:
+    """How many predictions an artefact keeps; None where the model makes none, or the artefact gave no numbers."""
+    if not outputs.first.means.classifies or not np.isfinite(found).all():
+        return None
+    return round(outputs.difference(found, expected).agreement * len(found))
 
 
 def probe_notes(compiled: Step) -> list[str]:
@@ -124,8 +136,12 @@ def probe_notes(compiled: Step) -> list[str]:
     if found is None:
         return []
     off = percent(math.inf if found["error"] is None else found["error"])
-    kept = f"{found['kept']} of {found['images']} predictions"
-    return [f"no validation images: on its probe the artefact keeps {kept}, its outputs are off by {off}"]
+    kept = (
+        ""
+        if found["kept"] is None
+        else f" the artefact keeps {found['kept']} of {found['images']} predictions,"
+    )
+    return [f"no validation images: on its probe{kept} its outputs are off by {off}"]
 
 
 def take_proved(proof: Step | None, folder: Path) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from edgevit.backends.trials import Candidate, Choice, TrialRequest, best_of, re
 from edgevit.files import write_atomically
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.metrics.acceptance import Acceptance
+from edgevit.outputs.output import Outputs
 from edgevit.progress import Progress
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.targets.profiles import Board, Recipe
@@ -38,6 +39,7 @@ class Choosing:
     plan: PrecisionPlan
     fixed: str | None
     acceptance: Acceptance
+    outputs: Outputs
     labels: tuple[int, ...] | None = None  # of the calibration images, where the user set a limit to points
 
 
@@ -75,9 +77,16 @@ def choose_plan(choosing: Choosing, folder: Path, progress: Progress) -> dict[st
         held_out=work / "held-out.npy",
         timed=choosing.delegate == "cpu",
         out=work,
+        outputs=choosing.outputs,
     )
     labels = None if choosing.labels is None else np.asarray(choosing.labels)[held_out]
-    choose = partial(best_of, acceptance=choosing.acceptance, where=choosing.board.id, labels=labels)
+    choose = partial(
+        best_of,
+        acceptance=choosing.acceptance,
+        where=choosing.board.id,
+        outputs=choosing.outputs,
+        labels=labels,
+    )
     trials = quantizers.measure(request, progress)
     choice = choose(trials)
     ways = {each.label: each for each in offered}

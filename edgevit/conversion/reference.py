@@ -17,6 +17,7 @@ from edgevit.export import export_graph, export_onnx, export_program, parity
 from edgevit.export.onnx_graph import give_back_memory, write_graph
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import LoadedModel
+from edgevit.models.outputs import rows_of
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.diagnosis import sensitivity
 from edgevit.quantize.fusion import Fusion
@@ -41,7 +42,7 @@ SENSITIVITY_IMAGES = 16
 def write_outputs(
     loaded: LoadedModel, pixels: Path, out: Path, progress: Progress, doing: str = "float reference"
 ) -> dict[str, Any]:
-    """Write torch's float32 outputs [n, classes] for pixels uint8 [n, height, width, channels]."""
+    """Write torch's float32 outputs, rows [n, values], for pixels uint8 [n, height, width, channels]."""
     progress.stage(doing)
     images = np.load(pixels, mmap_mode="r")
     np.save(out, outputs_of(loaded.module, images, loaded.preprocessing, progress))
@@ -52,11 +53,11 @@ def write_outputs(
 def outputs_of(
     module: nn.Module, pixels: np.ndarray[Any, Any], preprocessing: Preprocessing, progress: Progress
 ) -> np.ndarray[Any, Any]:
-    """Float32 outputs [n, classes] of a torch module, in batches."""
+    """Float32 outputs of a torch module, in batches: rows [n, values]."""
     outputs = []
     for start in range(0, len(pixels), BATCH):
         batch = preprocessing.normalise(np.asarray(pixels[start : start + BATCH]))
-        outputs.append(module(torch.from_numpy(batch)).float().numpy())
+        outputs.append(rows_of(module(torch.from_numpy(batch))).numpy())
         progress.advance(min(start + BATCH, len(pixels)), len(pixels))
     return np.concatenate(outputs)
 
@@ -80,13 +81,26 @@ def export_conditioned(
     few = inputs[:PARITY_IMAGES]
     module, records = apply_rewrites(loaded.module, rewrites, few, npu=npu)
     observer = MEASURED if recipe.observer == "vendor" else recipe.observer
-    ready = prepare_int8(module, inputs, fusion, observer=observer, seed=recipe.seed, progress=progress)
+    ready = prepare_int8(
+        module,
+        inputs,
+        fusion,
+        observer=observer,
+        seed=recipe.seed,
+        outputs=loaded.outputs,
+        progress=progress,
+    )
     save_module(ready.module, folder / "int8.safetensors")
     found = sensitivity(
-        ready.module, inputs[-SENSITIVITY_IMAGES:], ready.plan.ranges, ready.statistics, fusion
+        ready.module,
+        inputs[-SENSITIVITY_IMAGES:],
+        ready.plan.ranges,
+        ready.statistics,
+        fusion,
+        outputs=loaded.outputs,
     )
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
-    path = export_onnx(ready.module, size, channels, folder / "model.onnx")
+    path = export_onnx(ready.module, size, channels, folder / "model.onnx", outputs=names_of(loaded))
     on_graph = rewrite_file(path, rewrites, few.numpy(), npu, price, progress)
     (folder / "plan.toml").write_text(ready.plan.to_toml(), encoding="utf-8")
     write_expected(loaded, pixels, folder)
@@ -98,7 +112,7 @@ def export_conditioned(
         "rewrites": [asdict(record) for record in (*records, *on_graph)],
         "int8": {
             **ready.to_json(),
-            "effects": measured_effects(ready, inputs),
+            "effects": measured_effects(ready, inputs, loaded.outputs),
             "weights_only_kl": found.weights_only.kl,
             "activations_only_kl": found.activations_only.kl,
             "kinds": {kind: errors.kl for kind, errors in found.kinds.items()},
@@ -136,7 +150,14 @@ def export(
             "Leave this target out, or name the PyTorch model (file.py:function)",
         )
     elif export_format == "onnx":
-        path = export_onnx(module, size, channels, folder / "model.onnx", for_npu=npu is not None)
+        path = export_onnx(
+            module,
+            size,
+            channels,
+            folder / "model.onnx",
+            outputs=names_of(loaded),
+            for_npu=npu is not None,
+        )
     else:
         path = export_program(module, size, channels, folder / "model.pt2")
     if export_format == "onnx":
@@ -146,6 +167,11 @@ def export(
         "max_output_difference": parity(path, loaded.module, few, loaded.preprocessing),
         "rewrites": [asdict(record) for record in records],
     }
+
+
+def names_of(loaded: LoadedModel) -> list[str]:
+    """What a model's outputs are called in a graph."""
+    return [output.name for output in loaded.outputs.each]
 
 
 def rewrite_file(

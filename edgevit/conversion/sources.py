@@ -32,8 +32,12 @@ MODEL_FILES = {".json", ".safetensors", ".bin", ".pth", ".pt", ".py"}
 
 
 def load(job: Job, live: LoadedModel | None = None) -> LoadedModel:
-    """The job's model, loaded unless it is at hand, with the preprocessing that the user says."""
+    """The job's model, loaded unless it is at hand, with the outputs and the preprocessing that the user says."""
     loaded = live or from_files(job)
+    if job.outputs or job.normalize:
+        from edgevit.models.outputs import with_requested
+
+        loaded = with_requested(loaded, job.outputs, job.normalize)
     if not job.preprocessing.any:
         return loaded
     from edgevit.models.given_preprocessing import with_preprocessing
@@ -69,6 +73,7 @@ def identity(name: str, loaded: LoadedModel, files: dict[str, str]) -> dict[str,
         "structure": hashlib.sha256(repr(loaded.module).encode()).hexdigest(),
         "preprocessing": loaded.preprocessing.to_json(),
         "labels": loaded.labels,
+        "outputs": loaded.outputs.to_json(),
         "files": files,
     }
 
@@ -83,6 +88,7 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "name": loaded.name,
         "source": loaded.source,
         "num_classes": loaded.num_classes,
+        "outputs": loaded.outputs.to_json(),
         "canonical": loaded.canonical,
         "conditionable": loaded.canonical and problem is None,
         "parity": loaded.parity,

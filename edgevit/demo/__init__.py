@@ -16,6 +16,7 @@ from PIL import Image
 from edgevit import torch_setup  # noqa: F401
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import LoadedModel
+from edgevit.outputs.output import Output, Outputs
 
 from safetensors.torch import load_file  # isort: skip
 from timm.models.vision_transformer import VisionTransformer  # isort: skip
@@ -45,7 +46,7 @@ def load_demo() -> LoadedModel:
         name="digits_vit",
         module=module.eval().requires_grad_(False),
         preprocessing=PREPROCESSING,
-        num_classes=10,
+        outputs=Outputs((Output("logits", "logits", (10,)),)),
         canonical=True,
         source="bundled model, trained on handwritten digits",
         labels=NAMES,

@@ -6,7 +6,7 @@ import ctypes
 import gc
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ from edgevit.models.onnx_file import opset_of
 
 # 17 and later have LayerNormalization as one node (a decomposed one overflows in float16); RKNN stops at 19.
 OPSET = 19
-INPUT, OUTPUT = "input", "logits"
+INPUT, OUTPUT = "input", "logits"  # an output that nobody named
 
 
 def export_onnx(
@@ -34,10 +34,12 @@ def export_onnx(
     channels: int,
     out: Path,
     *,
+    outputs: Sequence[str] = (OUTPUT,),
     opset: int = OPSET,
     for_npu: bool = False,
 ) -> Path:
-    """Write a module as ONNX: `input` float32 [1, channels, *size] normalised, `outputs` float32 [1, classes].
+    """Write a module as ONNX: `input` float32 [1, channels, *size] normalised, to its `outputs`, float32
+    [1, ...] each.
 
     `for_npu`: what some NPUs leave to the CPU is written, exactly, as something they don't. The same module gives
     the same bytes. Raises EdgevitError naming what can't be exported.
@@ -60,7 +62,7 @@ def export_onnx(
                 dynamo=False,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(outputs),
             )
         except Exception as error:
             raise not_exportable("ONNX", error) from error
@@ -72,7 +74,7 @@ def export_onnx(
 
 
 def export_graph(given: onnx.ModelProto, out: Path, *, opset: int = OPSET, for_npu: bool = False) -> Path:
-    """Write a graph [1, channels, height, width] -> [1, classes] as `export_onnx` writes a module's.
+    """Write a graph [1, channels, height, width] -> its outputs as `export_onnx` writes a module's.
 
     One of a later opset is brought down to `opset`. Raises EdgevitError where that can't be done.
     """

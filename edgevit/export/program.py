@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,10 +22,9 @@ class ChannelsLast(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits [batch, classes]."""
-        outputs: torch.Tensor = self.module(image.permute(0, 3, 1, 2))
-        return outputs
+    def forward(self, image: torch.Tensor) -> Any:
+        """What the module gives."""
+        return self.module(image.permute(0, 3, 1, 2))
 
 
 def export_program(module: nn.Module, size: tuple[int, int], channels: int, out: Path) -> Path:

@@ -38,7 +38,7 @@ class ImageSet:
 def read_image_set(
     source: Path,
     *,
-    num_classes: int,
+    num_classes: int | None,
     labelled: bool,
     limit: int | None,
     seed: int,
@@ -49,7 +49,8 @@ def read_image_set(
 
     With `labelled`, class folders or a label column are used where there are any. `limit` picks that many,
     seeded, spread over the classes. `names` are the model's classes in order, where it knows them: folders and
-    labels of these names go by them. Raises InputError when there is nothing usable or a label is out of range.
+    labels of these names go by them. Without `num_classes` labels only say which images belong together. Raises
+    InputError when there is nothing usable or a label is out of range.
     """
     if not source.exists():
         raise InputError(f"cannot read images from {source}", "no such file or folder", "Check the path")
@@ -83,7 +84,7 @@ def read_image_set(
 Listed = tuple[list[Path], list[int] | None, tuple[str, ...] | None]
 
 
-def listed(source: Path, num_classes: int, labelled: bool, known: Sequence[str]) -> Listed:
+def listed(source: Path, num_classes: int | None, labelled: bool, known: Sequence[str]) -> Listed:
     """Images of a folder or a CSV, their labels and their folders' class names where there are any."""
     if source.is_dir():
         return from_folder(source, num_classes, labelled, known)
@@ -101,7 +102,7 @@ def class_names_in(source: Path) -> tuple[str, ...]:
     return tuple(sorted(cells))
 
 
-def labels_in(source: Path, num_classes: int, names: Sequence[str] | None = None) -> dict[Path, int]:
+def labels_in(source: Path, num_classes: int | None, names: Sequence[str] | None = None) -> dict[Path, int]:
     """The label of each image of class folders or a CSV; empty where it has none. Raises InputError."""
     paths, labels, _ = listed(source, num_classes, True, names or ())
     return dict(zip(paths, labels, strict=True)) if labels else {}
@@ -145,7 +146,7 @@ def class_folders(source: Path) -> list[Path]:
     return sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def from_folder(source: Path, num_classes: int, labelled: bool, known: Sequence[str]) -> Listed:
+def from_folder(source: Path, num_classes: int | None, labelled: bool, known: Sequence[str]) -> Listed:
     """Images of class folders with their labels, or of a plain folder, recursively, without."""
     # An empty class folder still takes its number: leaving it out would shift the labels of those after it.
     found = [(folder, images_in(folder)) for folder in class_folders(source)]
@@ -159,7 +160,9 @@ def from_folder(source: Path, num_classes: int, labelled: bool, known: Sequence[
     return [path for path, _ in pairs], [label for _, label in pairs], shown
 
 
-def labels_of(source: Path, names: Sequence[str], num_classes: int, known: Sequence[str] = ()) -> list[int]:
+def labels_of(
+    source: Path, names: Sequence[str], num_classes: int | None, known: Sequence[str] = ()
+) -> list[int]:
     """Class numbers of class folders: by the model's own names, by WordNet id for ImageNet's 1 000 classes, else by
     sorted name."""
     if any(name in known for name in names):
@@ -168,7 +171,7 @@ def labels_of(source: Path, names: Sequence[str], num_classes: int, known: Seque
     if are_wordnet_ids(names, num_classes):
         fix = "Remove the folder or give a CSV path,label"
         return numbered(source, names, wordnet_ids(), "not one of ImageNet's 1000 classes", fix)
-    if len(names) != num_classes:
+    if num_classes is not None and len(names) != num_classes:
         raise InputError(
             f"cannot label {source}",
             f"it has {len(names)} class folders and the model has {num_classes} classes",
@@ -192,7 +195,7 @@ def numbered(
     return [numbers[name] for name in names]
 
 
-def are_wordnet_ids(names: Sequence[str], num_classes: int) -> bool:
+def are_wordnet_ids(names: Sequence[str], num_classes: int | None) -> bool:
     """Whether class folders are named as ImageNet's are."""
     return num_classes == 1000 and all(WORDNET_ID.fullmatch(name) for name in names)
 
@@ -234,7 +237,7 @@ def csv_rows(source: Path, *, needs_label: bool = False) -> tuple[list[list[str]
 
 
 def from_csv(
-    source: Path, num_classes: int, labelled: bool, known: Sequence[str]
+    source: Path, num_classes: int | None, labelled: bool, known: Sequence[str]
 ) -> tuple[list[Path], list[int] | None]:
     """Rows of path[,label], or columns so named by a header: a CSV, or a converter's list of paths.
 
@@ -244,7 +247,8 @@ def from_csv(
     cells = [row[label_at].strip() if label_at < len(row) else "" for row in rows]
     if not labelled or not any(cells):
         return paths, None
-    numbers = numbers_of(known)
+    named = num_classes is None and not all(cell.isdigit() for cell in cells)
+    numbers = numbers_of(sorted(set(cells)) if named else known)
     return paths, [
         numbers[cell] if cell in numbers else label_of(source, number, cell, num_classes)
         for number, cell in enumerate(cells, start=1)
@@ -257,7 +261,7 @@ def located(folder: Path, cell: str) -> Path:
     return here if not is_file(beside) and is_file(here) else beside
 
 
-def label_of(source: Path, number: int, cell: str, num_classes: int) -> int:
+def label_of(source: Path, number: int, cell: str, num_classes: int | None) -> int:
     """The label of one row."""
     if not re.fullmatch(r"[0-9]{1,9}", cell):
         raise InputError(
@@ -265,7 +269,7 @@ def label_of(source: Path, number: int, cell: str, num_classes: int) -> int:
             f"image {number} has the label {cell[:40]!r}",
             "Labels are class numbers from 0",
         )
-    if int(cell) >= num_classes:
+    if num_classes is not None and int(cell) >= num_classes:
         raise InputError(
             f"labels of {source} don't fit the model",
             f"image {number} has label {cell} and the model has classes 0 to {num_classes - 1}",

@@ -10,11 +10,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_DROP = 0.5  # points of top-1 that may be lost where the user sets no limit
 
-# Changed predictions, in percent, that cost a point of accuracy: every fifth is a net loss, lost and none won
-# for it. Over artefacts that change fewer than 5 % of 744 predictions, net losses are 0.10 of the changes, with
-# 95 % confidence below 0.21 (benchmarks/precision/net_losses.py).
-CHANGES_PER_POINT = 5.0
-
 
 @dataclass(frozen=True)
 class Acceptance:
@@ -60,4 +55,4 @@ def provable_drop(loss: PredictedLoss) -> float:
     """
     if loss.calibrated:
         return loss.upper
-    return max(loss.upper, loss.changes_upper / CHANGES_PER_POINT)
+    return max(loss.upper, loss.changes_upper / loss.changes_per_point)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,24 @@ from edgevit.metrics.difference import difference
 
 CONFIDENCE = 0.95
 Floats = npt.NDArray[np.floating[Any]]
+Rights = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """An artefact against the float reference on `n` images, paired.
+    """An artefact against the float reference on `n` images, paired; `kind` is that of the output
+    (`outputs.kinds`).
 
-    Shares (top-1, agreement) are 0..1. `kl` is the mean KL divergence from reference to artefact in nats, `cosine`
-    the mean cosine of the logits. `drop_points` is reference top-1 minus artefact top-1 in percentage points with
-    its 95 % interval; `lost` and `won` count the images only the reference, only the artefact gets right. All
-    of these need labels and are None without.
+    `agreement`, 0..1, is the share of answers that did not change: predictions, nearest neighbours, pixels.
+    `cosine` is that of the outputs, its mean over images, `cosine_low` its 5th percentile, `cosine_worst` of
+    the worst image. `kl` is the mean KL divergence from reference to artefact in nats, where outputs are no
+    class scores one minus the cosine. `overlap` is of the ten nearest neighbours, `mean_iou` with the
+    reference's map or boxes, `relative_error` and `within` (a ratio of 1.25) of values.
+
+    `top1` is the share of right answers, `top5` with five guesses; `drop_points` is reference top-1 minus
+    artefact top-1 in percentage points with its 95 % interval; `lost` and `won` count the images only the
+    reference, only the artefact gets right. All of these need labels and are None without. `others` are the
+    figures of a model's other outputs.
     """
 
     n: int
@@ -33,6 +41,13 @@ class Accuracy:
     agreement_high: float
     kl: float
     cosine: float
+    kind: str = "logits"
+    cosine_low: float | None = None
+    cosine_worst: float | None = None
+    overlap: float | None = None
+    mean_iou: float | None = None
+    relative_error: float | None = None
+    within: float | None = None
     top1: float | None = None
     top5: float | None = None
     reference_top1: float | None = None
@@ -43,6 +58,7 @@ class Accuracy:
     lost: int | None = None
     won: int | None = None
     p_value: float | None = None
+    others: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
@@ -85,15 +101,26 @@ def compare(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64] | N
 
 def labelled(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
     """The figures that need labels."""
-    right, reference_right = logits.argmax(1) == labels, reference.argmax(1) == labels
+    return answers_by(
+        logits.argmax(1) == labels,
+        reference.argmax(1) == labels,
+        in_top(logits, labels, 5),
+        in_top(reference, labels, 5),
+    )
+
+
+def answers_by(
+    right: Rights, reference_right: Rights, near: Rights, reference_near: Rights
+) -> dict[str, Any]:
+    """The figures of answers that are right or wrong, [n] each: the first guess, and one of five."""
     lost, won = int((reference_right & ~right).sum()), int((~reference_right & right).sum())
-    low, high = paired_interval(lost, won, len(labels))
+    low, high = paired_interval(lost, won, len(right))
     return {
         "top1": float(right.mean()),
-        "top5": in_top(logits, labels, 5),
+        "top5": float(near.mean()),
         "reference_top1": float(reference_right.mean()),
-        "reference_top5": in_top(reference, labels, 5),
-        "drop_points": 100 * (lost - won) / len(labels),
+        "reference_top5": float(reference_near.mean()),
+        "drop_points": 100 * (lost - won) / len(right),
         "drop_low": 100 * low,
         "drop_high": 100 * high,
         "lost": lost,
@@ -102,11 +129,12 @@ def labelled(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64]) -
     }
 
 
-def in_top(logits: Floats, labels: npt.NDArray[np.int64], k: int) -> float:
-    """Share of images whose label is among the k largest logits."""
+def in_top(logits: Floats, labels: npt.NDArray[np.int64], k: int) -> Rights:
+    """Whether each image's label is among the k largest logits."""
     k = min(k, logits.shape[1])
     best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
-    return float((best == labels[:, None]).any(1).mean())
+    found: Rights = (best == labels[:, None]).any(1)
+    return found
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

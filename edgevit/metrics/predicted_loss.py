@@ -12,6 +12,10 @@ from scipy.special import log_softmax, softmax
 from edgevit.metrics.difference import as_rows, difference
 
 CONFIDENCE = 1.645  # one-sided 95 %
+# Changed predictions, in percent, that cost a point of accuracy: every fifth is a net loss, lost and none won
+# for it. Over artefacts that change fewer than 5 % of 744 predictions, net losses are 0.10 of the changes, with
+# 95 % confidence below 0.21 (benchmarks/precision/net_losses.py).
+CHANGES_PER_POINT = 5.0
 RIVALS = 4  # classes next to the predicted one that may overtake it
 
 
@@ -21,7 +25,9 @@ class PredictedLoss:
 
     `changes` is the share of predictions expected to change, in percent, `changes_upper` with 95 % confidence;
     `agreement` the share that did not on these images, 0..1, which so few images count coarsely. `calibrated`:
-    labels have shown how far the float model's probabilities are to be trusted.
+    labels have shown how far the float model's probabilities are to be trusted. `changes_per_point`: so many
+    changed answers, in percent, cost a point of accuracy. `words` name what `points` and `changes` count, where
+    outputs are no class scores.
     """
 
     points: float
@@ -33,6 +39,20 @@ class PredictedLoss:
     kl: float
     images: int
     calibrated: bool = False
+    changes_per_point: float = CHANGES_PER_POINT
+    words: tuple[str, str] = ("points expected drop", "% changed predictions")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", tuple(self.words))  # JSON has lists
+
+    def describe(self) -> str:
+        """What is expected, in a phrase."""
+        lost, changed = self.words
+        labelled = "labelled " if self.calibrated else ""
+        return (
+            f"{self.points:.2f} {lost} (95 % below {self.upper:.2f}) and {self.changes:.1f} {changed} "
+            f"(95 % below {self.changes_upper:.1f}) by {self.images} {labelled}calibration images"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""

@@ -24,6 +24,7 @@ from timm.models.vision_transformer import Block, VisionTransformer  # isort: sk
 Kinds = tuple[type[Any], ...]
 NOTHING = (type(None),)
 LINEAR = (nn.Linear,)
+HEAD = (nn.Identity, *LINEAR)  # a model without a classifier gives what it would read
 NORM = (nn.LayerNorm, LayerNorm, LayerNormFp32)
 MAYBE_NORM = (nn.Identity, *NORM)
 SCALE = (nn.Identity, LayerScale)
@@ -80,9 +81,9 @@ def model_parts(module: Any, norms: Kinds) -> dict[str, Kinds]:
         "attn_pool": (AttentionPoolLatent,) if module.global_pool == "map" else NOTHING,
         "fc_norm": MAYBE_NORM,
         "head_drop": DROP,
-        "head": LINEAR,
+        "head": HEAD,
     }
-    return parts | ({"head_dist": LINEAR} if hasattr(module, "head_dist") else {})
+    return parts | ({"head_dist": HEAD} if hasattr(module, "head_dist") else {})
 
 
 def wrong_block(module: Any, blocks: Kinds, attentions: Kinds, norms: Kinds) -> str | None:

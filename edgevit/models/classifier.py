@@ -14,7 +14,9 @@ from edgevit.images.preprocessing import Preprocessing
 CLOSE = 1e-5
 
 
-def classifier_of(name: str, module: nn.Module, preprocessing: Preprocessing) -> str:
+def classifier_of(
+    name: str, module: nn.Module, preprocessing: Preprocessing, purpose: str = "fine-tune"
+) -> str:
     """The path of the linear layer whose output is the model's output.
 
     Found by running the model once. Raises InputError where no single linear layer gives the outputs: two heads
@@ -48,8 +50,8 @@ def classifier_of(name: str, module: nn.Module, preprocessing: Preprocessing) ->
     ]
     if not last:
         raise InputError(
-            f"cannot fine-tune {name}",
-            "its output is not that of one linear layer, so there is none to put a new classifier in place of",
+            f"cannot {purpose} {name}",
+            "its output is not that of one linear layer, so there is none to take away or to replace",
             "Name a model whose last layer is an nn.Linear",
         )
     return last[-1]

@@ -27,7 +27,8 @@ from timm.models.vision_transformer import VisionTransformer  # isort: skip
 
 Weights = dict[str, torch.Tensor]
 DISTILLED = "DeiTForImageClassificationWithTeacher"
-ARCHITECTURES = ("ViTForImageClassification", "DeiTForImageClassification", DISTILLED)
+BODIES = ("ViTModel", "DeiTModel")  # without a classifier: the class token after the last norm
+ARCHITECTURES = ("ViTForImageClassification", "DeiTForImageClassification", DISTILLED, *BODIES)
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "gelu": nn.GELU,
     "gelu_new": functools.partial(nn.GELU, approximate="tanh"),
@@ -56,11 +57,12 @@ IN_MEMORY: tuple[tuple[str, Any], ...] = (
     (r"^layers\.(\d+)\.mlp\.fc2\.", r"encoder.layer.\1.output.dense."),
     (r"^layers\.(\d+)\.", r"encoder.layer.\1."),
 )
+HEADS = ("classifier.", "cls_classifier.", "distillation_classifier.", "pooler.")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def load(folder: Path, *, num_classes: int | None = None, size: tuple[int, int] | None = None) -> LoadedModel:
-    """The classifier of a directory with config.json and weights, as timm's VisionTransformer.
+    """The model of a directory with config.json and weights, as timm's VisionTransformer.
 
     `parity` compares it with a plain functional forward over the original tensors. DeiT with a distillation
     token becomes timm's VisionTransformerDistilled.
@@ -84,6 +86,9 @@ def load(folder: Path, *, num_classes: int | None = None, size: tuple[int, int] 
             "Load it at its own size",
         )
     preprocessing = preprocessing_of(folder, config.num_channels, own, notes)
+    if architecture in BODIES:
+        weights = {key: value for key, value in weights.items() if not key.startswith(HEADS)}
+        notes.append("its embedding is the class token after the last norm; a pooler is left out")
     module = build(folder, config, weights, architecture)
     original = functools.partial(
         forward,
@@ -168,7 +173,7 @@ def shards(index: Path) -> list[Path]:
 def build(folder: Path, config: Config, weights: Weights, architecture: str) -> nn.Module:
     """timm's module around the mapped tensors."""
     head = weights.get("cls_classifier.weight" if architecture == DISTILLED else "classifier.weight")
-    if head is None:
+    if head is None and architecture not in BODIES:
         why = "its weights have no classifier"
         raise InputError(f"cannot load {folder}", why, "Give the directory of a fine-tuned model")
     kind = VisionTransformerDistilled if architecture == DISTILLED else VisionTransformer
@@ -183,7 +188,7 @@ def build(folder: Path, config: Config, weights: Weights, architecture: str) -> 
             img_size=config.image_size,
             patch_size=config.patch_size,
             in_chans=config.num_channels,
-            num_classes=int(head.shape[0]),
+            num_classes=0 if head is None or architecture in BODIES else int(head.shape[0]),
             embed_dim=config.hidden_size,
             depth=config.num_hidden_layers,
             num_heads=config.num_attention_heads,

@@ -1,8 +1,8 @@
-"""A Hugging Face directory of any image classifier that the installed transformers has; none of its code runs."""
+"""A Hugging Face directory of any image model that the installed transformers has; none of its code runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,39 @@ from torch import nn
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models.checkpoint import one_line
-from edgevit.models.huggingface_config import PREPROCESSOR, Preprocessor
+from edgevit.models.huggingface_config import CONFIG, PREPROCESSOR, Preprocessor, read_json
 from edgevit.models.huggingface_preprocessing import geometry, preprocessing_from, preprocessing_of
 from edgevit.models.model import LoadedModel, finish
 
-KIND = "ForImageClassification"
+# What a head gives, by how transformers names its class: the outputs worth having, and their kinds.
+HEADS: dict[str, dict[str, str]] = {
+    "ForImageClassification": {"logits": "logits"},
+    "ForSemanticSegmentation": {"logits": "segmentation"},
+    "ForDepthEstimation": {"predicted_depth": "depth"},
+    "ForObjectDetection": {"pred_boxes": "boxes", "logits": "tokens"},
+    "WithProjection": {"image_embeds": "embedding"},
+    "Model": {"embedding": "embedding"},
+}
 USUAL_SIZE = 224
 SMALL = 384  # from which processors with a crop_pct no longer crop
 
 
-class Logits(nn.Module):
-    """The logits of a transformers classifier for images [n, channels, height, width]; `flipped`: it takes BGR."""
+class Answers(nn.Module):
+    """What a transformers model's head gives for images [n, channels, height, width]: a dict of its outputs.
 
-    def __init__(self, model: nn.Module, *, flipped: bool) -> None:
+    A model without a head gives an embedding: what its pooler makes, or its first token. `flipped`: it takes BGR.
+    """
+
+    def __init__(self, model: nn.Module, outputs: Iterable[str], *, flipped: bool, pooled: bool) -> None:
         super().__init__()
-        self.model, self.flipped = model, flipped
+        self.model, self.outputs, self.flipped, self.pooled = model, tuple(outputs), flipped, pooled
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        pixels = images.flip(1) if self.flipped else images
-        logits: torch.Tensor = self.model(pixel_values=pixels).logits
-        return logits
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = self.model(pixel_values=images.flip(1) if self.flipped else images)
+        if self.outputs != ("embedding",):
+            return {name: found[name] for name in self.outputs}
+        pooled = found.pooler_output if self.pooled else found.last_hidden_state[:, 0]
+        return {"embedding": pooled.flatten(1)}
 
 
 def load(
@@ -42,17 +55,19 @@ def load(
     num_classes: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> LoadedModel:
-    """The classifier of a directory by transformers' own class, its image processor as preprocessing.
+    """The model of a directory by transformers' own class, its image processor as preprocessing.
 
     Raises InputError where transformers is absent, has no such class, or the weights are not all there.
     """
     what = f"cannot load {folder}"
     transformers = imported(what, architecture)
-    make = getattr(transformers, architecture, None) if KIND in architecture else None
-    if make is None:
+    architecture = image_side(transformers, folder, architecture)
+    head = next((kinds for ending, kinds in HEADS.items() if architecture.endswith(ending)), None)
+    make = getattr(transformers, architecture, None) if head is not None else None
+    if head is None or make is None or getattr(make, "config_class", None) is None:
         raise InputError(
             what,
-            f"transformers {transformers.__version__} has no image classifier {architecture}",
+            f"transformers {transformers.__version__} has no image model {architecture} that edgevit knows",
             "Write a Python file that builds it and name that (file.py:function)",
         )
     transformers.logging.set_verbosity_error()
@@ -63,7 +78,9 @@ def load(
         raise InputError(
             what, f"transformers says {one_line(error)}", "Copy or download the directory again"
         ) from error
-    missing = sorted(told["missing_keys"])
+    # Untrained where only the body was kept: then its first token is taken.
+    pooler = {key for key in told["missing_keys"] if "pooler" in key}
+    missing = sorted(set(told["missing_keys"]) - pooler)
     if missing:
         raise InputError(
             what,
@@ -80,13 +97,35 @@ def load(
     preprocessing = preprocessing_of_values(folder, values, channels, own, notes)
     return finish(
         str(folder),
-        Logits(model, flipped=bool(values and values.get("do_flip_channel_order"))),
+        Answers(
+            model,
+            head,
+            flipped=bool(values and values.get("do_flip_channel_order")),
+            pooled=not pooler and gives_pooled(model, preprocessing),
+        ),
         preprocessing,
         source=f"Hugging Face {architecture} in {folder.name}, by transformers {transformers.__version__}",
         num_classes=num_classes,
         labels=labels,
         notes=notes,
+        kinds=head,
     )
+
+
+def image_side(transformers: Any, folder: Path, architecture: str) -> str:
+    """The class of a model's image side, where it has a text side too."""
+    if "vision_config" not in read_json(folder, CONFIG):
+        return architecture
+    stem = architecture.removesuffix("Model")
+    sides = [f"{stem}VisionModelWithProjection", f"{stem}VisionModel"]
+    return next((each for each in sides if hasattr(transformers, each)), architecture)
+
+
+def gives_pooled(model: nn.Module, preprocessing: Preprocessing) -> bool:
+    """Whether a model without a head pools its tokens by itself."""
+    with torch.inference_mode():
+        found = model(pixel_values=torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
+    return getattr(found, "pooler_output", None) is not None
 
 
 def imported(what: str, architecture: str) -> Any:

@@ -20,7 +20,7 @@ def forward(
     eps: float,
     activation: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """Logits [n, classes] for images [n, channels, height, width]; `weights` under Hugging Face's names."""
+    """Logits [n, classes], or what a classifier would read; `weights` under Hugging Face's names."""
 
     def linear(name: str, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
@@ -49,7 +49,7 @@ def forward(
     x = norm("layernorm", x)
     if "cls_classifier.weight" in weights:
         return (linear("cls_classifier", x[:, 0]) + linear("distillation_classifier", x[:, 1])) / 2
-    return linear("classifier", x[:, 0])
+    return linear("classifier", x[:, 0]) if "classifier.weight" in weights else x[:, 0]
 
 
 def depth_of(weights: Mapping[str, torch.Tensor]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from edgevit.errors import InputError, ParityError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models.canonical import why_not_canonical
 from edgevit.models.checkpoint import one_line
+from edgevit.models.outputs import Selected, kind_of, named, rows_of
+from edgevit.outputs.output import Output, Outputs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -26,19 +28,19 @@ ASSUMED = "preprocessing assumed"  # in the note of a loader that found none
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier ready to convert: eval mode, float32, no gradients.
+    """A model ready to convert: eval mode, float32, no gradients.
 
-    `module` maps normalised images float32 [n, channels, height, width] to logits [n, num_classes]. `parity`
-    is the largest absolute logit difference between `module` and the original it was mapped from, None where
-    nothing was mapped. `notes` are sentences for the user about choices the loader made; `preprocessing_from` says
-    in words where the preprocessing was found. `graph` is set where the model is an ONNX graph, which `module`
-    only runs: torch can't export it.
+    `module` maps normalised images float32 [n, channels, height, width] to its `outputs`: a tensor, or a tuple of
+    several. `parity` is the largest absolute difference between `module`'s outputs and those of the original it was
+    mapped from, None where nothing was mapped. `notes` are sentences for the user about choices the loader made;
+    `preprocessing_from` says in words where the preprocessing was found. `graph` is set where the model is an ONNX
+    graph, which `module` only runs: torch can't export it.
     """
 
     name: str
     module: nn.Module
     preprocessing: Preprocessing
-    num_classes: int
+    outputs: Outputs
     canonical: bool
     source: str
     labels: tuple[str, ...] | None = None
@@ -46,6 +48,11 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     preprocessing_from: str = ""
     graph: ModelProto | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes it tells apart; None where it classifies no images."""
+        return self.outputs.classes
 
 
 def finish(
@@ -59,28 +66,35 @@ def finish(
     parity: float | None = None,
     notes: Sequence[str] = (),
     preprocessing_from: str = "its own configuration",
+    kinds: Mapping[str, str] | None = None,
 ) -> LoadedModel:
-    """The loaded model, after one forward that shows it gives finite logits of the expected number.
+    """The loaded model, after one forward that shows what it gives, and that its numbers are finite.
 
-    `num_classes` None takes what the forward gives. Raises InputError where the forward fails or gives
-    something other than logits.
+    `kinds` are the outputs that a loader chose of the model's, and what it knows them to be; None takes all of
+    them, for what their shapes say. `num_classes` is what the user expects. Raises InputError where the forward
+    fails or gives something else.
     """
     module = module.eval().cpu().float().requires_grad_(False)
-    found = count_classes(name, module, preprocessing)
+    module, outputs = look_at(name, module, preprocessing, kinds)
+    found = outputs.classes
     if num_classes is not None and num_classes != found:
         raise InputError(
             f"cannot load {name} with {num_classes} classes",
-            f"it gives {found} logits",
-            f"Ask for {found} classes, or give the weights of a model with {num_classes}",
+            f"it gives {found} logits" if found else f"it gives {outputs.first.means.description}",
+            f"Ask for {found} classes, or give the weights of a model with {num_classes}"
+            if found
+            else "Leave the number of classes out",
         )
-    problem = why_not_canonical(module)
+    problem = why_not_canonical(module.module if isinstance(module, Selected) else module)
+    if isinstance(module, Selected) and problem is None:
+        problem = "it gives several outputs"
     if problem is not None:
         notes = [*notes, f"rewrites for plain ViTs are left out: {problem}"]
     return LoadedModel(
         name=name,
         module=module,
         preprocessing=preprocessing,
-        num_classes=found,
+        outputs=outputs,
         canonical=problem is None,
         source=source,
         labels=labels if labels is not None and len(labels) == found else None,
@@ -90,29 +104,50 @@ def finish(
     )
 
 
-def count_classes(name: str, module: nn.Module, preprocessing: Preprocessing) -> int:
-    """Logits the module gives for an image of its size."""
+def look_at(
+    name: str, module: nn.Module, preprocessing: Preprocessing, kinds: Mapping[str, str] | None
+) -> tuple[nn.Module, Outputs]:
+    """The module with plain outputs, and what they are, for a blank image of its size."""
     shape = (1, len(preprocessing.mean), *preprocessing.size)
     given = "x".join(str(length) for length in shape)
     try:
         with torch.inference_mode():
-            logits: Any = module(torch.zeros(shape))
+            answer: Any = module(torch.zeros(shape))
     except Exception as error:
         raise InputError(
             f"cannot run {name} on a {given} input",
             f"{one_line(error)}{where(error)}",
             "Give a model that takes one image tensor [n, channels, height, width] of this size",
         ) from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != 1:
-        got = f"shape {list(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+    found = {key: value for key, value in named(answer) if kinds is None or key in kinds}
+    if not found:
         raise InputError(
-            f"cannot load {name}", f"its output is not logits [n, classes] but {got}", "Give a classifier"
+            f"cannot load {name}",
+            f"it gives {type(answer).__name__}, with no tensor of numbers in it",
+            "Have it give a tensor, or a tuple or dict of them",
         )
-    if not torch.isfinite(logits).all():
-        raise InputError(
-            f"cannot load {name}", "its logits for a blank image are not finite", "Check the weights"
-        )
-    return int(logits.shape[1])
+    for key, value in found.items():
+        if value.ndim < 2 or value.shape[0] != 1:
+            raise InputError(
+                f"cannot load {name}",
+                f"its output {key} has shape {list(value.shape)} for one image",
+                "Have every output begin with the batch: [n, ...]",
+            )
+        if not torch.isfinite(value).all():
+            what = "logits" if key == "output" and value.ndim == 2 else f"output {key}"
+            raise InputError(
+                f"cannot load {name}", f"its {what} for a blank image are not finite", "Check the weights"
+            )
+    if not isinstance(answer, torch.Tensor):
+        order = list(kinds) if kinds is not None else list(found)
+        module = Selected(module, [key for key in order if key in found])
+        found = {key: found[key] for key in order if key in found}
+    hints = kinds or {}
+    outputs = []
+    for key, value in found.items():
+        kind = hints.get(key) or kind_of(module, value)
+        outputs.append(Output(kind if key == "output" else key, kind, tuple(value.shape[1:])))
+    return module, Outputs(tuple(outputs))
 
 
 def where(error: BaseException, within: Path | None = None) -> str:
@@ -129,16 +164,16 @@ def prove_equal(
     original: Callable[[torch.Tensor], torch.Tensor],
     preprocessing: Preprocessing,
 ) -> float:
-    """Largest absolute logit difference on seeded normal images. Raises ParityError beyond 1e-4."""
+    """Largest absolute difference of outputs on seeded normal images. Raises ParityError beyond 1e-4."""
     generator = torch.Generator().manual_seed(0)
     shape = (PARITY_IMAGES, len(preprocessing.mean), *preprocessing.size)
     images = torch.randn(shape, generator=generator)
     with torch.inference_mode():
-        difference = float((mapped(images) - original(images)).abs().max())
+        difference = float((rows_of(mapped(images)) - rows_of(original(images))).abs().max())
     if not difference <= PARITY_TOLERANCE:
         raise ParityError(
             f"cannot map {name} to the canonical ViT",
-            f"logits differ by {difference:.1e}, more than {PARITY_TOLERANCE:.0e}",
+            f"outputs differ by {difference:.1e}, more than {PARITY_TOLERANCE:.0e}",
             "Report this model; a Python file that builds it (file.py:function) converts without the mapping",
         )
     return difference

@@ -41,7 +41,7 @@ QUANTIZED = frozenset(
 
 
 class OnnxGraph(nn.Module):
-    """A graph as a module: images float32 [n, channels, height, width] to its output, one image at a time.
+    """A graph as a module: images float32 [n, channels, height, width] to its outputs, one image at a time.
 
     `graph` takes [1, channels, height, width]; its weights are parameters here, so that they are counted and hashed
     like any model's.
@@ -65,10 +65,12 @@ class OnnxGraph(nn.Module):
             self.graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         name = self.graph.graph.input[0].name
-        rows = [self.session.run(None, {name: image[None].numpy()})[0] for image in images]
-        return torch.from_numpy(np.concatenate(rows))
+        answers = [self.session.run(None, {name: image[None].numpy()}) for image in images]
+        given = [torch.from_numpy(np.concatenate(each)) for each in zip(*answers, strict=True)]
+        names = [each.name for each in self.graph.graph.output]
+        return given[0] if len(given) == 1 else dict(zip(names, given, strict=True))
 
     def extra_repr(self) -> str:
         """A digest of the whole graph: what a printed module says identifies it."""
@@ -105,7 +107,8 @@ def load(name: str, *, num_classes: int | None = None, size: tuple[int, int] | N
         raise InputError(what, f"ONNX Runtime refuses it: {plain(error)}", "Export it again") from error
     source = f"ONNX file {path.name}, opset {opset_of(graph)}"
     loaded = finish(name, module, preprocessing, source=source, num_classes=num_classes, notes=notes)
-    set_lengths(graph.graph.output[0], (1, loaded.num_classes))
+    for value, output in zip(graph.graph.output, loaded.outputs.each, strict=True):
+        set_lengths(value, (1, *output.shape))
     return replace(loaded, graph=graph)
 
 
@@ -162,7 +165,7 @@ def external_files(model: onnx.ModelProto, path: Path, what: str) -> set[Path]:
 
 
 def refuse_unusual(model: onnx.ModelProto, what: str) -> None:
-    """Raises InputError for graphs that are too old, quantized, or have not one input and one output."""
+    """Raises InputError for graphs that are too old, quantized, or have not one input."""
     opset = opset_of(model)
     if opset < OLDEST_OPSET:
         raise InputError(
@@ -175,14 +178,10 @@ def refuse_unusual(model: onnx.ModelProto, what: str) -> None:
             f"it is quantized already (it has {quantized[0]} nodes)",
             "Give the float model: edgevit quantizes itself",
         )
-    for kind, values in (("input", inputs_of(model)), ("output", list(model.graph.output))):
-        if len(values) != 1:
-            names = ", ".join(each.name for each in values)[:120]
-            raise InputError(
-                what,
-                f"it has {len(values)} {kind}s ({names})",
-                f"Export it with one {kind}: {'an image' if kind == 'input' else 'what it classifies by'}",
-            )
+    values = inputs_of(model)
+    if len(values) != 1:
+        names = ", ".join(each.name for each in values)[:120]
+        raise InputError(what, f"it has {len(values)} inputs ({names})", "Export it with one input: an image")
 
 
 def opset_of(model: onnx.ModelProto) -> int:

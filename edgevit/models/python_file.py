@@ -46,12 +46,6 @@ def load(
     module = call(name, file, function)
     if classifier is not None:
         module = with_classes(module, *classifier)
-    if getattr(module, "num_classes", None) == 0:
-        raise InputError(
-            f"cannot load {name}",
-            "it gives features: it has no classifier (num_classes is 0)",
-            "Build it with the classes it was trained for",
-        )
     notes: list[str] = []
     if weights is not None:
         checkpoint = read_checkpoint(weights)

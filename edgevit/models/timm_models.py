@@ -42,8 +42,6 @@ def load(
     else:
         module, notes = fill(name, checkpoint, num_classes, size)
         source = f"timm {name}, weights {checkpoint.path.name}"
-    if getattr(module, "num_classes", 1) == 0:
-        refuse_features(name)
     preprocessing = preprocessing_of(module, size)
     return finish(name, module, preprocessing, source=source, num_classes=num_classes, notes=notes)
 
@@ -76,15 +74,6 @@ def refuse_unknown(name: str) -> None:
 def tagged(architecture: str) -> list[str]:
     """Names of an architecture's pretrained weights."""
     return list(timm.list_pretrained(f"{architecture}.*"))
-
-
-def refuse_features(name: str) -> None:
-    """Raises InputError for a model without a classifier."""
-    raise InputError(
-        f"cannot load {name}",
-        "it gives features: it has no classifier (0 classes)",
-        "Choose a model with a classifier, or pass --weights of a fine-tuned one",
-    )
 
 
 def create(name: str, size: tuple[int, int] | None, **options: Any) -> nn.Module:
@@ -128,8 +117,6 @@ def download(name: str, num_classes: int | None, size: tuple[int, int] | None) -
                 f"its pretrained head has {config.num_classes}",
                 "Fine-tune it first and pass the result with --weights",
             )
-        if config is not None and config.num_classes == 0:
-            refuse_features(name)
     try:
         reach(hub_files(name))
         module = create(name, size, pretrained=True)
@@ -201,9 +188,17 @@ def fill(
     if stored not in (None, default):
         options["num_classes"] = stored
         notes.append(f"built with {stored} classes, as in the weights file (timm's default is {default})")
+    weights = checkpoint.weights
+    if (
+        stored is None
+        and num_classes is None
+        and default
+        and fits(skeleton(name, size, num_classes=0), weights)
+    ):
+        options["num_classes"] = 0
+        notes.append("the weights file has no classifier: the model gives what one would read")
     module = skeleton(name, size, **options)
     expected = module.state_dict()
-    weights = checkpoint.weights
     if differences.differ(expected, weights):
         weights = converted(module, weights) or weights
     if size is not None:
@@ -212,6 +207,11 @@ def fill(
     # Assigned, not copied: the random initial weights are let go one by one.
     module.load_state_dict(weights, strict=True, assign=True)
     return module, notes
+
+
+def fits(module: nn.Module, weights: dict[str, torch.Tensor]) -> bool:
+    """Whether weights are those of a module, under its own names or its authors'."""
+    return not differences.differ(module.state_dict(), weights) or converted(module, weights) is not None
 
 
 def refuse_other_size(name: str, checkpoint: Checkpoint, module: nn.Module, size: tuple[int, int]) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 from scipy.special import softmax
 
 from edgevit.backends.protocol import Outputs, Pixels
 from edgevit.backends.registry import backends, by_suffix
 from edgevit.errors import InputError
+from edgevit.files import atomic_path, write_atomically
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.outputs.angles import cosines
+from edgevit.outputs.embeddings import neighbours
+from edgevit.outputs.output import Outputs as ModelOutputs
 from edgevit.progress import QUIET, Progress
 from edgevit.run.manifest import MANIFEST
 from edgevit.run.reading import RunFiles, read_run
@@ -48,11 +55,15 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one picture, or why there are none."""
+    """The likeliest classes of one picture, or why there are none.
+
+    `outputs` are what it gives in words, where it has no classes.
+    """
 
     image: str
     guesses: tuple[Guess, ...] = ()
     error: str | None = None
+    outputs: tuple[str, ...] = ()
 
 
 def choose(
@@ -144,24 +155,82 @@ def read_images(images: Sequence[Path], preprocessing: Preprocessing) -> list[Pi
         return [read(path) for path in images]
 
 
-def predict(
-    source: Source, images: Sequence[Path], *, top: int = 5, progress: Progress = QUIET
-) -> tuple[list[Prediction], list[Pixels | str]]:
-    """The `top` likeliest classes of each picture, and the pixels that the model saw.
+@dataclass(frozen=True)
+class Answered:
+    """What a model says about pictures: `pixels` are what it saw, `rows` what it gave for those that could be read."""
+
+    found: list[Prediction]
+    pixels: list[Pixels | str]
+    rows: Outputs | None
+
+
+def predict(source: Source, images: Sequence[Path], *, top: int = 5, progress: Progress = QUIET) -> Answered:
+    """The `top` likeliest classes of each picture, or what else the model gives.
 
     A picture that can't be read gets its error, the others their answers. Raises InputError or ToolchainError where
     the model itself can't be run.
     """
-    read = read_images(images, source.preprocessing)
+    read, gives = read_images(images, source.preprocessing), source.run.manifest.model.gives
     good = [pixels for pixels in read if not isinstance(pixels, str)]
-    outputs = iter(outputs_of(source, np.stack(good), progress) if good else ())
-    found = [
-        Prediction(str(path), error=pixels)
-        if isinstance(pixels, str)
-        else Prediction(str(path), guesses(next(outputs), source.names, top))
-        for path, pixels in zip(images, read, strict=True)
-    ]
-    return found, read
+    rows = outputs_of(source, np.stack(good), progress) if good else None
+    classes = None if rows is None or gives.classes is None else gives.split(rows)[0]
+    found, number = [], 0
+    for path, pixels in zip(images, read, strict=True):
+        if isinstance(pixels, str):
+            found.append(Prediction(str(path), error=pixels))
+            continue
+        if classes is not None:
+            found.append(Prediction(str(path), guesses(classes[number], source.names, top)))
+        elif rows is not None:
+            found.append(Prediction(str(path), outputs=told(gives, rows, number)))
+        number += 1
+    return Answered(found, read, rows)
+
+
+def told(gives: ModelOutputs, rows: Outputs, number: int) -> tuple[str, ...]:
+    """One picture's outputs in words: their shapes, and an embedding's likest other picture."""
+    words = []
+    for output, values in zip(gives.each, gives.split(rows), strict=True):
+        shape = " x ".join(map(str, values.shape[1:]))
+        text = f"{output.name}: {output.kind}, {shape}"
+        if output.kind == "embedding" and len(values) > 1:
+            near = neighbours(values, 1)[number, 0]
+            text += (
+                f"; most like picture {near + 1}, cosine {cosines(values[[number]], values[[near]])[0]:.3f}"
+            )
+        words.append(text)
+    return tuple(words)
+
+
+def save(source: Source, answered: Answered, folder: Path) -> list[Path]:
+    """Write every output of the pictures that could be read: OUTPUT.npy [n, ...], pictures.json with their names in
+    order, and a PNG of each answer that can be drawn. Raises InputError where the folder has files already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"cannot write to {folder}", "it is there and not empty", "Give another --save")
+    gives, rows = source.run.manifest.model.gives, answered.rows
+    if rows is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    read = [each.image for each in answered.found if each.error is None]
+    seen = [pixels for pixels in answered.pixels if not isinstance(pixels, str)]
+    made = [folder / "pictures.json"]
+    write_atomically(made[0], json.dumps(read, indent=1))
+    for output, values in zip(gives.each, gives.split(rows), strict=True):
+        with atomic_path(folder / f"{file_stem(output.name)}.npy") as staging, staging.open("wb") as file:
+            np.save(file, values)
+        made.append(folder / f"{file_stem(output.name)}.npy")
+        draw = output.means.draw
+        for number, (name, pixels) in enumerate(zip(read, seen, strict=True)):
+            if draw is not None:
+                path = folder / f"{number + 1:04d}-{file_stem(Path(name).stem)}-{file_stem(output.name)}.png"
+                Image.fromarray(draw(values[number], pixels)).save(path)
+                made.append(path)
+    return made
+
+
+def file_stem(name: str) -> str:
+    """A name that any folder takes."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60] or "output"
 
 
 def guesses(outputs: Outputs, names: tuple[str, ...] | None, top: int) -> tuple[Guess, ...]:
@@ -197,7 +266,16 @@ def float_model(run: RunFiles, progress: Progress) -> LoadedModel:
 
     asked, what = run.manifest.configuration, f"cannot load the float model of {run.folder}"
     recipe = load_recipe(DEFAULT_RECIPE)  # nothing is quantized here
-    job = Job(asked.model, run.folder, (), recipe, weights=Path(asked.weights) if asked.weights else None)
+    weights = Path(asked.weights) if asked.weights else None
+    job = Job(
+        asked.model,
+        run.folder,
+        (),
+        recipe,
+        weights=weights,
+        outputs=asked.outputs,
+        normalize=asked.normalize,
+    )
     if job.weights is not None and not job.weights.is_file():
         raise InputError(
             what,

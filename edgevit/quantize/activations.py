@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edgevit.errors import InputError
+from edgevit.quantize.tensor_names import OUTPUT_TAP
 from edgevit.rewrites.canonical import why_not_canonical
 from edgevit.rewrites.folds import fold_attention_scale, fold_layer_scale, fold_norms
 from edgevit.rewrites.modules import SurgeryAttention, rebuilt_attention
@@ -49,12 +50,23 @@ def prepared(model: nn.Module) -> Any:
             "cannot condition this model for int8", problem, "Choose a recipe without conditioning"
         )
     vit: Any = copy.deepcopy(model)
+    give_head(vit)
     for fold in (fold_layer_scale, fold_norms, fold_attention_scale):
         vit = fold(vit).module
     for block in vit.blocks:
         if not isinstance(block.attn, SurgeryAttention):
             block.attn = rebuilt_attention(block.attn)
     return vit.requires_grad_(False)
+
+
+def give_head(vit: Any) -> None:
+    """A linear layer in place of no head: it takes the last norm's weights and turns the stream back, exactly."""
+    for name in ("head", "head_dist"):
+        if isinstance(getattr(vit, name, None), nn.Identity):
+            linear = nn.Linear(vit.num_features, vit.num_features).requires_grad_(False)
+            nn.init.eye_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            setattr(vit, name, linear)
 
 
 def keep(_: str, value: torch.Tensor, reader: str = "") -> torch.Tensor:
@@ -71,7 +83,7 @@ def forward(vit: Any, images: torch.Tensor, tap: Tap = keep) -> torch.Tensor:
         x = block_forward(block, x, tap, f"blocks.{index}.", stream)
         stream = f"blocks.{index}.residual2"
     final = vit.norm(read_by_head(vit, tap(stream, x, "norm")))
-    return tap("logits", vit.forward_head(tap("norm", final, "")), "")
+    return tap(OUTPUT_TAP, vit.forward_head(tap("norm", final, "")), "")
 
 
 def read_by_head(vit: Any, x: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from edgevit.metrics.difference import Difference, difference
+from edgevit.metrics.difference import Difference
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.quantize import equalization
 from edgevit.quantize.activations import outputs_of
 from edgevit.quantize.fake_quantization import int8_outputs
@@ -60,8 +61,8 @@ class Transform:
 class Evaluator:
     """Calibrates a candidate on one half of the images and scores it on the other."""
 
-    def __init__(self, vit: Any, images: torch.Tensor, fusion: Fusion) -> None:
-        self.fusion = fusion
+    def __init__(self, vit: Any, images: torch.Tensor, fusion: Fusion, outputs: Outputs) -> None:
+        self.fusion, self.outputs = fusion, outputs
         self.fit, self.held_out = images[: len(images) // 2], images[len(images) // 2 :]
         self.reference = outputs_of(vit, self.held_out)
 
@@ -73,7 +74,7 @@ class Evaluator:
         """
         ranges = full_ranges(extremes(vit, self.fit))
         rounded = {name: span for name, span in ranges.items() if kinds is None or kind_of(name) in kinds}
-        return difference(int8_outputs(vit, self.held_out, rounded, self.fusion), self.reference)
+        return self.outputs.difference(int8_outputs(vit, self.held_out, rounded, self.fusion), self.reference)
 
 
 def full_ranges(ends: dict[str, torch.Tensor]) -> dict[str, Range]:
@@ -82,20 +83,26 @@ def full_ranges(ends: dict[str, torch.Tensor]) -> dict[str, Range]:
 
 
 def condition(
-    vit: Any, images: torch.Tensor, fusion: Fusion, *, seed: int, progress: Progress = QUIET
+    vit: Any,
+    images: torch.Tensor,
+    fusion: Fusion,
+    *,
+    seed: int,
+    outputs: Outputs = CLASS_SCORES,
+    progress: Progress = QUIET,
 ) -> tuple[Any, list[Transform]]:
     """The best version of a `prepared` ViT found, and every step with its gain.
 
     `images` [n, channels, H, W] are normalised calibration images; the first IMAGES of them are used.
     """
-    evaluate = Evaluator(vit, images[:IMAGES], fusion)
+    evaluate = Evaluator(vit, images[:IMAGES], fusion, outputs)
     statistics: Statistics | None = None
     current, steps = vit, []
     known: dict[Kinds, Difference] = {}
     for number, (kinds, make) in enumerate(TRANSFORMS):
         progress.advance(number, len(TRANSFORMS), "conditioning")
         if statistics is None:
-            statistics = collect(current, evaluate.fit, seed=seed, progress=progress)
+            statistics = collect(current, evaluate.fit, seed=seed, outputs=outputs, progress=progress)
         if kinds not in known:
             known = {kinds: evaluate(current, kinds)}
         before, tried = known[kinds], []

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from edgevit.metrics.difference import Difference, difference
+from edgevit.metrics.difference import Difference
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.quantize.activations import forward, outputs_of
 from edgevit.quantize.fake_quantization import Ranges, quantize_weights, quantizer
 from edgevit.quantize.fusion import Fusion
@@ -120,6 +121,7 @@ def sensitivity(
     fusion: Fusion,
     *,
     by_kind: bool = True,
+    outputs: Outputs = CLASS_SCORES,
 ) -> Sensitivity:
     """Measure each kind of tensor rounded alone, on normalised images; one pass over them per kind."""
     reference = outputs_of(vit, images)
@@ -129,10 +131,10 @@ def sensitivity(
         for kind in (kinds if by_kind else ())
     }
     return Sensitivity(
-        weights_only=difference(outputs_of(quantize_weights(vit), images), reference),
-        activations_only=difference(outputs_of(vit, images, quantizer(ranges, fusion)), reference),
+        weights_only=outputs.difference(outputs_of(quantize_weights(vit), images), reference),
+        activations_only=outputs.difference(outputs_of(vit, images, quantizer(ranges, fusion)), reference),
         kinds={
-            kind: difference(outputs_of(vit, images, quantizer(only, fusion)), reference)
+            kind: outputs.difference(outputs_of(vit, images, quantizer(only, fusion)), reference)
             for kind, only in alone.items()
         },
         tensors={name: statistics[name].effect(span) for name, span in ranges.items()},

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgevit.quantize.activations import Tap, outputs_of
 from edgevit.quantize.fusion import Fusion, rounded_when_read
+from edgevit.quantize.tensor_names import OUTPUT_TAP
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -59,7 +60,7 @@ def tap_of_layer(name: str) -> str:
     if name.startswith("patch_embed"):
         return "patch"
     if name.startswith("head"):
-        return "logits"
+        return OUTPUT_TAP
     block, kind = ".".join(name.split(".")[:2]), name.rsplit(".", 1)[-1]
     return f"{block}.{'q' if kind == 'qkv' else kind}"
 

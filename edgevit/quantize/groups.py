@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from edgevit.quantize.fusion import Fusion, rounded_when_read
-from edgevit.quantize.tensor_names import kind_of, sibling, tap_names
+from edgevit.quantize.tensor_names import OUTPUT_TAP, kind_of, sibling, tap_names
 from edgevit.targets.profiles import Npu
 
 # Boards that were measured take about twice the compiler's cycles for convolutions (placement/estimate), so a
@@ -74,7 +74,7 @@ def groups_of(blocks: int) -> list[PrecisionGroup]:
             ),
         ]
     found.append(PrecisionGroup("patch", "the patch embedding", frozenset({"patch"})))
-    return [*found, PrecisionGroup("head", "the classifier", frozenset({"norm", "logits"}))]
+    return [*found, PrecisionGroup("head", "the classifier", frozenset({"norm", OUTPUT_TAP}))]
 
 
 def norm_after(stream: str, blocks: int) -> str:

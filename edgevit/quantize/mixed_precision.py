@@ -14,9 +14,8 @@ import numpy.typing as npt
 import torch
 
 from edgevit.metrics.acceptance import Acceptance
-from edgevit.metrics.confidence import trusted_scale
-from edgevit.metrics.difference import difference
-from edgevit.metrics.predicted_loss import PredictedLoss, predict_loss
+from edgevit.metrics.predicted_loss import PredictedLoss
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.activations import outputs_of
 from edgevit.quantize.calibration import predicted_effect
@@ -30,7 +29,7 @@ from edgevit.quantize.search import SearchResult, search
 from edgevit.quantize.tensor_names import kind_of, sibling
 from edgevit.targets.profiles import Npu
 
-Outputs = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 FAKE_IMAGES = 96
@@ -50,14 +49,16 @@ JOINT_KINDS = (
 class Judging:
     """How plans are judged: by what is lost on the last `evaluated` calibration images.
 
-    `simulate` realises a plan and returns its outputs [evaluated, classes]. `labels` [n] are of all calibration
-    images. A search that was stopped goes on from the file `state`; `advice` is given where no plan is accepted.
+    `simulate` realises a plan and returns its outputs, rows [evaluated, values] of what `outputs` say. `labels`
+    [n] are of all calibration images. A search that was stopped goes on from the file `state`; `advice` is
+    given where no plan is accepted.
     """
 
     evaluated: int
-    simulate: Callable[[PrecisionPlan], Outputs]
+    simulate: Callable[[PrecisionPlan], Rows]
     acceptance: Acceptance
     minutes: float
+    outputs: Outputs = CLASS_SCORES
     labels: Labels | None = None
     state: Path | None = None
     advice: str = "--precision float"
@@ -104,25 +105,32 @@ def find_plan(
 def judged(
     candidates: list[CandidatePlan],
     plan: PrecisionPlan,
-    every: Outputs,
-    int8: Callable[[tuple[str, ...]], Outputs],
+    every: Rows,
+    int8: Callable[[tuple[str, ...]], Rows],
     judging: Judging,
 ) -> PlannedPrecision:
-    """The cheapest of the candidates that `judging` accepts, in the ranges of `plan`.
+    """The cheapest of the candidates that `judging` accepts, in the ranges of `plan`, whose 16-bit tensors all
+    have.
 
     `every` are the float outputs [n, classes] on all calibration images. `int8` gives those of fake quantization
     with some tensors in 16 bits, on up to FAKE_IMAGES images from the first of the last that plans are judged on.
     """
     reference = every[-judging.evaluated :]
-    scale = None if judging.labels is None else trusted_scale(every, judging.labels)
+    outputs, always = judging.outputs, plan.sixteen_bit
+    scale = None if judging.labels is None else outputs.trusted_scale(every, judging.labels)
+
+    def with_always(sixteen_bit: tuple[str, ...]) -> tuple[str, ...]:
+        return (*sixteen_bit, *(name for name in always if name not in sixteen_bit))
 
     # The float model's margins on every calibration image serve the few that plans are evaluated on.
     def estimate(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
-        return predict_loss(int8(sixteen_bit), reference[:FAKE_IMAGES], every, scale=scale)
+        return outputs.predict_loss(
+            int8(with_always(sixteen_bit)), reference[:FAKE_IMAGES], every, scale=scale
+        )
 
     def simulated(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
-        outputs = judging.simulate(replace(plan, sixteen_bit=sixteen_bit))
-        return predict_loss(outputs, reference, every, scale=scale)
+        found = judging.simulate(replace(plan, sixteen_bit=with_always(sixteen_bit)))
+        return outputs.predict_loss(found, reference, every, scale=scale)
 
     found = search(
         candidates,
@@ -135,10 +143,12 @@ def judged(
         advice=judging.advice,
         progress=judging.progress,
     )
-    return PlannedPrecision(replace(plan, sixteen_bit=found.candidate.sixteen_bit), found)
+    return PlannedPrecision(replace(plan, sixteen_bit=with_always(found.candidate.sixteen_bit)), found)
 
 
-def measured_effects(model: Int8Model, images: torch.Tensor) -> dict[str, float]:
+def measured_effects(
+    model: Int8Model, images: torch.Tensor, outputs: Outputs = CLASS_SCORES
+) -> dict[str, float]:
     """Estimated effects of rounding each tensor, scaled so that tensors of a part together give what was measured.
 
     KL in nats per image, by tensor. `images` are normalised; FAKE_IMAGES of them are used.
@@ -155,13 +165,13 @@ def measured_effects(model: Int8Model, images: torch.Tensor) -> dict[str, float]
         into = model.fusion.into
         apart = [sibling(name, into[kind_of(name)]) for name in names if kind_of(name) in into]
         rounded = outputs_of(model.module, images, quantizer(only, model.fusion, apart))
-        found = difference(rounded, float_outputs).kl
+        found = outputs.difference(rounded, float_outputs).kl
         estimate = sum(effects[name] for name in names)
         effects |= {name: effects[name] * found / max(estimate, 1e-12) for name in names}
     return effects
 
 
-def fingerprint(plan: PrecisionPlan, reference: Outputs, scale: float | None) -> str:
+def fingerprint(plan: PrecisionPlan, reference: Rows, scale: float | None) -> str:
     """Changes with the model, its ranges, images or labels: measurements of another search are not reused."""
     digest = hashlib.sha256(json.dumps([plan.to_json(), scale], sort_keys=True).encode())
     digest.update(np.round(reference, 3).tobytes())

@@ -13,6 +13,7 @@ from itertools import product
 import torch
 
 from edgevit.quantize.fake_quantization import fake_quantize
+from edgevit.quantize.tensor_names import OUTPUT_TAP
 
 Range = tuple[float, float]
 FRACTIONS = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82, 0.77, 0.72, 0.66, 0.6, 0.54, 0.48, 0.42, 0.36, 0.3)
@@ -107,7 +108,7 @@ def choose_range(kind: str, observed: TensorStatistics, observer: str) -> Range:
     Softmax starts at 0 and is never cut at the top: a row that attends to one token has its whole weight
     there. A GELU's output reaches down to -0.17 whatever the images, which costs little to cover.
     """
-    if kind in ("softmax", "input", "logits"):
+    if kind in ("softmax", "input", OUTPUT_TAP):
         return observed.full
     low, high = OBSERVERS[observer](observed)
     return (observed.full[0], high) if kind == "gelu" else (low, high)

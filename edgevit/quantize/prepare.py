@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgevit.errors import InputError
-from edgevit.metrics.difference import Difference, difference
+from edgevit.metrics.difference import Difference
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.activations import outputs_of, prepared
 from edgevit.quantize.calibration import NARROWINGS, Stability, narrowed, ranges_of, stability
@@ -77,13 +78,14 @@ def prepare_int8(
     *,
     observer: str = MEASURED,
     seed: int = 0,
+    outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> Int8Model:
     """Condition a canonical ViT and choose ranges, on normalised calibration images [n, channels, H, W].
 
     `fusion` says where the compiler rounds. `observer` is a name in OBSERVERS, or "measured": the best of a few
-    on held-out images. Call it after the exact rewrites, and export the module it gives. Raises InputError for
-    a model that isn't canonical.
+    on held-out images; `outputs` say what the model gives, so how errors are told. Call it after the exact
+    rewrites, and export the module it gives. Raises InputError for a model that isn't canonical.
     """
     if len(images) < MIN_IMAGES:
         raise InputError(
@@ -93,15 +95,15 @@ def prepare_int8(
         )
     vit = prepared(model)
     massive = massive_activations(vit, images[:DIAGNOSED_IMAGES])
-    vit, steps = condition(vit, images, fusion, seed=seed, progress=progress)
+    vit, steps = condition(vit, images, fusion, seed=seed, outputs=outputs, progress=progress)
     half = min(IMAGES, len(images)) // 2
-    statistics = collect(vit, images[:half], seed=seed, progress=progress)
+    statistics = collect(vit, images[:half], seed=seed, outputs=outputs, progress=progress)
     held_out = images[half : 2 * half]
     names = (
         [f"{MEASURED} {share}" for share in NARROWINGS] + ["minmax"] if observer == MEASURED else [observer]
     )
     tried = ranges_by(statistics, names)
-    trials = [RangeTrial(name, try_ranges(vit, held_out, tried[name], fusion)) for name in names]
+    trials = [RangeTrial(name, try_ranges(vit, held_out, tried[name], fusion, outputs)) for name in names]
     best = min(trials, key=lambda trial: trial.errors.error_score)
     statistics = joined_extremes(statistics, extremes(vit, images[half:]))
     steady = stability(statistics)
@@ -141,6 +143,8 @@ def ranges_by(statistics: Statistics, names: list[str]) -> dict[str, dict[str, R
     }
 
 
-def try_ranges(vit: Any, images: torch.Tensor, ranges: dict[str, Range], fusion: Fusion) -> Difference:
+def try_ranges(
+    vit: Any, images: torch.Tensor, ranges: dict[str, Range], fusion: Fusion, outputs: Outputs
+) -> Difference:
     """Errors of everything int8 with these ranges."""
-    return difference(int8_outputs(vit, images, ranges, fusion), outputs_of(vit, images))
+    return outputs.difference(int8_outputs(vit, images, ranges, fusion), outputs_of(vit, images))

@@ -185,11 +185,7 @@ def explain(
     advice: str,
 ) -> str:
     """The outcome in plain words, and what would be needed where the target was missed."""
-    outcome = (
-        f"{loss.points:.2f} points expected drop (95 % below {loss.upper:.2f}) and {loss.changes:.1f} % changed "
-        f"predictions by {loss.images} {'labelled ' * loss.calibrated}calibration images, "
-        f"{len(candidate.sixteen_bit)} tensors in 16 bits"
-    )
+    outcome = f"{loss.describe()}, {len(candidate.sixteen_bit)} tensors in 16 bits"
     limit = f"target of {acceptance.max_drop:g} points"
     if met and not exhausted:
         outcome += "; cheaper plans were not tried for lack of time: allow more --search-minutes"

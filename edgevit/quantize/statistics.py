@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.activations import forward
 from edgevit.quantize.observers import TensorStatistics
@@ -63,7 +64,14 @@ class Collector:
         self.batch = {}
 
 
-def collect(vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = QUIET) -> Statistics:
+def collect(
+    vit: Any,
+    images: torch.Tensor,
+    *,
+    seed: int,
+    outputs: Outputs = CLASS_SCORES,
+    progress: Progress = QUIET,
+) -> Statistics:
     """Statistics of every tap of a `prepared` ViT on normalised images [n, channels, H, W].
 
     Rows and gradients come from the first GRADIENT_IMAGES, extremes from all.
@@ -72,9 +80,8 @@ def collect(vit: Any, images: torch.Tensor, *, seed: int, progress: Progress = Q
     collector = Collector(len(first), seed)
     for done, part in enumerate(torch.split(first, BATCH)):
         with torch.enable_grad():
-            outputs = forward(vit, part, collector)
-            drawn = torch.multinomial(outputs.detach().softmax(-1), 1, generator=collector.generator)
-            outputs.log_softmax(-1).gather(1, drawn).sum().backward()  # type: ignore[no-untyped-call]
+            score = outputs.sampled(forward(vit, part, collector), collector.generator)
+            score.backward()  # type: ignore[no-untyped-call]
         collector.finish_batch()
         progress.advance(min(len(images), (done + 1) * BATCH), len(images), "calibration statistics")
     statistics = {name: joined(parts) for name, parts in collector.parts.items()}

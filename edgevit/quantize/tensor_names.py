@@ -11,13 +11,14 @@ BLOCK_TAPS = (
     "norm1", "q", "k", "v", "scores", "softmax", "attention", "proj", "residual1",
     "norm2", "fc1", "gelu", "fc2", "residual2",
 )  # fmt: skip
+OUTPUT_TAP = "logits"  # the name that plans know it by, whatever it holds
 STREAM_TAPS = ("embed", "residual1", "residual2")
 
 
 def tap_names(blocks: int) -> list[str]:
     """Every tap of a ViT with so many blocks, in order."""
     inside = [f"blocks.{index}.{name}" for index in range(blocks) for name in BLOCK_TAPS]
-    return ["input", "patch", "embed", *inside, "norm", "logits"]
+    return ["input", "patch", "embed", *inside, "norm", OUTPUT_TAP]
 
 
 def kind_of(name: str) -> str:

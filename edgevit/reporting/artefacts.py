@@ -90,14 +90,17 @@ def changed(
     run: RunFiles, result: Result, found: Loss | None, names: tuple[str, ...] | None, attempt: Attempt
 ) -> dict[str, Any]:
     """Classes and images that changed, where accuracy was measured."""
-    answers = None
-    if found is not None:
+    answers, pictures = None, None
+    if found is not None and run.manifest.model.gives.first.means.show is not None:
+        pictures = attempt("images", lambda: changes.pictures(run, result), None)
+    elif found is not None:
         answers = attempt("classes and images", lambda: changes.predictions(run, result, names), None)
     if answers is None:
-        return {"classes": None, "changes": None}
+        return {"classes": None, "changes": None, "pictures": pictures}
     return {
         "classes": changes.classes(answers),
         "changes": attempt("images", lambda: changes.changes(run, result, answers), None),
+        "pictures": None,
     }
 
 

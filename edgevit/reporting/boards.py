@@ -105,6 +105,6 @@ def same(record: SameAsLocal | None) -> str | None:
     """How the board's answers compare with the local evaluation's."""
     if record is None:
         return None
-    text = f"same predictions as the local evaluation on {record.agree} of {record.n} images"
+    text = f"same answers as the local evaluation on {record.agree} of {record.n} images"
     difference = record.max_output_difference
     return text if difference is None else f"{text}, largest output difference {difference:.2g}"

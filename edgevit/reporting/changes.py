@@ -13,7 +13,16 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.special import softmax
 
-from edgevit.reporting.sections import ChangedImage, Changes, ClassChange, Classes
+from edgevit.outputs.pictures import Pixels as ImagesSeen
+from edgevit.reporting.sections import (
+    Captioned,
+    ChangedImage,
+    Changes,
+    ClassChange,
+    Classes,
+    PictureRow,
+    Pictures,
+)
 from edgevit.reporting.text import clean
 from edgevit.run.manifest import StepRecord
 from edgevit.run.reading import RunFiles
@@ -21,6 +30,7 @@ from edgevit.run.results import Result
 
 SHOWN_IMAGES = 18
 SHOWN_CLASSES = 8
+SHOWN_ROWS = 8  # of several pictures each
 THUMBNAIL = 112
 QUALITY = 72
 Array = npt.NDArray[Any]
@@ -45,14 +55,53 @@ class Predictions:
 def predictions(run: RunFiles, result: Result, names: tuple[str, ...] | None) -> Predictions:
     """Read both models' outputs. Raises LookupError where arrays are missing, damaged or don't belong together."""
     step, manifest = run.manifest.step(result.step), run.manifest
-    reference, outputs = run.array(manifest.stage("float"), "outputs.npy"), run.array(step, "outputs.npy")
+    reference, outputs = both(run, result)
     labelled = manifest.images.validation is not None and manifest.images.validation.labelled
     labels = run.array(run.validation_of(step), "labels.npy") if labelled else None
-    if reference.ndim != 2 or reference.shape != outputs.shape or not len(outputs):
-        raise LookupError("its outputs and the float model's have different shapes")
     if labels is not None and labels.shape != outputs.shape[:1]:
         raise LookupError("there are not as many labels as outputs")
-    return Predictions(reference, outputs, labels, names)
+    first = manifest.model.gives
+    return Predictions(first.split(reference)[0], first.split(outputs)[0], labels, names)
+
+
+def both(run: RunFiles, result: Result) -> tuple[Array, Array]:
+    """The float model's rows and an artefact's. Raises LookupError where they don't belong together."""
+    step, manifest = run.manifest.step(result.step), run.manifest
+    reference, outputs = run.array(manifest.stage("float"), "outputs.npy"), run.array(step, "outputs.npy")
+    if reference.ndim != 2 or reference.shape != outputs.shape or not len(outputs):
+        raise LookupError("its outputs and the float model's have different shapes")
+    size = sum(output.size for output in manifest.model.gives.each if output.shape)
+    if size and size != outputs.shape[1]:
+        raise LookupError("its outputs are not those of the model")
+    return reference, outputs
+
+
+def pictures(run: RunFiles, result: Result) -> Pictures | None:
+    """The images whose first output changed most, with both answers; None where its kind has no pictures."""
+    reference, outputs = both(run, result)
+    gives = run.manifest.model.gives
+    show = gives.first.means.show
+    if show is None:
+        return None
+    validation = run.validation_of(run.manifest.step(result.step))
+    names, pixels = file_names(run, validation), pixels_of(run, validation)
+    channels = result.preprocessing.channels
+
+    def image(index: int) -> Array | None:
+        if pixels is None or not 0 <= index < len(pixels):
+            return None
+        return as_rgb(pixels[index], channels)
+
+    found = show(gives.split(outputs)[0], gives.split(reference)[0], ImagesSeen(image), SHOWN_ROWS)
+    rows = tuple(
+        PictureRow(
+            name=clean(names[each.index], 120) if each.index < len(names) else f"image {each.index}",
+            words=each.words,
+            pictures=tuple(Captioned(caption, encoded(picture)) for caption, picture in each.pictures),
+        )
+        for each in found.rows
+    )
+    return Pictures(found.title, found.total, found.n, rows)
 
 
 def classes(found: Predictions) -> Classes | None:
@@ -138,11 +187,21 @@ def pixels_of(run: RunFiles, validation: StepRecord | None) -> Array | None:
     return pixels if pixels.ndim == 4 and pixels.dtype == np.uint8 and pixels.shape[3] in (1, 3) else None
 
 
+def as_rgb(pixels: Array, channels: str) -> Array:
+    """Pixels [height, width, 3] of an image in a model's own order of channels."""
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels[..., ::-1] if channels == "BGR" else pixels)
+
+
 def thumbnail(pixels: Array, channels: str) -> str:
     """A small JPEG of an image as a data URI."""
-    if pixels.shape[2] == 3 and channels == "BGR":
-        pixels = pixels[..., ::-1]
-    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    return encoded(as_rgb(pixels, channels))
+
+
+def encoded(picture: Array) -> str:
+    """A small JPEG of a picture [height, width, 3] as a data URI."""
+    image = Image.fromarray(picture)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, optimize=True)

@@ -14,6 +14,7 @@ from edgevit.reporting.sections import (
     Heat,
     Latency,
     Loss,
+    Pictures,
     Placement,
     Precision,
     Verdict,
@@ -57,6 +58,7 @@ class Artefact:
     gains: tuple[Gain, ...]
     classes: Classes | None
     changes: Changes | None
+    pictures: Pictures | None
     heat: Heat | None
     placement: Placement | None
     delegate: Delegate | None

@@ -8,9 +8,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from edgevit.outputs.kinds import KINDS
+from edgevit.outputs.kinds import unit_of as lost_unit
 from edgevit.reporting import charts
 from edgevit.reporting.content import Report
-from edgevit.reporting.sections import Heat, LayerBar, Placement, Verdict
+from edgevit.reporting.sections import Heat, LayerBar, Loss, Placement, Verdict
 from edgevit.reporting.text import megabytes, points, two_digits
 from edgevit.reporting.verdict import tenths
 
@@ -53,9 +55,19 @@ def render(report: Report) -> str:
         unit_of=unit_of,
         two_digits=two_digits,
         limit_points=points,
+        lost_unit=lost_unit,
+        figures=figures,
         costliest=costliest,
         legend=LEGEND,
     )
+
+
+def figures(loss: Loss) -> list[str]:
+    """What an output's kind is told by, less what stands in larger letters."""
+    means = KINDS[loss.kind]
+    if means.classifies:
+        return [f"same answer as float on {100 * loss.agreement:.1f}\u202f%"]
+    return [f"{each.title} {each.value(loss)}" for each in means.columns if each.value(loss)]
 
 
 def tone(verdict: Verdict) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from edgevit.outputs.kinds import KINDS
+from edgevit.outputs.kinds import unit_of as lost_unit
 from edgevit.reporting.content import Artefact, Pareto, Report, Run
 from edgevit.reporting.html import capitalize_first, decimals, scaled, unit_of, word
 from edgevit.reporting.sections import Bench, Loss
@@ -65,12 +67,10 @@ def lost(loss: Loss | None) -> str:
     """The loss in a cell."""
     if loss is None:
         return "not measured"
-    same = f"same answer on {100 * loss.agreement:.1f} %, n = {loss.n}, {loss.how}"
+    same = f"{KINDS[loss.kind].same} on {100 * loss.agreement:.1f} %, n = {loss.n}, {loss.how}"
     if loss.drop_points is None or loss.drop_low is None or loss.drop_high is None:
         return same
-    return (
-        f"{loss.drop_points:.2f} points of top-1 [{tenths(loss.drop_low)}, {tenths(loss.drop_high)}]; {same}"
-    )
+    return f"{loss.drop_points:.2f} {lost_unit(loss)} [{tenths(loss.drop_low)}, {tenths(loss.drop_high)}]; {same}"
 
 
 def waterfall(run: Run) -> list[str]:
@@ -114,6 +114,10 @@ def artefact(each: Artefact) -> Iterator[str]:
         ]
         if rows:
             yield from table(("image", "it is", "float", "now", ""), rows)
+    if each.pictures is not None:
+        yield from (f"### {each.pictures.title}: {each.pictures.total} of {each.pictures.n}", "")
+        if each.pictures.rows:
+            yield from table(("image", ""), [(row.name, row.words) for row in each.pictures.rows])
     if each.classes is not None and each.classes.changed:
         both = (*each.classes.worst, *each.classes.best)
         yield from ("### Classes that lost or won most", "")

@@ -88,6 +88,33 @@ class Changes:
 
 
 @dataclass(frozen=True)
+class Captioned:
+    """A small picture with its caption."""
+
+    caption: str
+    thumbnail: str
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """An image whose output changed: its file, in words how, pictures of both answers."""
+
+    name: str
+    words: str
+    pictures: tuple[Captioned, ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images whose output changed, where it is no class: all counted, the most changed shown."""
+
+    title: str
+    total: int
+    n: int
+    rows: tuple[PictureRow, ...]
+
+
+@dataclass(frozen=True)
 class Heat:
     """Estimated error (KL in nats per image) that int8 causes at each tensor: rows are blocks, columns kinds.
 

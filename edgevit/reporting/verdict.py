@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.metrics.classification import paired_interval
+from edgevit.outputs.kinds import unit_of
 from edgevit.reporting.sections import Loss, Verdict
 
 MAX_IMAGES = 1_000_000
@@ -24,7 +27,7 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
         return Verdict("can't tell", why, limit, origin)
     if loss.drop_points is None or loss.drop_low is None or loss.drop_high is None:
         return unlabelled(loss, limit, origin)
-    seen = f"between {tenths(loss.drop_low)} and {tenths(loss.drop_high)} points"
+    seen = f"between {tenths(loss.drop_low)} and {tenths(loss.drop_high)} {unit_of(loss)}"
     if gate == "missed":
         return Verdict("no", missed(loss, limit), limit, origin)
     proved = acceptance.proves(loss.drop_low, loss.drop_high)
@@ -39,7 +42,7 @@ def verdict(loss: Loss | None, max_drop: float | None, gate: str | None) -> Verd
 
 def missed(loss: Loss, limit: float) -> str:
     """Why a gate was missed: by the loss, or by the search for a precision plan on the calibration images."""
-    lost = f"it lost {tenths(loss.drop_points or 0.0)} points on {loss.n} images ({loss.how})"
+    lost = f"it lost {tenths(loss.drop_points or 0.0)} {unit_of(loss)} on {loss.n} images ({loss.how})"
     if not Acceptance(limit).allows(loss.drop_points or 0.0):
         return f"{lost}; --max-drop allows {limit:g}"
     return f"{lost}, but on the calibration images no precision plan was proved within --max-drop {limit:g}"
@@ -72,7 +75,9 @@ def unlabelled(loss: Loss, limit: float, origin: str) -> Verdict:
 
 def images_needed(loss: Loss, limit: float) -> int | None:
     """The fewest images whose interval would leave the limit out, at the rates seen; None beyond a million."""
-    lost, won = (loss.lost or 0) / loss.n, (loss.won or 0) / loss.n
+    if loss.lost is None:
+        return by_spread(loss, limit)
+    lost, won = loss.lost / loss.n, (loss.won or 0) / loss.n
 
     def tells(n: int) -> bool:
         low, high = paired_interval(round(lost * n), round(won * n), n)
@@ -87,6 +92,14 @@ def images_needed(loss: Loss, limit: float) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if tells(middle) else (middle, high)
     return high
+
+
+def by_spread(loss: Loss, limit: float) -> int | None:
+    """The same for a loss that is no count of images: its interval narrows with the root of their number."""
+    half = ((loss.drop_high or 0.0) - (loss.drop_low or 0.0)) / 2
+    apart = abs((loss.drop_points or 0.0) - limit)
+    needed = math.ceil(loss.n * (half / apart) ** 2) if apart else MAX_IMAGES + 1
+    return needed if needed <= MAX_IMAGES else None
 
 
 def tenths(value: float) -> str:

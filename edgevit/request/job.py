@@ -46,6 +46,8 @@ class Job:
     toolkits: tuple[str, ...] = ()
     compression: CompressionRequest = CompressionRequest()
     preprocessing: PreprocessingRequest = PreprocessingRequest()
+    outputs: tuple[str, ...] = ()
+    normalize: bool = False
 
     @property
     def acceptance(self) -> Acceptance:
@@ -78,6 +80,8 @@ class Job:
             "without": list(self.without),
             "compression": self.compression.to_json(),
             "preprocessing": self.preprocessing.to_json(),
+            "outputs": list(self.outputs),
+            "normalize": self.normalize,
             "max_drop": self.max_drop,
             "plan": None if self.plan is None else self.plan.to_json(),
             "search_minutes": self.search_minutes,

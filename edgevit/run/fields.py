@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edgevit.metrics.classification import Accuracy
+from edgevit.outputs.kinds import KINDS
 
 
 def plain_name(name: str) -> str:
@@ -33,9 +34,13 @@ def finite(number: float) -> float:
 def whole(accuracy: Accuracy) -> Accuracy:
     """An accuracy with finite figures, and with all of those that need labels or none. Raises ValueError."""
     values = accuracy.to_json()
-    if accuracy.n < 1 or not all(math.isfinite(each) for each in values.values() if each is not None):
+    numbers = [each for each in values.values() if isinstance(each, int | float)]
+    if accuracy.n < 1 or accuracy.kind not in KINDS or not all(map(math.isfinite, numbers)):
         raise ValueError("is not a measurement")
-    if len({values[name] is None for name in NEED_LABELS}) > 1:
+    if (
+        len({values[name] is None for name in NEED_LABELS}) > 1
+        or len({values[name] is None for name in LOSS}) > 1
+    ):
         raise ValueError("has only some of the figures that need labels")
     lost, won = accuracy.lost or 0, accuracy.won or 0
     if lost < 0 or won < 0 or lost + won > accuracy.n:
@@ -48,12 +53,10 @@ NEED_LABELS = (
     "top5",
     "reference_top1",
     "reference_top5",
-    "drop_points",
-    "drop_low",
-    "drop_high",
     "lost",
     "won",
 )
+LOSS = ("drop_points", "drop_low", "drop_high")
 Measured = Annotated[Accuracy, AfterValidator(whole)]
 FileName = Annotated[str, AfterValidator(plain_name)]
 Real = Annotated[float, AfterValidator(finite)]

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
 from edgevit.errors import InputError
 from edgevit.files import read_input, write_atomically
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.outputs.output import CLASS_SCORES, Outputs, outputs_from
 from edgevit.run.fields import Count, FileName, Real, Record, first_problem
 from edgevit.run.results import Cost, Failure, Reduction, Result
 from edgevit.targets.profiles import Board, Recipe
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT, OLDEST = 3, 2
 AGAIN = "Run edgevit convert again with this --out"
 
 
@@ -45,13 +46,22 @@ class StepRecord(Record):
     cached: bool = False
 
 
+class OutputRecord(Record):
+    """One of a model's outputs: its name, its kind, its shape for one image; () fits any."""
+
+    name: str
+    kind: Literal["logits", "embedding", "segmentation", "depth", "dense", "tokens", "boxes", "tensor"]
+    shape: tuple[Count, ...] = ()
+
+
 class ModelRecord(Record):
     """The model as it was loaded; `key` is the step that identifies it, `files` the sha256 of
     the user's files by their names."""
 
     name: str
     source: str
-    num_classes: Count
+    num_classes: Count | None
+    outputs: tuple[OutputRecord, ...] = ()
     key: str = ""
     preprocessing: Preprocessing
     preprocessing_from: str = ""
@@ -62,6 +72,11 @@ class ModelRecord(Record):
     labels: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def gives(self) -> Outputs:
+        """What the model gives; runs of before there were kinds are of classifiers."""
+        return outputs_from(self.outputs) if self.outputs else CLASS_SCORES
 
 
 class PreprocessingCheck(Record):
@@ -105,6 +120,8 @@ class Configuration(Record):
     precisions: tuple[str, ...] = ()
     recipe: str = ""
     without: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    normalize: bool = False
     max_drop: Real | None = None
     seed: Count = 0
 
@@ -208,5 +225,5 @@ def refuse_other_format(content: bytes, what: str) -> None:
         raise InputError(
             what, f"its manifest has format {found}, this edgevit knows {FORMAT}", "Update edgevit"
         )
-    if found < FORMAT:
+    if found < OLDEST:
         raise InputError(what, f"its manifest has format {found}, of an older edgevit", AGAIN)

@@ -36,6 +36,13 @@ class Answers:
 
     def __init__(self, folder: Path) -> None:
         self.run: RunFiles = read_run(folder, "cannot try")
+        gives = self.run.manifest.model.gives
+        if gives.classes is None:
+            raise InputError(
+                f"cannot try {folder}",
+                f"the page shows classes, and its model gives {gives.first.means.description}",
+                "Use edgevit predict --save for its outputs",
+            )
         self.sources: dict[str, Source] = {}
         for result in self.run.results:
             try:
@@ -70,7 +77,7 @@ class Answers:
             run = runner_of(source.artefact)
             assert run is not None  # choose() took only those
             outputs = run(source.artefact, pixels[None], source.preprocessing, QUIET)
-        found = guesses(outputs[0], source.names, TOP)
+        found = guesses(self.run.manifest.model.gives.split(outputs)[0][0], source.names, TOP)
         took = round(1000 * (time.perf_counter() - begun), 1)
         return {"key": key, "classes": [[each.name, each.probability] for each in found], "ms": took}
 

@@ -7,7 +7,8 @@ import pytest
 
 from edgevit.backends.trials import Trial, Trials, best_of, record
 from edgevit.errors import EdgevitError
-from edgevit.metrics.acceptance import CHANGES_PER_POINT, Acceptance
+from edgevit.metrics.acceptance import Acceptance
+from edgevit.metrics.predicted_loss import CHANGES_PER_POINT
 
 IMAGES, CLASSES, ROUNDS = 96, 10, 12
 

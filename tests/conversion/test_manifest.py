@@ -41,15 +41,20 @@ def test_a_missed_limit_ends_with_code_4_and_says_what_it_would_take(tmp_path: P
         refuse_missed_gate(manifest)
     assert caught.value.exit_code == 4
     assert str(caught.value) == (
-        f"--max-drop 0.01 was not met: rk3588 int8 lost 2.00 points; {SENTENCE}. The artefacts are kept and marked "
-        "in manifest.json; use --precision float where the target has it, or accept a larger drop."
+        f"--max-drop 0.01 was not met: rk3588 int8 lost 2.00 points of top-1; {SENTENCE}. The artefacts are kept "
+        "and marked in manifest.json; use --precision float where the target has it, or accept a larger drop."
     )
 
 
+def accuracy(agreement: float) -> dict[str, Any]:
+    common = {"n": 100, "agreement_low": 0.0, "agreement_high": 1.0, "kl": 0.1, "cosine": 0.5}
+    return {**common, "agreement": agreement}
+
+
 def test_an_artefact_that_computes_something_else_is_called_broken() -> None:
-    warning = broken("rk2118", "float", {"agreement": 0.06})
+    warning = broken("rk2118", "float", accuracy(0.06))
     assert warning is not None
     assert warning.startswith("rk2118 float DOES NOT COMPUTE THIS MODEL: it keeps 6 % of the predictions; ")
-    assert broken("rk2118", "float", {"agreement": 0.99}) is None
-    assert broken("rk3588", "int8", {"agreement": 0.93}) is None
+    assert broken("rk2118", "float", accuracy(0.99)) is None
+    assert broken("rk3588", "int8", accuracy(0.93)) is None
     assert broken("rk3588", "int8", None) is None

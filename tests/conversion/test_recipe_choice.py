@@ -19,6 +19,7 @@ from edgevit.conversion import recipe_choice
 from edgevit.conversion.recipe_choice import Choosing, choose_plan, fixed_recipe, split
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.metrics.acceptance import Acceptance
+from edgevit.outputs.output import CLASS_SCORES
 from edgevit.progress import Progress, Quiet
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.targets.profiles import Recipe, load_board, load_recipe
@@ -61,6 +62,7 @@ def make(folder: Path, images: int = 64, **changes: Any) -> Choosing:
         plan=PrecisionPlan(precision="int8"),
         fixed=None,
         acceptance=Acceptance(0.5),
+        outputs=CLASS_SCORES,
     )
     return replace(plain, **changes)
 

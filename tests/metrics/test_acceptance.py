@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edgevit.metrics.acceptance import CHANGES_PER_POINT, DEFAULT_MAX_DROP, Acceptance, provable_drop
-from edgevit.metrics.predicted_loss import PredictedLoss
+from edgevit.metrics.acceptance import DEFAULT_MAX_DROP, Acceptance, provable_drop
+from edgevit.metrics.predicted_loss import CHANGES_PER_POINT, PredictedLoss
 
 LOSS = PredictedLoss(
     points=0.1, upper=0.2, changes=0.5, changes_upper=0.9, agreement=0.99, cosine=0.99, kl=0.01, images=128

@@ -58,7 +58,6 @@ def change(path: str, part: Any) -> Any:
     [
         ("norm", nn.BatchNorm1d(17), "norm is a BatchNorm1d"),
         ("head", nn.Sequential(nn.Linear(24, 4)), "head is a Sequential"),
-        ("head", nn.Identity(), "head is a Identity"),
         ("patch_embed.norm", nn.ReLU(), "patch_embed.norm is a ReLU"),
         ("blocks.1.attn.proj", nn.Identity(), "blocks.1.attn.proj is a Identity"),
         ("blocks.0.mlp.act", nn.Softmax(-1), "blocks.0.mlp.act is a Softmax"),

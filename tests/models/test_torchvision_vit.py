@@ -119,7 +119,7 @@ def test_wrong_mapping_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         lambda width, eps, **options: torch.nn.LayerNorm(width, eps=0.5, **options),
     )
     with pytest.raises(
-        ParityError, match="cannot map torchvision:vit_b_16 to the canonical ViT: logits differ"
+        ParityError, match="cannot map torchvision:vit_b_16 to the canonical ViT: outputs differ"
     ):
         load_model("torchvision:vit_b_16", path)
 

@@ -142,7 +142,7 @@ def test_measurements_on_a_board_are_matched_and_decide(tmp_path: Path) -> None:
     assert npu.gains[0].value == "8.00 ms"
     assert npu.gains[0].how == "measured on Radxa ROCK 5B"
     assert npu.benches[0].same_as_local == (
-        "same predictions as the local evaluation on 49 of 50 images, largest output difference 0.25"
+        "same answers as the local evaluation on 49 of 50 images, largest output difference 0.25"
     )
 
 
@@ -319,7 +319,7 @@ def test_a_measurement_that_is_not_json_is_named(tmp_path: Path) -> None:
         (None, "it has no manifest.json. Give the folder of a finished run"),
         ("{", "manifest.json is not JSON. Run edgevit convert again with this --out"),
         ("[]", "manifest.json is not one of edgevit's. Run edgevit convert again with this --out"),
-        ('{"format": 99}', "its manifest has format 99, this edgevit knows 2. Update edgevit"),
+        ('{"format": 99}', "its manifest has format 99, this edgevit knows 3. Update edgevit"),
         (
             '{"format": 1, "model": {}, "results": []}',
             "its manifest has format 1, of an older edgevit. Run edgevit convert again with this --out",

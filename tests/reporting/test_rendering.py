@@ -63,6 +63,7 @@ KEPT = {
     "artefact",
     "target",
     "effects",
+    "kind",
     "boards",
     "recipe",
 }

@@ -27,7 +27,7 @@ def test_yes_when_the_whole_interval_is_within_the_limit() -> None:
     answer = verdict(measured(0, 0, 1000), None, None)
     assert answer.answer == "yes"
     assert answer.because == (
-        "the loss is between \u22120.3 and 0.3 points (95 %, n = 1000, vendor simulator), "
+        "the loss is between \u22120.3 and 0.3 points of top-1 (95 %, n = 1000, vendor simulator), "
         "within the limit of 0.5"
     )
     assert answer.limit_from == "edgevit's default; set yours with --max-drop"
@@ -48,7 +48,9 @@ def test_nothing_is_claimed_where_the_interval_holds_the_limit() -> None:
 def test_a_missed_gate_is_a_no_even_if_the_interval_reaches_the_limit() -> None:
     answer = verdict(measured(5, 1, 200), 1.0, "missed")
     assert answer.answer == "no"
-    assert answer.because == "it lost 2.0 points on 200 images (vendor simulator); --max-drop allows 1"
+    assert (
+        answer.because == "it lost 2.0 points of top-1 on 200 images (vendor simulator); --max-drop allows 1"
+    )
     assert answer.limit_from == "yours, from --max-drop"
 
 
@@ -56,8 +58,8 @@ def test_a_gate_missed_by_the_search_says_so() -> None:
     answer = verdict(measured(0, 0, 200), 1.0, "missed")
     assert answer.answer == "no"
     assert answer.because == (
-        "it lost 0.0 points on 200 images (vendor simulator), but on the calibration images no precision plan "
-        "was proved within --max-drop 1"
+        "it lost 0.0 points of top-1 on 200 images (vendor simulator), but on the calibration images no precision "
+        "plan was proved within --max-drop 1"
     )
 
 

@@ -101,7 +101,9 @@ def attempt(request: FloatRequest, without: tuple[str, ...], job: Path, progress
     except ToolchainError as error:
         file.unlink(missing_ok=True)
         return Attempt(without, file, None, math.inf, error)
-    return Attempt(without, file, found, relative_error(found, np.load(request.probe.outputs)))
+    return Attempt(
+        without, file, found, relative_error(found, np.load(request.probe.outputs), request.probe.sizes)
+    )
 
 
 def log_of(request: FloatRequest) -> str:

@@ -20,16 +20,17 @@ MOST, SECONDS = 8, 120.0
 def sparing(request: TrialRequest, closest: Candidate, progress: Progress) -> tuple[Candidate, ...]:
     """The candidate without the layers that cost it most, all of them and the first half of them.
 
-    What layers cost: the KL to float with only them quantized, on the first images that ranges are fitted on.
+    What layers cost: the difference to float with only them quantized, on the first images that ranges are
+    fitted on.
     """
-    from edgevit.metrics.difference import difference  # brings scipy
+    from edgevit.outputs.output import CLASS_SCORES  # brings scipy
 
     source, preprocessing = request.source_model, request.preprocessing
     layers = with_weights(source, QUANTIZED)
     images = np.load(request.fit, mmap_mode="r", allow_pickle=False)[:IMAGES]
     expected = run(source, images, preprocessing, QUIET)
     options = OnnxOptions(**closest.options)
-    tried = 0
+    outputs, tried = request.outputs or CLASS_SCORES, 0
 
     def cost(group: Sequence[str]) -> float:
         nonlocal tried
@@ -38,7 +39,7 @@ def sparing(request: TrialRequest, closest: Candidate, progress: Progress) -> tu
         left = tuple(name for name in layers if name not in group)
         model = request.out / "alone.onnx"
         quantize(source, model, options.model_copy(update={"float_layers": left}), request.fit, preprocessing)
-        return difference(run(model, images, preprocessing, QUIET), expected).kl
+        return outputs.difference(run(model, images, preprocessing, QUIET), expected).kl
 
     found = list(costliest(layers, cost, most=MOST, seconds=SECONDS))
     counts = dict.fromkeys(count for count in (len(found), len(found) // 2) if count)

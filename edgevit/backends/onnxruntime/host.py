@@ -44,12 +44,13 @@ def in_turns(
 def run(
     model: Path, pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing, progress: Progress
 ) -> npt.NDArray[np.float32]:
-    """Outputs float32 [n, classes] for pixels uint8 [n, height, width, channels]."""
+    """Outputs float32 [n, values], all of them side by side, for pixels uint8 [n, height, width, channels]."""
     session = open_model(model)
     name = session.get_inputs()[0].name
     rows: list[Any] = []
     for number, image in enumerate(pixels):
-        rows.append(session.run(None, {name: preprocessing.normalise(np.asarray(image)[None])})[0][0])
+        given = session.run(None, {name: preprocessing.normalise(np.asarray(image)[None])})
+        rows.append(np.concatenate([each.reshape(-1) for each in given]))
         progress.advance(number + 1, len(pixels))
     return np.stack(rows).astype(np.float32)
 

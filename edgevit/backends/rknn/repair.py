@@ -39,12 +39,12 @@ def prove(
     expected, jobs = np.load(probe.outputs, allow_pickle=False), request.out / "jobs"
     limit_s = time_limit_s(request)
     first, found = simulated(request.board.toolchain, arguments, probe, jobs / "as-built", progress, limit_s)
-    proof = Proof(len(expected), relative_error(found, expected))
+    proof = Proof(len(expected), relative_error(found, expected, probe.sizes))
     if proof.right:
         return proof, first
     assert request.onnx is not None and request.board.npu is not None
     images = request.preprocessing.normalise(np.load(probe.pixels, allow_pickle=False)[:FEW])
-    own = float16.own_error(request.onnx, images, expected[:FEW])
+    own = float16.own_error(request.onnx, images, expected[:FEW], probe.sizes)
     if not math.isfinite(own):
         node, largest = float16.largest_value(request.onnx, images)
         reason = f"{node} reaches {largest:.0f}, more than float16 holds ({float16.LARGEST:.0f})"
@@ -59,7 +59,7 @@ def prove(
         f"{request.board.id}: the compiled graph computes something else (relative error {proof.error:.2g}); "
         "searching the compiler's rules for the cause"
     )
-    few = Probe(request.out / "few.npy", request.out / "few-outputs.npy")
+    few = Probe(request.out / "few.npy", request.out / "few-outputs.npy", probe.sizes)
     np.save(few.pixels, np.load(probe.pixels, allow_pickle=False)[:FEW])
     np.save(few.outputs, expected[:FEW])
     # Rules that the build died of need not be tried again in every trial.
@@ -78,7 +78,7 @@ def prove(
         )
         proof = replace(
             proof,
-            repaired=relative_error(found, expected),
+            repaired=relative_error(found, expected, probe.sizes),
             left_out=cure.left_out,
             options=cure.options(arguments),
             cycles=(parse_log(first.log).cycles, parse_log(last.log).cycles),
@@ -126,7 +126,7 @@ def searched(
             return "died", 0
         finally:
             shutil.rmtree(job, ignore_errors=True)
-        right = relative_error(outputs, expected) <= proof.tolerance
+        right = relative_error(outputs, expected, few.sizes) <= proof.tolerance
         return "right" if right else "wrong", parse_log(built.log).cycles
 
     assert request.onnx is not None
@@ -186,6 +186,7 @@ def simulated(
             "outputs": str(outputs.resolve()),
             "expected": str(probe.outputs.resolve()),
             "tolerance": tolerance,
+            "sizes": list(probe.sizes),
         },
     }
     built = build(toolchain, "build", values, job, progress, timeout_s)

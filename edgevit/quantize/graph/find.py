@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from edgevit.metrics.difference import difference
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.graph.forward import Graph, Tensor, keep
+from edgevit.quantize.graph.forward import Graph, keep
 from edgevit.quantize.graph.groups import candidate_plans
+from edgevit.quantize.graph.operations import Tensor
 from edgevit.quantize.graph.rounding import int8_outputs, scaled_effects
 from edgevit.quantize.graph.statistics import Ends, collect, extremes
 from edgevit.quantize.graph.structure import Structure, computed, structure_of
@@ -32,6 +33,7 @@ class Observed:
     proto: onnx.ModelProto
     ends: Ends
     plan: PrecisionPlan
+    outputs: tuple[str, ...]  # the tensors that leave the graph
 
 
 def observe(proto: onnx.ModelProto, images: Tensor, progress: Progress = QUIET) -> Observed:
@@ -45,7 +47,8 @@ def observe(proto: onnx.ModelProto, images: Tensor, progress: Progress = QUIET) 
     count = LENIENTLY_MATCHED_IMAGES
     first = {name: (low[:count], high[:count]) for name, (low, high) in ends.items()}
     plan = PrecisionPlan("int8", ranges=full(ends), calibrated_ranges=full(first), lenient=True)
-    return Observed(graph, proto, ends, plan)
+    given = tuple(dict.fromkeys(same[name] for name in graph.outputs_named if same[name] in plan.ranges))
+    return Observed(graph, proto, ends, plan, given)
 
 
 def full(ends: Ends) -> dict[str, Range]:
@@ -65,20 +68,28 @@ class Prepared:
 
 
 def prepare(
-    observed: Observed, stored: Collection[str], images: Tensor, *, seed: int, progress: Progress = QUIET
+    observed: Observed,
+    stored: Collection[str],
+    images: Tensor,
+    *,
+    seed: int,
+    outputs: Outputs = CLASS_SCORES,
+    progress: Progress = QUIET,
 ) -> Prepared:
     """Choose ranges on calibration images for the tensors that a compiler stores, and estimate what each costs."""
     names = [name for name in observed.plan.ranges if name in stored]
     structure = structure_of(observed.proto, names)
-    statistics = collect(observed.graph, names, images, observed.ends, seed=seed, progress=progress)
+    statistics = collect(
+        observed.graph, names, images, observed.ends, seed=seed, outputs=outputs, progress=progress
+    )
     held_out = images[-RANGE_IMAGES:]
     expected = observed.graph.outputs(held_out, keep)
     tried: dict[str, tuple[float, dict[str, Range]]] = {}
     for observer in TRIED_OBSERVERS:
         progress.advance(len(tried), len(TRIED_OBSERVERS), f"ranges by {observer}")
         spans = ranges_by(observer, observed.plan.ranges, statistics, structure)
-        outputs = int8_outputs(observed.graph, structure, held_out, spans)
-        tried[observer] = difference(outputs, expected).kl, spans
+        found = int8_outputs(observed.graph, structure, held_out, spans)
+        tried[observer] = outputs.difference(found, expected).kl, spans
     measured, best = min(tried.values(), key=lambda pair: pair[0])
     effects = {name: statistics[name].effect(best[name]) for name in names if name in statistics}
     effects = scaled_effects(structure, effects, measured)

@@ -5,27 +5,24 @@ ONNX Runtime is quicker but shows no gradients, and would need a graph of its ow
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
-from torch.nn import functional
 
 from edgevit.errors import EdgevitError
+from edgevit.quantize.graph.operations import OPERATIONS, Tensor
 
-Tensor = torch.Tensor
 # Called with a tensor's name and its value, gives what its readers see.
 Tap = Callable[[str, Tensor], Tensor]
-Attributes = Mapping[str, Any]
 BATCH = 8
 
 
 class Graph:
-    """A graph [1, channels, height, width] -> [1, classes] that torch can run; `weights` are its float constants.
+    """A graph [1, channels, height, width] -> its outputs that torch can run; `weights` are its float constants.
 
     Raises EdgevitError for an operation that isn't known.
     """
@@ -35,7 +32,8 @@ class Graph:
             (node, {each.name: helper.get_attribute_value(each) for each in node.attribute})
             for node in model.graph.node
         ]
-        self.input, self.output = model.graph.input[0].name, model.graph.output[0].name
+        self.input = model.graph.input[0].name
+        self.outputs_named = [each.name for each in model.graph.output]
         arrays = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
         self.weights = {
             name: torch.from_numpy(np.array(each))
@@ -52,7 +50,7 @@ class Graph:
             )
 
     def run(self, image: Tensor, tap: Tap, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The output [classes] for one image [channels, height, width]; `weights` replace the graph's own."""
+        """All outputs [values] for one image [channels, height, width]; `weights` replace the graph's own."""
         values: dict[str, Any] = {**self.numbers, **self.weights, **(weights or {})}
         values[self.input] = tap(self.input, image.unsqueeze(0))
         for node, attributes in self.nodes:
@@ -64,17 +62,16 @@ class Graph:
                 values[name] = (
                     tap(name, value) if isinstance(value, Tensor) and value.is_floating_point() else value
                 )
-        result: Tensor = values[self.output].reshape(-1)
-        return result
+        return torch.cat([values[name].reshape(-1) for name in self.outputs_named])
 
     def outputs(self, images: Tensor, tap: Tap, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Outputs [n, classes] for images [n, channels, height, width]; the tap sees batches of each tensor."""
+        """Outputs [n, values] for images [n, channels, height, width]; the tap sees batches of each tensor."""
         with torch.inference_mode():
             parts = [self.batch(part, tap, weights) for part in torch.split(images, BATCH)]
         return torch.cat(parts)
 
     def batch(self, images: Tensor, tap: Tap, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Outputs [n, classes] of one batch."""
+        """Outputs [n, values] of one batch."""
         every: Tensor = torch.func.vmap(lambda image: self.run(image, tap, weights))(images)
         return every
 
@@ -82,266 +79,3 @@ class Graph:
 def keep(_: str, value: Tensor) -> Tensor:
     """The tap that changes nothing."""
     return value
-
-
-def ints(value: Any) -> list[int]:
-    """A constant of integers, as an array or a tensor."""
-    return [int(each) for each in np.asarray(value).reshape(-1)]
-
-
-def axes_of(given: Sequence[Any], attributes: Attributes, position: int = 1) -> list[int] | None:
-    """Axes as an input of later opsets, or as an attribute of earlier ones."""
-    if len(given) > position and given[position] is not None:
-        return ints(given[position])
-    return list(attributes["axes"]) if "axes" in attributes else None
-
-
-def reduced(how: Callable[..., Tensor]) -> Callable[[Sequence[Any], Attributes], Tensor]:
-    """A reduction over axes."""
-
-    def run(given: Sequence[Any], attributes: Attributes) -> Tensor:
-        axes = axes_of(given, attributes) or list(range(given[0].ndim))
-        return how(given[0], tuple(axes), bool(attributes.get("keepdims", 1)))
-
-    return run
-
-
-def padded(value: Tensor, attributes: Attributes, fill: float = 0.0) -> Tensor:
-    """An image with the borders of a convolution or pool around it."""
-    pads = list(attributes.get("pads", [0, 0, 0, 0]))
-    if not any(pads):
-        return value
-    half = len(pads) // 2
-    sides = [pads[axis + half * end] for axis in reversed(range(half)) for end in (0, 1)]
-    return functional.pad(value, sides, value=fill)
-
-
-def convolution(given: Sequence[Any], attributes: Attributes) -> Any:
-    x, weight, bias = given[0], given[1], given[2] if len(given) > 2 else None
-    flat = weight.ndim == 3
-    run = functional.conv1d if flat else functional.conv2d
-    ones = [1] * (weight.ndim - 2)
-    return run(
-        padded(x, attributes),
-        weight,
-        bias,
-        attributes.get("strides", ones),
-        0,
-        attributes.get("dilations", ones),
-        int(attributes.get("group", 1)),
-    )
-
-
-def transposed_convolution(given: Sequence[Any], attributes: Attributes) -> Any:
-    pads = list(attributes.get("pads", [0, 0, 0, 0]))
-    more = [end - begin for begin, end in zip(pads[:2], pads[2:], strict=True)]
-    rest = [extra - each for extra, each in zip(attributes.get("output_padding", [0, 0]), more, strict=True)]
-    return functional.conv_transpose2d(
-        given[0],
-        given[1],
-        given[2] if len(given) > 2 else None,
-        attributes.get("strides", [1, 1]),
-        pads[:2],
-        rest,
-        int(attributes.get("group", 1)),
-        attributes.get("dilations", [1, 1]),
-    )
-
-
-def pooled(given: Sequence[Any], attributes: Attributes, *, largest: bool) -> Any:
-    kernel, strides = (
-        attributes["kernel_shape"],
-        attributes.get("strides", [1] * len(attributes["kernel_shape"])),
-    )
-    ceil = bool(attributes.get("ceil_mode", 0))
-    if largest:
-        return functional.max_pool2d(padded(given[0], attributes, -math.inf), kernel, strides, ceil_mode=ceil)
-    means = functional.avg_pool2d(padded(given[0], attributes), kernel, strides, ceil_mode=ceil)
-    if attributes.get("count_include_pad", 0) or not any(attributes.get("pads", [0])):
-        return means
-    inside = functional.avg_pool2d(
-        padded(torch.ones_like(given[0]), attributes), kernel, strides, ceil_mode=ceil
-    )
-    return means / inside
-
-
-def normalised(given: Sequence[Any], attributes: Attributes) -> Any:
-    x, axis = given[0], int(attributes.get("axis", -1)) % given[0].ndim
-    bias = given[2] if len(given) > 2 else None
-    return functional.layer_norm(x, x.shape[axis:], given[1], bias, float(attributes.get("epsilon", 1e-5)))
-
-
-def batch_normalised(given: Sequence[Any], attributes: Attributes) -> Any:
-    x, scale, shift, mean, variance = given[:5]
-    sizes = [-1, *[1] * (x.ndim - 2)]
-    factor = scale / torch.sqrt(variance + float(attributes.get("epsilon", 1e-5)))
-    return x * factor.reshape(sizes) + (shift - mean * factor).reshape(sizes)
-
-
-def instance_normalised(given: Sequence[Any], attributes: Attributes) -> Any:
-    x, scale, shift = given
-    axes, sizes = tuple(range(2, x.ndim)), [-1, *[1] * (x.ndim - 2)]
-    centred = x - x.mean(axes, keepdim=True)
-    spread = torch.sqrt(centred.square().mean(axes, keepdim=True) + float(attributes.get("epsilon", 1e-5)))
-    return centred / spread * scale.reshape(sizes) + shift.reshape(sizes)
-
-
-def matrix_product(given: Sequence[Any], attributes: Attributes) -> Any:
-    a = given[0].T if attributes.get("transA", 0) else given[0]
-    b = given[1].T if attributes.get("transB", 0) else given[1]
-    product = float(attributes.get("alpha", 1.0)) * (a @ b)
-    if len(given) < 3 or given[2] is None:
-        return product
-    return product + float(attributes.get("beta", 1.0)) * given[2]
-
-
-def reshaped(given: Sequence[Any], attributes: Attributes) -> Any:
-    sizes = ints(given[1])
-    if not attributes.get("allowzero", 0):
-        sizes = [given[0].shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
-    return given[0].reshape(sizes)
-
-
-def squeezed(given: Sequence[Any], attributes: Attributes) -> Any:
-    axes = axes_of(given, attributes)
-    return given[0].squeeze() if axes is None else given[0].squeeze(tuple(axes))
-
-
-def unsqueezed(given: Sequence[Any], attributes: Attributes) -> Any:
-    value, axes = given[0], axes_of(given, attributes) or []
-    rank = value.ndim + len(axes)
-    for axis in sorted(each % rank for each in axes):
-        value = value.unsqueeze(axis)
-    return value
-
-
-def flattened(given: Sequence[Any], attributes: Attributes) -> Any:
-    axis = int(attributes.get("axis", 1)) % (given[0].ndim + 1)
-    return given[0].reshape(math.prod(given[0].shape[:axis]), -1)
-
-
-def cut(given: Sequence[Any], attributes: Attributes) -> Any:
-    value = given[0]
-    starts, ends = ints(given[1]), ints(given[2])
-    axes = ints(given[3]) if len(given) > 3 and given[3] is not None else list(range(len(starts)))
-    steps = ints(given[4]) if len(given) > 4 and given[4] is not None else [1] * len(starts)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        chosen = list(range(value.shape[axis]))[slice(start, max(end, -(2**31)) if step > 0 else end, step)]
-        value = value.index_select(axis, torch.tensor(chosen, dtype=torch.long))
-    return value
-
-
-def parts(given: Sequence[Any], attributes: Attributes) -> tuple[Tensor, ...]:
-    axis = int(attributes.get("axis", 0))
-    if len(given) > 1 and given[1] is not None:
-        return tuple(given[0].split(ints(given[1]), axis))
-    count = int(attributes["num_outputs"])
-    return tuple(given[0].split(-(-given[0].shape[axis] // count), axis))
-
-
-def gathered(given: Sequence[Any], attributes: Attributes) -> Any:
-    axis, chosen = int(attributes.get("axis", 0)), np.asarray(given[1])
-    if not isinstance(given[0], Tensor):
-        return np.take(given[0], chosen, axis)
-    axis %= given[0].ndim
-    flat = torch.from_numpy(chosen.reshape(-1) % given[0].shape[axis]).long()
-    shape = [*given[0].shape[:axis], *chosen.shape, *given[0].shape[axis + 1 :]]
-    return given[0].index_select(axis, flat).reshape(shape)
-
-
-def bordered(given: Sequence[Any], attributes: Attributes) -> Any:
-    pads, half = ints(given[1]), len(ints(given[1])) // 2
-    fill = float(given[2]) if len(given) > 2 and given[2] is not None else 0.0
-    sides = [pads[axis + half * end] for axis in reversed(range(half)) for end in (0, 1)]
-    mode = attributes.get("mode", b"constant").decode()
-    return functional.pad(given[0], sides, mode=mode, **({"value": fill} if mode == "constant" else {}))
-
-
-def clipped(given: Sequence[Any], attributes: Attributes) -> Any:
-    ends = [given[position] if len(given) > position else None for position in (1, 2)]
-    low, high = (None if end is None else float(end) for end in ends)
-    low, high = attributes.get("min", low), attributes.get("max", high)
-    return given[0].clamp(low, high)
-
-
-def simple(how: Callable[..., Tensor]) -> Callable[[Sequence[Any], Attributes], Tensor]:
-    """An operation on its inputs alone."""
-    return lambda given, attributes: how(*given)
-
-
-def gelu(given: Sequence[Any], attributes: Attributes) -> Any:
-    return functional.gelu(given[0], approximate=attributes.get("approximate", b"none").decode())
-
-
-def constant(given: Sequence[Any], attributes: Attributes) -> Any:
-    array = numpy_helper.to_array(attributes["value"])
-    return torch.from_numpy(np.array(array)) if array.dtype == np.float32 else array
-
-
-OPERATIONS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
-    "Add": simple(torch.add),
-    "Sub": simple(torch.sub),
-    "Mul": simple(torch.mul),
-    "Div": simple(torch.div),
-    "Pow": simple(torch.pow),
-    "Max": simple(torch.maximum),
-    "Min": simple(torch.minimum),
-    "MatMul": simple(torch.matmul),
-    "Sqrt": simple(torch.sqrt),
-    "Reciprocal": simple(torch.reciprocal),
-    "Neg": simple(torch.neg),
-    "Abs": simple(torch.abs),
-    "Exp": simple(torch.exp),
-    "Log": simple(torch.log),
-    "Erf": simple(torch.erf),
-    "Tanh": simple(torch.tanh),
-    "Sigmoid": simple(torch.sigmoid),
-    "Relu": simple(torch.relu),
-    "Softplus": simple(functional.softplus),
-    "Mish": simple(functional.mish),
-    "HardSwish": simple(functional.hardswish),
-    "Identity": simple(lambda value: value),
-    "Cast": simple(lambda value: value),
-    "Gelu": gelu,
-    "Elu": lambda given, attributes: functional.elu(given[0], float(attributes.get("alpha", 1.0))),
-    "LeakyRelu": lambda given, attributes: functional.leaky_relu(
-        given[0], float(attributes.get("alpha", 0.01))
-    ),
-    "HardSigmoid": lambda given, attributes: (
-        float(attributes.get("alpha", 0.2)) * given[0] + float(attributes.get("beta", 0.5))
-    ).clamp(0, 1),
-    "Clip": clipped,
-    "Softmax": lambda given, attributes: given[0].softmax(int(attributes.get("axis", -1))),
-    "LayerNormalization": normalised,
-    "BatchNormalization": batch_normalised,
-    "InstanceNormalization": instance_normalised,
-    "ReduceMean": reduced(lambda value, axes, keep: value.mean(axes, keep)),
-    "ReduceSum": reduced(lambda value, axes, keep: value.sum(axes, keep)),
-    "ReduceMax": reduced(lambda value, axes, keep: value.amax(axes, keep)),
-    "ReduceMin": reduced(lambda value, axes, keep: value.amin(axes, keep)),
-    "ReduceL1": reduced(lambda value, axes, keep: value.abs().sum(axes, keep)),
-    "ReduceL2": reduced(lambda value, axes, keep: value.square().sum(axes, keep).sqrt()),
-    "GlobalAveragePool": lambda given, attributes: given[0].mean(tuple(range(2, given[0].ndim)), True),
-    "GlobalMaxPool": lambda given, attributes: given[0].amax(tuple(range(2, given[0].ndim)), True),
-    "AveragePool": lambda given, attributes: pooled(given, attributes, largest=False),
-    "MaxPool": lambda given, attributes: pooled(given, attributes, largest=True),
-    "Conv": convolution,
-    "ConvTranspose": transposed_convolution,
-    "Gemm": matrix_product,
-    "Reshape": reshaped,
-    "Transpose": lambda given, attributes: given[0].permute(
-        *attributes.get("perm", list(range(given[0].ndim))[::-1])
-    ),
-    "Squeeze": squeezed,
-    "Unsqueeze": unsqueezed,
-    "Flatten": flattened,
-    "Split": parts,
-    "Slice": cut,
-    "Concat": lambda given, attributes: torch.cat(list(given), int(attributes["axis"])),
-    "Gather": gathered,
-    "Expand": lambda given, attributes: given[0] * torch.ones(ints(given[1])),
-    "Pad": bordered,
-    "Where": simple(lambda condition, yes, no: torch.where(torch.as_tensor(condition), yes, no)),
-    "Constant": constant,
-    "Tile": lambda given, attributes: given[0].repeat(*ints(given[1])),
-}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from edgevit.quantize.fake_quantization import rounded_rows, scale_and_zero_point
-from edgevit.quantize.graph.forward import Graph, Tensor
+from edgevit.quantize.graph.forward import Graph
+from edgevit.quantize.graph.operations import Tensor
 from edgevit.quantize.graph.structure import Structure
 
 Ranges = Mapping[str, tuple[float, float]]

@@ -6,8 +6,10 @@ from collections.abc import Collection
 
 import torch
 
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.graph.forward import Graph, Tensor
+from edgevit.quantize.graph.forward import Graph
+from edgevit.quantize.graph.operations import Tensor
 from edgevit.quantize.observers import TensorStatistics
 
 Ends = dict[str, tuple[Tensor, Tensor]]
@@ -46,9 +48,16 @@ def joined(parts: list[dict[str, tuple[Tensor, Tensor]]], name: str, end: int) -
 
 
 def collect(
-    graph: Graph, names: Collection[str], images: Tensor, ends: Ends, *, seed: int, progress: Progress = QUIET
+    graph: Graph,
+    names: Collection[str],
+    images: Tensor,
+    ends: Ends,
+    *,
+    seed: int,
+    outputs: Outputs = CLASS_SCORES,
+    progress: Progress = QUIET,
 ) -> dict[str, TensorStatistics]:
-    """Random values of each tensor and their gradients of log p(y), y drawn from the graph's own prediction.
+    """Random values of each tensor and the gradients of what `outputs` sample (log p(y) of class scores).
 
     From the first GRADIENT_IMAGES of `images`; `ends` are of all.
     """
@@ -58,9 +67,8 @@ def collect(
     slopes: dict[str, list[Tensor]] = {name: [] for name in names}
     sizes: dict[str, int] = {}
     for done, part in enumerate(torch.split(first, BATCH)):
-        found, shifts, outputs = with_gradients(graph, names, part)
-        drawn = torch.multinomial(outputs.detach().softmax(-1), 1, generator=generator)
-        loss = outputs.log_softmax(-1).gather(1, drawn).sum()
+        found, shifts, given = with_gradients(graph, names, part)
+        loss = outputs.sampled(given, generator)
         gradients = torch.autograd.grad(loss, [shifts[name] for name in found], allow_unused=True)
         for name, gradient in zip(found, gradients, strict=True):
             flat = found[name].detach().flatten()

@@ -116,17 +116,18 @@ def rules_of(recipe: str | list[Values], recipes: Any) -> list[Values]:
 
 
 def run(model: str, pixels: str, mean: list[float], std: list[float], outputs: str, threads: int) -> Values:
-    """Run a .tflite over pixels uint8 [n, height, width, channels]; write outputs float32 [n, classes]."""
+    """Run a .tflite over pixels uint8 [n, height, width, channels]; write outputs float32 [n, values]."""
     import numpy as np
 
     step("run")
     interpreter = open_model(model, threads)
-    give, take = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    give, takes = interpreter.get_input_details()[0], in_order(interpreter)
     rows, total = [], len(np.load(pixels, mmap_mode="r"))
     for number, image in enumerate(normalised(pixels, mean, std)):
         interpreter.set_tensor(give["index"], as_input(image, give))
         interpreter.invoke()
-        rows.append(as_float(interpreter.get_tensor(take["index"]), take).reshape(-1).copy())
+        given = [as_float(interpreter.get_tensor(take["index"]), take).reshape(-1) for take in takes]
+        rows.append(np.concatenate(given))
         event(done=number + 1, total=total)
     with whole(outputs) as staging:
         np.save(staging, np.stack(rows).astype(np.float32))
@@ -202,6 +203,13 @@ CALLS: dict[str, Callable[..., Values]] = {
     "benchmark": benchmark,
     "partitions": partitions,
 }
+
+
+def in_order(interpreter: Any) -> list[Values]:
+    """Details of a model's outputs in the order in which the program gave them: output_0, output_1 and so on."""
+    details = {int(each["index"]): each for each in interpreter.get_output_details()}
+    (named,) = [each["outputs"] for each in interpreter._get_full_signature_list().values()]
+    return [details[named[name]] for name in sorted(named, key=lambda name: int(name.rpartition("_")[2]))]
 
 
 def open_model(model: str, threads: int) -> Any:

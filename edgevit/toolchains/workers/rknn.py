@@ -56,9 +56,10 @@ def build(
 
     `mean` and `std` are per channel in 0..255; the ONNX takes float32 [1, channels, height, width] normalised
     with them. `calibration` and `evaluate` are .npy files of pixels, uint8 [n, height, width, channels];
-    `outputs` is written as float32 [n, classes]. The simulator only works in the session that built. `options`
-    are passed to the toolkit's build. `probe` names `pixels` to simulate first, their `outputs` file, and those
-    `expected`: where they differ by more than `tolerance`, `evaluate` is left out.
+    `outputs` is written as float32 [n, values], all outputs side by side. The simulator only works in the
+    session that built. `options` are passed to the toolkit's build. `probe` names `pixels` to simulate first,
+    their `outputs` file, and those `expected`: where they differ by more than `tolerance`, `evaluate` is left
+    out.
     """
     with Session(target, mean, std, algorithm, disable_rules, config) as rknn:
         load(rknn, model)
@@ -188,14 +189,18 @@ def finish(
     } | common()
 
 
-def probed(rknn: Any, pixels: str, outputs: str, expected: str, tolerance: float) -> bool:
-    """Whether the outputs on a probe are those expected, by the norm of the difference over theirs."""
+def probed(
+    rknn: Any, pixels: str, outputs: str, expected: str, tolerance: float, sizes: list[int] | None = None
+) -> bool:
+    """Whether each output, of `sizes` values, is as expected on a probe, by the norm of the difference."""
     import numpy as np
 
     simulate(rknn, pixels, outputs)
     found, right = np.load(outputs), np.load(expected)
     # NaN compares false, so it counts as wrong.
-    return bool(np.linalg.norm(found - right) <= tolerance * np.linalg.norm(right))
+    ends = np.cumsum(sizes or [])[:-1]
+    parts = zip(np.split(found, ends, axis=1), np.split(right, ends, axis=1), strict=True)
+    return all(bool(np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)) for a, b in parts)
 
 
 def simulate(rknn: Any, evaluate: str, outputs: str) -> int:
@@ -208,7 +213,7 @@ def simulate(rknn: Any, evaluate: str, outputs: str) -> int:
         found = rknn.inference(inputs=[image[None]], data_format=["nhwc"])
         if not found:
             raise VendorFailed(f"inference gave nothing for image {number}")
-        rows.append(np.asarray(found[0], dtype=np.float32).reshape(-1))
+        rows.append(np.concatenate([np.asarray(each, dtype=np.float32).reshape(-1) for each in found]))
         event(done=number + 1, total=len(pixels))
     np.save("outputs.npy", np.stack(rows), allow_pickle=False)
     publish("outputs.npy", outputs)

@@ -126,7 +126,7 @@ def written(folder: Path, name: str) -> Any:
     with torch.no_grad():  # initial weights are so small that images hardly differ
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(4.0)
+                parameter.mul_(2.0)
     model.save_pretrained(folder)
     size = {"height": SIDE, "width": SIDE}
     transformers.ViTImageProcessor(size=size).save_pretrained(folder)

@@ -23,6 +23,7 @@ from edgevit.models import LoadedModel
 from edgevit.outputs.output import Outputs
 from edgevit.progress import Progress
 from edgevit.quantize.graph import find as graph_plans
+from edgevit.quantize.graph.structure import leaving
 from edgevit.quantize.mixed_precision import Judging, PlannedPrecision, find_plan
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import restored
@@ -236,9 +237,10 @@ def by_graph(
     board, backend = search.board, backend_of(search.board)
     assert board.npu is not None and backend.simulations is not None  # searchable() said so
     observed = graph_plans.observe(onnx.load(search.onnx), images, progress)
-    whole = observed.outputs if search.model.outputs.whole else ()
-    plan = replace(observed.plan, options=search.plan.options, sixteen_bit=whole)
+    plan = replace(observed.plan, options=search.plan.options)
     with backend.simulations(request_of(search, plan, folder), progress) as simulator:
+        if search.model.outputs.whole:
+            plan = replace(plan, sixteen_bit=leaving(observed.proto, simulator.stored))
         prepared = graph_plans.prepare(
             replace(observed, plan=plan),
             simulator.stored,

@@ -39,6 +39,11 @@ class Answers(nn.Module):
         super().__init__()
         self.model, self.outputs, self.flipped, self.pooled = model, tuple(outputs), flipped, pooled
 
+    @property
+    def around(self) -> nn.Module:
+        """What gives the answers."""
+        return self.model
+
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         found = self.model(pixel_values=images.flip(1) if self.flipped else images)
         if self.outputs != ("embedding",):

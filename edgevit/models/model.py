@@ -15,7 +15,7 @@ from edgevit.errors import InputError, ParityError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models.canonical import why_not_canonical
 from edgevit.models.checkpoint import one_line
-from edgevit.models.outputs import Selected, kind_of, named, rows_of
+from edgevit.models.outputs import Selected, inner, kind_of, named, rows_of
 from edgevit.outputs.output import Output, Outputs
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def finish(
             if found
             else "Leave the number of classes out",
         )
-    problem = why_not_canonical(module.module if isinstance(module, Selected) else module)
+    problem = why_not_canonical(inner(module))
     if isinstance(module, Selected) and problem is None:
         problem = "it gives several outputs"
     if problem is not None:

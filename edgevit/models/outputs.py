@@ -33,6 +33,11 @@ class Selected(nn.Module):
         super().__init__()
         self.module, self.names = module, tuple(names)
 
+    @property
+    def around(self) -> nn.Module:
+        """What it chooses outputs of."""
+        return self.module
+
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         found = dict(named(self.module(images)))
         chosen = tuple(found[name] for name in self.names)
@@ -48,6 +53,13 @@ class Normalised(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return functional.normalize(self.module(images), dim=-1)
+
+
+def inner(module: nn.Module) -> nn.Module:
+    """The user's own module, without what edgevit put around it to choose outputs."""
+    while (within := getattr(module, "around", None)) is not None:
+        module = within
+    return module
 
 
 def named(given: Any, prefix: str = "") -> Iterable[tuple[str, torch.Tensor]]:

@@ -20,9 +20,9 @@ class Kind:
     `description` says what it is, `same` what an artefact keeps of it. `difference` is for choices between
     candidates, `predicted` for what is accepted (without labels), `compare` for what is told. `sampled` is of a
     torch tensor (see `Outputs.sampled`). `columns` are a table's, explained by `legend`; `unit` is that of
-    `Accuracy.drop_points`, by labels and without. `classifies`: class scores of a whole image. `whole`: eight
-    bits would spoil it, so it leaves an artefact as floating-point numbers. `show` gives pictures of what
-    changed.
+    `Accuracy.drop_points`, by labels and without, `divergence` that of `Difference.kl`. `classifies`: class
+    scores of a whole image. `whole`: eight bits would spoil it, so it leaves an artefact as floating-point
+    numbers. `show` gives pictures of what changed.
     """
 
     description: str
@@ -34,6 +34,7 @@ class Kind:
     columns: tuple[Column, ...]
     legend: str
     unit: tuple[str, str]
+    divergence: str = "1 - cosine"
     classifies: bool = False
     whole: bool = True
     show: pictures.Show | None = None
@@ -64,6 +65,7 @@ KINDS: dict[str, Kind] = {
         ),
         legend="top-1, top-5, agrees (same prediction as float) in %; lost: points of top-1 against float, paired; "
         "KL in nats",
+        divergence="KL in nats",
         unit=("points of top-1", "points of top-1"),
         classifies=True,
         whole=False,
@@ -102,6 +104,7 @@ KINDS: dict[str, Kind] = {
         ),
         legend="pixels: those that keep the float model's class, mean IoU: with its map, in %; lost: pixels that "
         "change in %",
+        divergence="KL in nats",
         unit=("% of the pixels", "% of the pixels"),
         show=pictures.classes,
         draw=pictures.map_of_classes,
@@ -121,6 +124,7 @@ KINDS: dict[str, Kind] = {
         ),
         legend="correlation with the float model's map: mean and worst image; within 1.25: places whose ratio to "
         "it is, in %; off by: an image's median relative error, in %; lost: 1 - correlation in %",
+        divergence="1 - correlation",
         unit=("% of the correlation", "% of the correlation"),
         show=pictures.values,
         draw=pictures.map_of_values,
@@ -165,6 +169,7 @@ KINDS: dict[str, Kind] = {
         ),
         legend="match: boxes that overlap the float model's of the same query by half or more, overlap: their mean "
         "intersection over union, in %; lost: boxes that no longer match in %",
+        divergence="overlap lost",
         unit=("% of the boxes", "% of the boxes"),
         show=pictures.drawn_boxes,
     ),

@@ -157,7 +157,7 @@ def read_images(images: Sequence[Path], preprocessing: Preprocessing) -> list[Pi
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model says about pictures: `pixels` are what it saw, `rows` what it gave for those that could be read."""
+    """What a model says about pictures: `pixels` are what it saw, `rows` its outputs for those it could read."""
 
     found: list[Prediction]
     pixels: list[Pixels | str]

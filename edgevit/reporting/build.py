@@ -58,6 +58,8 @@ def run_of(run: RunFiles, name: str, anchor: str, labels: tuple[str, ...] | None
         source=clean(model.source),
         parameters=model.parameters or None,
         classes=model.num_classes or None,
+        metric=model.gives.first.means.columns[0].title,
+        divergence=model.gives.first.means.divergence,
         size=clean(model.preprocessing.describe(), 200),
         prepared_by=clean(model.preprocessing_from, 200),
         images=images_of(manifest),

@@ -91,6 +91,8 @@ class Run:
     source: str
     parameters: int | None
     classes: int | None
+    metric: str
+    divergence: str
     size: str
     prepared_by: str
     images: str

@@ -21,7 +21,11 @@ def render(report: Report) -> str:
     """The whole text."""
     lines = [f"# {escape(report.title)}", "", *verdicts(report), "", *map(escape_item, report.cautions), ""]
     for run in report.runs:
-        lines += [*waterfall(run), *(line for each in run.artefacts for line in artefact(each)), *made(run)]
+        lines += [
+            *waterfall(run),
+            *(line for each in run.artefacts for line in artefact(each, run)),
+            *made(run),
+        ]
     for plot in report.paretos:
         lines += pareto(plot)
     return "\n".join(lines).rstrip() + "\n"
@@ -74,7 +78,7 @@ def lost(loss: Loss | None) -> str:
 
 
 def waterfall(run: Run) -> list[str]:
-    """Top-1 stage by stage."""
+    """Right answers stage by stage."""
     rows = [
         (
             each.name,
@@ -88,11 +92,11 @@ def waterfall(run: Run) -> list[str]:
     ]
     title = [f"## Where the accuracy went: {escape(run.name)}", ""]
     notes = [f"- {escape(each.name)}: {escape(each.note)}" for each in run.waterfall if each.note]
-    columns = ("step", "top-1", "lost against float [95 %]", "how")
+    columns = ("step", run.metric, "lost against float [95 %]", "how")
     return [*title, *table(columns, rows), *notes, ""] if rows else []
 
 
-def artefact(each: Artefact) -> Iterator[str]:
+def artefact(each: Artefact, run: Run) -> Iterator[str]:
     """One artefact's sections."""
     yield from (
         f"## {escape(each.title)}",
@@ -123,19 +127,19 @@ def artefact(each: Artefact) -> Iterator[str]:
         yield from ("### Classes that lost or won most", "")
         counts = [(row.name, row.n, row.before, row.after, row.lost, row.won) for row in both]
         yield from table(("class", "n", "right before", "after", "lost", "won"), counts)
-    yield from tensors(each)
+    yield from tensors(each, run)
     yield from speed(each)
     yield from proof(each)
 
 
-def tensors(each: Artefact) -> Iterator[str]:
+def tensors(each: Artefact, run: Run) -> Iterator[str]:
     """Massive activations, error by tensor, precision."""
     if each.massive:
         yield from ("### Massive activations", "", f"{escape(capitalize_first(each.massive))}.", "")
     if each.heat is not None:
-        yield from (f"### Error that int8 causes, by tensor (KL, {unit_of(each.heat)[1]} of a nat)", "")
+        yield from (f"### Error that int8 causes, by tensor ({unit_of(each.heat)[1]}, {run.divergence})", "")
         rows = [(name, scaled(value, each.heat)) for name, value in each.heat.worst[:SHOWN_TENSORS]]
-        yield from table(("tensor", "KL"), rows)
+        yield from table(("tensor", run.divergence), rows)
     plan = each.precision_plan
     if plan is not None:
         yield from ("### Precision", "", f"{escape(capitalize_first(plan.description))}.", "")

@@ -132,7 +132,7 @@ def describe(plan: Plan) -> str:
 def conditioned(record: TransformRecord) -> tuple[str, str]:
     """A transform for int8: what it did, and whether it was kept with the KL before and after."""
     said = [clean(each, 200) for each in (record.name, record.what) if each]
-    moved = f"KL {record.before.kl:.4f} to {record.after.kl:.4f}"
+    moved = f"error {record.before.kl:.4f} to {record.after.kl:.4f}"
     return ": ".join(said), f"{'kept' if record.kept else 'not kept'}, {moved}"
 
 

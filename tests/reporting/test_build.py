@@ -94,7 +94,7 @@ def test_diagnosis_plan_and_search_are_shown(tmp_path: Path) -> None:
         each.precision_plan.description
         == "int8, 1 tensors kept in 16 bits, ranges chosen by the vendor's tool"
     )
-    assert each.precision_plan.conditioning == (("rotate", "kept, KL 0.0600 to 0.0300"),)
+    assert each.precision_plan.conditioning == (("rotate", "kept, error 0.0600 to 0.0300"),)
     assert [(trial.cost, trial.state) for trial in each.precision_plan.trials] == [
         ("+1200 cycles", "chosen"),
         ("12.0 ms, 1.30x as fast as float", "good enough"),

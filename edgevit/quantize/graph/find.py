@@ -33,7 +33,6 @@ class Observed:
     proto: onnx.ModelProto
     ends: Ends
     plan: PrecisionPlan
-    outputs: tuple[str, ...]  # the tensors that leave the graph
 
 
 def observe(proto: onnx.ModelProto, images: Tensor, progress: Progress = QUIET) -> Observed:
@@ -47,8 +46,7 @@ def observe(proto: onnx.ModelProto, images: Tensor, progress: Progress = QUIET) 
     count = LENIENTLY_MATCHED_IMAGES
     first = {name: (low[:count], high[:count]) for name, (low, high) in ends.items()}
     plan = PrecisionPlan("int8", ranges=full(ends), calibrated_ranges=full(first), lenient=True)
-    given = tuple(dict.fromkeys(same[name] for name in graph.outputs_named if same[name] in plan.ranges))
-    return Observed(graph, proto, ends, plan, given)
+    return Observed(graph, proto, ends, plan)
 
 
 def full(ends: Ends) -> dict[str, Range]:

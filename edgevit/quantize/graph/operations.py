@@ -229,6 +229,12 @@ def resized(given: Sequence[Any], attributes: Attributes) -> Any:
     return value
 
 
+def cubic(distance: npt.NDArray[np.float64], a: float) -> npt.NDArray[np.float64]:
+    """The cubic convolution's weight at a distance of up to two (Keys 1981)."""
+    near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    return np.where(distance <= 1, near, a * (distance**3 - 5 * distance**2 + 8 * distance - 4))
+
+
 def resizing(length: int, size: int, factor: float, attributes: Attributes) -> npt.NDArray[np.float32]:
     """Weights [size, length] of an axis that is resized (ONNX Resize, opset 19)."""
     mode = attributes.get("mode", b"nearest").decode()
@@ -264,9 +270,7 @@ def resizing(length: int, size: int, factor: float, attributes: Attributes) -> n
         taps = {0: 1 - share, 1: share}
     else:
         a = float(attributes.get("cubic_coeff_a", -0.75))
-        near = lambda x: (a + 2) * x**3 - (a + 3) * x**2 + 1  # noqa: E731
-        far = lambda x: a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a  # noqa: E731
-        taps = {-1: far(1 + share), 0: near(share), 1: near(1 - share), 2: far(2 - share)}
+        taps = {offset: cubic(np.abs(share - offset), a) for offset in (-1, 0, 1, 2)}
     for offset, weight in taps.items():
         np.add.at(found, (np.arange(size), np.clip(below + offset, 0, length - 1).astype(int)), weight)
     return found.astype(np.float32)

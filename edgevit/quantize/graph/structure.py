@@ -99,6 +99,25 @@ def computed(model: onnx.ModelProto) -> dict[str, str]:
     return same
 
 
+def leaving(model: onnx.ModelProto, stored: Collection[str]) -> tuple[str, ...]:
+    """The `stored` tensors that a graph's outputs are, or are made of by what stores nothing."""
+    same = computed(model)
+    makers = {output: node for node in model.graph.node for output in node.output}
+    queue, found = [each.name for each in model.graph.output], dict[str, None]()
+    seen = set(queue)
+    while queue:
+        name = queue.pop()
+        if same.get(name) in stored:
+            found[same[name]] = None
+            continue
+        node = makers.get(name)
+        for each in node.input if node is not None else ():
+            if each in same and each not in seen:
+                seen.add(each)
+                queue.append(each)
+    return tuple(found)
+
+
 def structure_of(model: onnx.ModelProto, stored: Collection[str]) -> Structure:
     """The structure among `stored` tensors, names as `computed` gives them."""
     model = shape_inference.infer_shapes(model)

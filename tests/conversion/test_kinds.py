@@ -1,0 +1,141 @@
+"""Models that give other things than classes, from the command line to the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conversion.conftest import MODEL, Project
+
+pytestmark = pytest.mark.slow
+
+TWO = '''
+
+class Features(torch.nn.Module):
+    """A vector of length one, and a map."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = tiny()
+        self.preprocessing = {"size": (32, 32)}
+
+    def forward(self, images):
+        tokens = self.body.forward_features(images)
+        grid = tokens[:, 1:].transpose(1, 2).unflatten(2, (2, 2))
+        return {"vector": torch.nn.functional.normalize(tokens[:, 0], dim=-1), "grid": grid}
+
+
+def features():
+    return Features()
+'''
+
+
+@pytest.fixture
+def two(project: Project) -> Project:
+    (project.folder / "model.py").write_text(MODEL + TWO)
+    return project
+
+
+def test_an_embedding_is_measured_by_neighbours_and_shown_with_them(project: Project) -> None:
+    done = project.convert("--output", "embedding", "--max-drop", "50", "--out", "run")
+    manifest = project.manifest("run")
+    assert manifest["format"] == 3 and manifest["model"]["num_classes"] is None
+    assert manifest["model"]["outputs"] == [{"name": "embedding", "kind": "embedding", "shape": [32]}]
+    (result,) = manifest["results"]
+    accuracy = result["accuracy"]
+    assert accuracy["kind"] == "embedding" and accuracy["cosine"] > 0.9 and accuracy["overlap"] > 0.5
+    assert accuracy["top1"] is not None and result["gate"] == "met"
+    for word in ("1-NN", "nearest", "ten nearest", "worst", "nearest neighbours"):
+        assert word in done.stdout
+    assert "top-1" not in done.stdout
+    project.run("report", "run", "--format", "html", "--format", "md", "--format", "json")
+    page = (project.folder / "run/report.html").read_text()
+    assert "Images whose nearest neighbour changed" in page and "op-1" not in page
+    assert "Images whose nearest neighbour changed" in (project.folder / "run/report.md").read_text()
+    told = json.loads((project.folder / "run/report.json").read_text())
+    assert told["runs"][0]["artefacts"][0]["loss"]["kind"] == "embedding"
+
+
+def test_pictures_become_vectors_on_disk(project: Project) -> None:
+    project.convert("--output", "embedding", "--normalize", "--precision", "float", "--out", "run")
+    pictures = sorted(map(str, (project.folder / "images/validation").rglob("*.png")))[:3]
+    done = project.run("predict", *pictures, "--model", "run", "--save", "vectors")
+    assert "embedding: embedding, 32; most like picture" in " ".join(done.stdout.split())
+    vectors = np.load(project.folder / "vectors/embedding.npy")
+    assert vectors.shape == (3, 32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert json.loads((project.folder / "vectors/pictures.json").read_text()) == pictures
+    again = project.run("predict", *pictures, "--model", "run", "--save", "vectors", check=1)
+    assert "cannot write to vectors: it is there and not empty" in again.stderr
+    by_torch = project.run("predict", *pictures, "--model", "run", "--target", "torch", "--save", "torch")
+    assert by_torch.returncode == 0
+    np.testing.assert_allclose(np.load(project.folder / "torch/embedding.npy"), vectors, atol=1e-4)
+
+
+def test_every_output_of_several_is_told(two: Project) -> None:
+    images = ("--calibration", "images/calibration", "--validation", "images/validation")
+    done = two.run("convert", "model.py:features", *images, "--target", "onnx", "--out", "run")
+    accuracy = two.manifest("run")["results"][0]["accuracy"]
+    assert accuracy["kind"] == "embedding" and accuracy["others"]["grid"]["cosine"] > 0.9
+    assert "onnx int8, grid (dense): cosine" in " ".join(done.stdout.split())
+    picture = sorted(map(str, (two.folder / "images/validation").rglob("*.png")))[0]
+    two.run("predict", picture, "--model", "run", "--save", "out")
+    assert np.load(two.folder / "out/grid.npy").shape == (1, 32, 2, 2)
+    assert [path.suffix for path in sorted((two.folder / "out").glob("0001-*"))] == [".png"]
+    two.run("report", "run")
+
+
+def test_a_map_is_shown_beside_the_float_models(two: Project) -> None:
+    images = ("--calibration", "images/calibration", "--validation", "images/validation")
+    arguments = ("--output", "grid:segmentation", "--target", "onnx", "--out", "run")
+    done = two.run("convert", "model.py:features", *images, *arguments)
+    accuracy = two.manifest("run")["results"][0]["accuracy"]
+    assert accuracy["kind"] == "segmentation" and accuracy["mean_iou"] is not None
+    assert "mean IoU" in done.stdout and accuracy["drop_points"] is not None
+    two.run("report", "run")
+    assert "Images with pixels whose class changed" in (two.folder / "run/report.html").read_text()
+
+
+def test_a_limit_needs_no_labels_where_outputs_are_no_classes(project: Project) -> None:
+    flat = project.folder / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted((project.folder / "images/validation").rglob("*.png"))):
+        (flat / f"{number}.png").write_bytes(path.read_bytes())
+    arguments = ("--output", "embedding", "--validation", "flat", "--max-drop", "0.000001", "--out", "run")
+    done = project.convert(*arguments, check=4)
+    (result,) = project.manifest("run")["results"]
+    assert result["gate"] == "missed" and result["accuracy"]["top1"] is None
+    assert "% of the cosine" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--output", "heat:depth"),
+            "cannot use --output heat:depth: the model has no output heat. It has logits",
+        ),
+        (("--output", "logits:dense"), "cannot take logits of model.py:tiny for dense: it is [n, 3]"),
+        (
+            ("--output", "embedding", "--resolution", "64"),
+            "cannot make this model smaller: it gives a vector",
+        ),
+        (("--normalize",), "cannot use --normalize: model.py:tiny gives logits, not one embedding"),
+    ],
+)
+def test_what_can_not_be_asked_is_one_line(
+    project: Project, arguments: tuple[str, ...], message: str
+) -> None:
+    assert project.error(*arguments).startswith(message)
+
+
+def test_what_shows_classes_says_that_there_are_none(project: Project) -> None:
+    project.convert("--output", "embedding", "--precision", "float", "--out", "run")
+    bundled = project.run("bundle", "run", "--target", "onnx", check=1)
+    assert "its model gives embedding; a bundle's programs show classes" in bundled.stderr
+    assert not list(Path(project.folder).glob("*.zip"))
+    tried = project.run("try", "run", check=1)
+    assert "the page shows classes, and its model gives a vector" in tried.stderr

@@ -30,7 +30,7 @@ class Model:
 
     `open(setting)` loads it: a setting is a number of threads on a processor, a set of cores on an NPU.
     `prepare` turns pixels uint8 [height, width, channels] into input, `infer` runs that, `real` turns what came
-    out into outputs float32 [classes]. The request's `mean` and `std` are in units of 0..255.
+    out into outputs float32 [values]. The request's `mean` and `std` are in units of 0..255.
     """
 
     sets_threads = True  # whether settings are thread counts, for the labels of what was measured
@@ -72,7 +72,7 @@ class Model:
         return ((pixels.astype(np.float32) - mean) / std)[None]
 
     def real(self, output: Any) -> Any:
-        """Outputs float32 [classes]."""
+        """Outputs float32 [values], all of them side by side."""
         return output.reshape(-1)
 
     def why_no_tensors(self) -> str:

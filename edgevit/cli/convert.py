@@ -36,12 +36,27 @@ if TYPE_CHECKING:
 @click.option(
     "--validation", type=FILE, help="Labelled images to measure on: class folders, or a CSV path,label."
 )
+@click.option(
+    "--metric",
+    type=TEXT,
+    metavar="FILE.py:FUNCTION",
+    help="Your own: function(outputs, labels) gives one score an image, more being better.",
+)
+@click.option(
+    "--text-embeddings",
+    type=FILE,
+    help="Classes as embeddings of texts, .npy [classes, width]: zero-shot accuracy of an image embedding.",
+)
 @click.option("--recipe", type=TEXT, metavar="NAME", help="Quantization recipe or a path to its TOML.")
 @click.option(
     "--calibration-images", type=click.IntRange(1), help="Use this many; the recipe's number by default."
 )
 @click.option("--validation-images", type=click.IntRange(1), help="Use this many; all by default.")
-@click.option("--max-drop", type=Finite(0), help="Exit code 4 if top-1 falls more points than this.")
+@click.option(
+    "--max-drop",
+    type=Finite(0),
+    help="Exit code 4 if more is lost than this: points of top-1, or what the table counts as lost.",
+)
 @click.option("--plan", type=FILE, help="A precision plan, as a run writes it (.plan.toml), edited or not.")
 @click.option(
     "--search-minutes",

@@ -11,6 +11,7 @@ import click
 from edgevit.cli.console import print_table
 from edgevit.cli.placement import latency_lines
 from edgevit.metrics.classification import Accuracy
+from edgevit.outputs.kinds import columns_of
 from edgevit.outputs.told import Column
 from edgevit.request.job import Job
 from edgevit.run.manifest import Manifest
@@ -34,7 +35,7 @@ def print_summary(manifest: Manifest, folder: Path) -> None:
     results = manifest.results
     accuracy = next((result.accuracy for result in results if result.accuracy), None)
     means = manifest.model.gives.first.means
-    columns = means.columns
+    columns = columns_of(accuracy, means)
     rows = [[*reference_row(accuracy, columns)]] if accuracy else []
     rows += [[*reduction_row(reduction, columns)] for reduction in manifest.reductions]
     rows += [[*result_row(result, columns)] for result in results]

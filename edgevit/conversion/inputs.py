@@ -12,6 +12,7 @@ import numpy as np
 from edgevit.conversion import sources
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.outputs.metric import fit_texts, read_text_embeddings
 from edgevit.outputs.output import Outputs, outputs_from
 from edgevit.progress import Progress
 from edgevit.request.job import Job
@@ -193,7 +194,19 @@ class Inputs:
         calibration, validation = sets["calibration"], sets["validation"]
         if calibration is not None and validation is not None:
             refuse_overlap(calibration, validation)
-        needs_labels = self.outputs.first.means.classifies
+        if self.job.metric is not None:
+            from edgevit.models.python_file import function_of
+
+            function_of(self.job.metric)  # what is wrong with it is said before any work
+        if self.job.text_embeddings is not None:
+            fit_texts(read_text_embeddings(self.job.text_embeddings), self.outputs)
+            if validation is None or validation.labels is None:
+                raise InputError(
+                    "cannot use --text-embeddings",
+                    "the validation images have no labels",
+                    "Give class folders or a CSV path,label: the number of each image's text",
+                )
+        needs_labels = self.job.metric is None and self.outputs.first.means.classifies
         if (
             self.job.max_drop is not None
             and validation is not None
@@ -298,10 +311,13 @@ class Inputs:
         if reference is None or validation is None or answered is None:
             return None
         inputs = {"answers": answered.key, "reference": reference.key, "images": validation.key}
+        inputs |= sources.questions(self.job)
 
         def make(_: Path) -> dict[str, Any]:
             labels = np.load(validation.path("labels.npy")) if validation.metrics["labelled"] else None
             found = np.load(answered.path("outputs.npy"))
-            return self.outputs.compare(found, np.load(reference.path("outputs.npy")), labels).to_json()
+            expected = np.load(reference.path("outputs.npy"))
+            accuracy = self.outputs.compare(found, expected, labels)
+            return sources.asked(self.job, accuracy, self.outputs, found, expected, labels).to_json()
 
         return self.run.step(f"evaluate-{answered.stage}", inputs, make)

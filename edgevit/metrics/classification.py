@@ -31,8 +31,9 @@ class Accuracy:
 
     `top1` is the share of right answers, `top5` with five guesses; `drop_points` is reference top-1 minus
     artefact top-1 in percentage points with its 95 % interval; `lost` and `won` count the images only the
-    reference, only the artefact gets right. All of these need labels and are None without. `others` are the
-    figures of a model's other outputs.
+    reference, only the artefact gets right. All of these need labels and are None without. `metric` names
+    another question than the kind's own: "zero-shot", or the user's function, whose means are `score` and
+    `reference_score`. `others` are the figures of a model's other outputs.
     """
 
     n: int
@@ -42,6 +43,9 @@ class Accuracy:
     kl: float
     cosine: float
     kind: str = "logits"
+    metric: str = ""
+    score: float | None = None
+    reference_score: float | None = None
     cosine_low: float | None = None
     cosine_worst: float | None = None
     overlap: float | None = None

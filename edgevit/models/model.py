@@ -140,7 +140,8 @@ def look_at(
             )
     if not isinstance(answer, torch.Tensor):
         order = list(kinds) if kinds is not None else list(found)
-        module = Selected(module, [key for key in order if key in found])
+        # In eval mode itself: exporters put a whole module back into the mode that its outermost part is in.
+        module = Selected(module, [key for key in order if key in found]).eval()
         found = {key: found[key] for key in order if key in found}
     hints = kinds or {}
     outputs = []

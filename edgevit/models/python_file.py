@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,17 +59,29 @@ def load(
     )
 
 
-def split(name: str) -> tuple[Path, str]:
-    """File and function of `path/file.py:function`."""
+def function_of(name: str) -> tuple[str, Callable[[Any, Any], Any]]:
+    """The name and the object of a user's `file.py:function` that scores outputs. Raises InputError."""
+    what = "measure by"
+    file, function = split(name, what, "a function of outputs and labels")
+    try:
+        found = getattr(run(file), function, None)
+    except (Exception, SystemExit) as error:
+        why = f"it raised {one_line(error)}{place(error, file)}"
+        raise InputError(f"cannot {what} {name}", why, "Fix the file") from error
+    if not callable(found):
+        raise InputError(f"cannot {what} {name}", f"{file.name} has no {function!r}", nearest(file, function))
+    return function, found
+
+
+def split(name: str, what: str = "load", wanted: str = "a function without arguments") -> tuple[Path, str]:
+    """File and function of `path/file.py:function`; `what` can't be done without, `wanted` is the function."""
     stem, _, function = name.rpartition(".py")
     file = Path(stem + ".py").resolve()
     if not file.is_file():
-        raise InputError(f"cannot load {name}", f"no such file {stem}.py", "Check the path")
+        raise InputError(f"cannot {what} {name}", f"no such file {stem}.py", "Check the path")
     if not function.startswith(":") or not function[1:].isidentifier():
         raise InputError(
-            f"cannot load {name}",
-            "it names no function",
-            f"Write {stem}.py:function, a function without arguments",
+            f"cannot {what} {name}", "it names no function", f"Write {stem}.py:function, {wanted}"
         )
     return file, function[1:]
 

@@ -188,8 +188,24 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def columns_of(accuracy: Accuracy | None, means: Kind) -> tuple[Column, ...]:
+    """A table's columns for measurements like one: the kind's, with what was asked besides in the first place."""
+    if accuracy is None or not accuracy.metric:
+        return means.columns
+    if accuracy.score is not None:
+        own = Column(
+            accuracy.metric, lambda each: number(each.score), lambda each: number(each.reference_score)
+        )
+        return (own, *means.columns)
+    return (right(accuracy.metric), *means.columns[1:])
+
+
 def unit_of(accuracy: Accuracy) -> str:
     """What `drop_points` of a measurement counts."""
+    if accuracy.score is not None:
+        return f"of {accuracy.metric}"
+    if accuracy.metric:
+        return f"points of {accuracy.metric}"
     labelled, unlabelled = KINDS[accuracy.kind].unit
     return unlabelled if accuracy.top1 is None else labelled
 

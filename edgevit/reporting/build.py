@@ -8,6 +8,7 @@ from typing import Literal
 
 from edgevit import __version__
 from edgevit.images.labels import fitting
+from edgevit.outputs.kinds import Kind
 from edgevit.reporting.artefacts import Omissions, artefact
 from edgevit.reporting.boards import loss
 from edgevit.reporting.content import Artefact, Report, Run, Stage
@@ -58,7 +59,7 @@ def run_of(run: RunFiles, name: str, anchor: str, labels: tuple[str, ...] | None
         source=clean(model.source),
         parameters=model.parameters or None,
         classes=model.num_classes or None,
-        metric=model.gives.first.means.columns[0].title,
+        metric=metric_of(artefacts, model.gives.first.means),
         divergence=model.gives.first.means.divergence,
         size=clean(model.preprocessing.describe(), 200),
         prepared_by=clean(model.preprocessing_from, 200),
@@ -79,6 +80,12 @@ def run_of(run: RunFiles, name: str, anchor: str, labels: tuple[str, ...] | None
         warnings=lines([*failures, *manifest.warnings]),
         omissions=tuple(omissions),
     )
+
+
+def metric_of(artefacts: tuple[Artefact, ...], means: Kind) -> str:
+    """What right answers are called."""
+    losses = [each.loss for each in artefacts if each.loss is not None]
+    return (losses[0].metric if losses else "") or means.columns[0].title
 
 
 def images_of(manifest: Manifest) -> str:

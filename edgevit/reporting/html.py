@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgevit.outputs.kinds import KINDS
+from edgevit.outputs.kinds import KINDS, columns_of
 from edgevit.outputs.kinds import unit_of as lost_unit
 from edgevit.reporting import charts
 from edgevit.reporting.content import Report
@@ -67,7 +67,7 @@ def figures(loss: Loss) -> list[str]:
     means = KINDS[loss.kind]
     if means.classifies:
         return [f"same answer as float on {100 * loss.agreement:.1f}\u202f%"]
-    return [f"{each.title} {each.value(loss)}" for each in means.columns if each.value(loss)]
+    return [f"{each.title} {each.value(loss)}" for each in columns_of(loss, means) if each.value(loss)]
 
 
 def tone(verdict: Verdict) -> str:

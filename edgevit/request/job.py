@@ -48,11 +48,15 @@ class Job:
     preprocessing: PreprocessingRequest = PreprocessingRequest()
     outputs: tuple[str, ...] = ()
     normalize: bool = False
+    metric: str | None = None
+    text_embeddings: Path | None = None
 
     @property
     def acceptance(self) -> Acceptance:
         """What may be lost: the user's limit, or the default."""
-        return Acceptance() if self.max_drop is None else Acceptance(self.max_drop)
+        # Another metric has a unit of its own, in which calibration images say nothing.
+        own = self.max_drop is None or self.metric is not None
+        return Acceptance() if own or self.max_drop is None else Acceptance(self.max_drop)
 
     @property
     def name(self) -> str:
@@ -82,6 +86,8 @@ class Job:
             "preprocessing": self.preprocessing.to_json(),
             "outputs": list(self.outputs),
             "normalize": self.normalize,
+            "metric": self.metric,
+            "text_embeddings": text(self.text_embeddings),
             "max_drop": self.max_drop,
             "plan": None if self.plan is None else self.plan.to_json(),
             "search_minutes": self.search_minutes,

@@ -139,3 +139,54 @@ def test_what_shows_classes_says_that_there_are_none(project: Project) -> None:
     assert not list(Path(project.folder).glob("*.zip"))
     tried = project.run("try", "run", check=1)
     assert "the page shows classes, and its model gives a vector" in tried.stderr
+
+
+METRIC = """
+def brightest(outputs, labels):
+    return outputs.max(axis=1)
+
+
+def broken(outputs, labels):
+    return outputs[:3, 0]
+"""
+
+
+def test_a_metric_of_the_users_own_decides(project: Project) -> None:
+    (project.folder / "score.py").write_text(METRIC)
+    done = project.convert("--metric", "score.py:brightest", "--max-drop", "1000", "--out", "run")
+    (result,) = project.manifest("run")["results"]
+    assert result["accuracy"]["metric"] == "brightest" and result["accuracy"]["score"] is not None
+    assert result["gate"] == "met" and "brightest" in done.stdout
+    assert "of brightest" in project.run("report", "run").stdout
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("absent.py:f", "cannot measure by absent.py:f: no such file absent.py"),
+        (
+            "score.py",
+            "cannot measure by score.py: it names no function. Write score.py:function, a function of outputs",
+        ),
+        (
+            "score.py:brigtest",
+            "cannot measure by score.py:brigtest: score.py has no 'brigtest'. Did you mean brightest",
+        ),
+        ("score.py:broken", "cannot measure by broken: for 12 images it gives scores of shape [3]"),
+    ],
+)
+def test_a_metric_that_is_wrong_is_one_line(project: Project, metric: str, message: str) -> None:
+    (project.folder / "score.py").write_text(METRIC)
+    assert project.error("--metric", metric, "--precision", "float").startswith(message)
+
+
+def test_text_embeddings_make_classes_of_an_embedding(project: Project) -> None:
+    np.save(project.folder / "texts.npy", np.random.default_rng(0).normal(size=(3, 32)))
+    done = project.convert("--output", "embedding", "--text-embeddings", "texts.npy", "--out", "run")
+    accuracy = project.manifest("run")["results"][0]["accuracy"]
+    assert accuracy["metric"] == "zero-shot" and accuracy["top1"] is not None
+    assert "zero-shot" in done.stdout
+    np.save(project.folder / "texts.npy", np.random.default_rng(0).normal(size=(3, 31)))
+    assert "they are 31 wide and the model's are 32" in project.error(
+        "--output", "embedding", "--text-embeddings", "texts.npy"
+    )

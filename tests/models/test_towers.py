@@ -34,6 +34,7 @@ def test_a_folder_gives_what_its_own_library_gives(tmp_path: Path, name: str) ->
         found = original(pixel_values=images)
         wanted = [had(found) for _, had in tower.gives.values()]
         torch.testing.assert_close(rows_of(loaded.module(images)), rows_of(wanted), atol=1e-4, rtol=1e-4)
+    assert not any(part.training for part in loaded.module.modules())
     assert loaded.num_classes is None and loaded.preprocessing.mean == (0.5, 0.5, 0.5)
 
 

@@ -20,7 +20,7 @@ class Runtime(Model):
         self.interpreter = self.runtime()(self.path, num_threads=int(setting), **options)
         self.interpreter.allocate_tensors()
         self.give = self.interpreter.get_input_details()[0]
-        self.take = self.interpreter.get_output_details()[0]
+        self.takes = in_order(self.interpreter)
 
     def runtime(self) -> Any:
         try:
@@ -49,16 +49,19 @@ class Runtime(Model):
     def infer(self, given: Any) -> Any:
         self.interpreter.set_tensor(self.give["index"], given)
         self.interpreter.invoke()
-        return self.interpreter.get_tensor(self.take["index"])
+        return [self.interpreter.get_tensor(take["index"]) for take in self.takes]
 
     def real(self, output: Any) -> Any:
-        """Outputs float32 [classes]."""
+        """All outputs side by side, float32 [values]."""
         import numpy as np
 
-        scale, zero = self.take["quantization"]
-        if self.take["dtype"] != np.float32:
-            output = (output.astype(np.float32) - zero) * np.float32(scale)
-        return output.reshape(-1)
+        parts = []
+        for take, values in zip(self.takes, output):
+            scale, zero = take["quantization"]
+            if take["dtype"] != np.float32:
+                values = (values.astype(np.float32) - zero) * np.float32(scale)
+            parts.append(values.reshape(-1))
+        return np.concatenate(parts)
 
     def tensors(self, pixels: Any) -> Values:
         """Every tensor of one inference, by name; the delegates are off, or they would hide what they fuse."""
@@ -71,3 +74,14 @@ class Runtime(Model):
             except ValueError:  # nothing was computed for it
                 continue
         return found
+
+
+def in_order(interpreter: Any) -> Any:
+    """Details of a model's outputs in the order in which its program gave them, where the file says so."""
+    details = interpreter.get_output_details()
+    try:
+        (named,) = [each["outputs"] for each in interpreter._get_full_signature_list().values()]
+        places = {int(each["index"]): each for each in details}
+        return [places[named[name]] for name in sorted(named, key=lambda name: int(name.rpartition("_")[2]))]
+    except (AttributeError, KeyError, ValueError):  # an older runtime, or a file without a signature
+        return details

@@ -42,7 +42,13 @@ class Runtime(Model):
         return np.ascontiguousarray(self.normalised(pixels).transpose(0, 3, 1, 2))
 
     def infer(self, given: Any) -> Any:
-        return self.session.run(None, {self.give.name: given})[0]
+        return self.session.run(None, {self.give.name: given})
+
+    def real(self, output: Any) -> Any:
+        """All outputs side by side, float32 [values]."""
+        import numpy as np
+
+        return np.concatenate([np.asarray(each, np.float32).reshape(-1) for each in output])
 
     def tensors(self, pixels: Any) -> Values:
         """Every tensor that the host made an output of."""

@@ -211,7 +211,7 @@ class Session:
         return memory
 
     def run(self, pixels: Any) -> Any:
-        """One inference."""
+        """One inference: all outputs side by side, float32."""
         import numpy as np
 
         rows = np.ctypeslib.as_array(
@@ -220,9 +220,11 @@ class Session:
         )
         rows[:, : self.width] = pixels
         self.check("rknn_run", self.context, None)
-        memory, elements = self.outputs[0]
-        address = ctypes.cast(memory.contents.virt_addr, Pointer(ctypes.c_float))
-        return np.ctypeslib.as_array(address, (elements,)).copy()
+        parts = []
+        for memory, elements in self.outputs:
+            address = ctypes.cast(memory.contents.virt_addr, Pointer(ctypes.c_float))
+            parts.append(np.ctypeslib.as_array(address, (elements,)))
+        return np.concatenate(parts)
 
     def versions(self) -> tuple[str, str]:
         """Of library and driver, in their own words."""

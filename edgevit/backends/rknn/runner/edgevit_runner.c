@@ -144,6 +144,7 @@ static session open_session(void *model, size_t size, uint32_t flags, int mask) 
     rknn_input_output_num count;
     check("rknn_query", api.query(s.context, RKNN_QUERY_IN_OUT_NUM, &count, sizeof(count)));
     if (count.n_input != 1) fail("the model takes %u inputs; models of one can be run", count.n_input);
+    if (count.n_output != 1) fail("the model gives %u outputs; models of one can be run", count.n_output);
     check("rknn_query", api.query(s.context, mini ? RKNN_QUERY_NATIVE_INPUT_ATTR : RKNN_QUERY_INPUT_ATTR, &s.in,
                                   sizeof(s.in)));
     if (s.in.n_dims != 4) fail("the model's input has %u dimensions, not the 4 of an image", s.in.n_dims);

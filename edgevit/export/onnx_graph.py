@@ -42,9 +42,35 @@ def export_onnx(
     [1, ...] each.
 
     `for_npu`: what some NPUs leave to the CPU is written, exactly, as something they don't. The same module gives
-    the same bytes. Raises EdgevitError naming what can't be exported.
+    the same bytes. A module whose trace fails, or gives a graph that does not run, is traced as the program that
+    torch.export makes of it. Raises EdgevitError naming what can't be exported.
     """
     example = torch.zeros(1, channels, *size)
+    try:
+        write_graph(traced(module, example, outputs, opset), out, for_npu=for_npu)
+        refuse_unrunnable(out)
+    except Exception as error:
+        try:
+            program = as_program(module, example)
+            write_graph(traced(program, example, outputs, opset), out, for_npu=for_npu)
+            refuse_unrunnable(out)
+        except Exception:  # what the usual way says is worth more
+            raise not_exportable("ONNX", error) from error
+    give_back_memory()
+    return out
+
+
+def as_program(module: nn.Module, example: torch.Tensor) -> nn.Module:
+    """A module as plain operations with every size fixed: nothing in it asks whether it is being traced."""
+    with unfused_attention(module), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, (example,), strict=False).module()
+    program.train = lambda mode=True: program  # type: ignore[method-assign]  # it has one mode; exporters set it
+    return program
+
+
+def traced(module: nn.Module, example: torch.Tensor, outputs: Sequence[str], opset: int) -> onnx.ModelProto:
+    """The graph that torch's exporter makes of a module."""
     with (
         TemporaryDirectory() as folder,
         unfused_attention(module),
@@ -53,24 +79,27 @@ def export_onnx(
     ):
         warnings.simplefilter("ignore")  # the tracer's remarks on shapes, which are static here
         plain = Path(folder) / "plain.onnx"
-        try:
-            # The TorchScript exporter: its graphs are the ones the vendors' fusion rules were written for.
-            torch.onnx.export(
-                module,
-                (example,),
-                plain,
-                dynamo=False,
-                opset_version=opset,
-                input_names=[INPUT],
-                output_names=list(outputs),
-            )
-        except Exception as error:
-            raise not_exportable("ONNX", error) from error
-        graph = onnx.load(plain)
-    write_graph(graph, out, for_npu=for_npu)
-    del graph
-    give_back_memory()
-    return out
+        # The TorchScript exporter: its graphs are the ones the vendors' fusion rules were written for.
+        torch.onnx.export(
+            module,
+            (example,),
+            plain,
+            dynamo=False,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=list(outputs),
+        )
+        return onnx.load(plain)
+
+
+def refuse_unrunnable(path: Path) -> None:
+    """Raises what ONNX Runtime raises for a graph that it can't run."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def export_graph(given: onnx.ModelProto, out: Path, *, opset: int = OPSET, for_npu: bool = False) -> Path:

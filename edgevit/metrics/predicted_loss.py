@@ -49,9 +49,12 @@ class PredictedLoss:
         """What is expected, in a phrase."""
         lost, changed = self.words
         labelled = "labelled " if self.calibrated else ""
+        answers = (
+            f" and {self.changes:.1f} {changed} (95 % below {self.changes_upper:.1f})" if changed else ""
+        )
         return (
-            f"{self.points:.2f} {lost} (95 % below {self.upper:.2f}) and {self.changes:.1f} {changed} "
-            f"(95 % below {self.changes_upper:.1f}) by {self.images} {labelled}calibration images"
+            f"{self.points:.2f} {lost} (95 % below {self.upper:.2f}){answers} by {self.images} "
+            f"{labelled}calibration images"
         )
 
     def to_json(self) -> dict[str, Any]:

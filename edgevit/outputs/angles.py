@@ -15,7 +15,6 @@ from edgevit.metrics.predicted_loss import CONFIDENCE, PredictedLoss
 Vectors = npt.NDArray[Any]
 KEPT = 0.995  # cosine from which an image counts as unchanged: its vectors are off by a tenth
 LOST = "% of the cosine lost"
-CHANGED = "% of images off by more than a tenth"
 
 
 def cosines(found: Vectors, reference: Vectors) -> npt.NDArray[np.float64]:
@@ -47,11 +46,12 @@ def by_cosine(cosine: npt.NDArray[np.float64]) -> Difference:
 
 def loss_by(
     lost: npt.NDArray[np.float64],
-    changed: npt.NDArray[np.float64],
     cosine: float,
-    words: tuple[str, str] = (LOST, CHANGED),
+    words: tuple[str, str] = (LOST, ""),
+    changes: npt.NDArray[np.float64] | None = None,
 ) -> PredictedLoss:
-    """A predicted loss of what each image lost and of the share of its answers that changed, [n] each, 0..1."""
+    """A predicted loss of what each image lost and of the share of its answers that changed, [n] each."""
+    changed = np.zeros(1) if changes is None else changes
     return PredictedLoss(
         points=100 * float(lost.mean()),
         upper=100 * upper(lost),
@@ -122,7 +122,7 @@ def difference(found: Any, reference: Any) -> Difference:
 def predicted(found: Any, reference: Any, more: Any, scale: float | None) -> PredictedLoss:
     """Vectors [n, ..., width]."""
     cosine = cosines(found, reference)
-    return loss_by(1 - cosine, (cosine < KEPT).astype(np.float64), float(cosine.mean()))
+    return loss_by(1 - cosine, float(cosine.mean()))
 
 
 def compare(found: Any, reference: Any, labels: Any) -> Accuracy:

@@ -48,7 +48,7 @@ def predicted(found: Any, reference: Any, more: Any, scale: float | None) -> Pre
     overlap = overlaps(found, reference)
     unmatched = (overlap < MATCHED).mean(1)
     cosine = float(angles.cosines(angles.flat(found), angles.flat(reference)).mean())
-    return angles.loss_by(unmatched, unmatched, cosine, WORDS)
+    return angles.loss_by(unmatched, cosine, WORDS, unmatched)
 
 
 def compare(found: Any, reference: Any, labels: Any) -> Accuracy:

@@ -70,7 +70,7 @@ def predicted(found: Any, reference: Any, more: Any, scale: float | None) -> Pre
         return angles.predicted(found, reference, None, None)
     every = None if more is None else to_others(more[-MOST:])
     choices = predict_loss(to_others(found), to_others(reference), every)
-    lost = angles.loss_by(1 - cosine, np.zeros(len(cosine)), float(cosine.mean()), WORDS)
+    lost = angles.loss_by(1 - cosine, float(cosine.mean()), WORDS)
     return replace(
         lost,
         changes=choices.changes,

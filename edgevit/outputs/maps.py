@@ -48,7 +48,7 @@ def class_predicted(found: Any, reference: Any, more: Any, scale: float | None) 
     """Pixels whose class changes, an image by an image."""
     changed = (found.argmax(1) != reference.argmax(1)).reshape(len(found), -1).mean(1)
     cosine = float(angles.cosines(some_places(found), some_places(reference)).mean())
-    return angles.loss_by(changed / CHANGES_A_POINT, changed, cosine, WORDS)
+    return angles.loss_by(changed / CHANGES_A_POINT, cosine, WORDS, changed)
 
 
 def class_sampled(outputs: Any, generator: Any) -> Any:
@@ -98,8 +98,7 @@ def value_difference(found: Any, reference: Any) -> Difference:
 def value_predicted(found: Any, reference: Any, more: Any, scale: float | None) -> PredictedLoss:
     """By correlation."""
     same = correlation(found, reference)
-    words = ("% of the correlation lost", angles.CHANGED)
-    return angles.loss_by(1 - same, (same < angles.KEPT).astype(np.float64), float(same.mean()), words)
+    return angles.loss_by(1 - same, float(same.mean()), ("% of the correlation lost", ""))
 
 
 def value_sampled(outputs: Any, generator: Any) -> Any:

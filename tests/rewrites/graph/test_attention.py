@@ -37,7 +37,9 @@ def test_any_rewrites_keep_any_spelling_s_function(
     found = rewrite_graph(graph, list(names), images, NPU)
     assert [record.what for record in found.records if not record.changed] == []
     expected = model(torch.from_numpy(images)).detach().numpy()
-    np.testing.assert_allclose(outputs_of(found.graph, images), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        outputs_of(found.graph, images)[0].reshape(expected.shape), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -84,7 +86,9 @@ def test_windows_and_biases_are_kept(windows: int, tokens: int) -> None:
     found = rewrite_graph(graph_of(model, 1, 3, windows, tokens), EVERY, images, NPU)
     assert "Softmax" not in kinds(found.graph)
     expected = np.concatenate([model(torch.from_numpy(image[None])).detach().numpy() for image in images])
-    np.testing.assert_allclose(outputs_of(found.graph, images), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        outputs_of(found.graph, images)[0].reshape(expected.shape), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 class Doubled(nn.Module):

@@ -24,7 +24,7 @@ ORDER = [
     {"request"},
     {"conversion"},
     {"bench", "bundling", "finetuning", "prediction", "reporting"},
-    {"trying"},
+    {"sweeping", "trying"},
     {"api"},
     {"cli"},
 ]

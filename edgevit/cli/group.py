@@ -32,6 +32,7 @@ COMMANDS = {
     "prune-report": "edgevit.cli.prune_report",
     "predict": "edgevit.cli.predict",
     "report": "edgevit.cli.report",
+    "sweep": "edgevit.cli.sweep",
     "toolchain": "edgevit.cli.toolchain",
     "try": "edgevit.cli.try_out",
 }

@@ -62,7 +62,8 @@ def latency_lines(latency: Estimate | None) -> list[str]:
         return []
     parts = ", ".join(f"{name} {ms:.1f}" for name, ms in latency.parts.items() if ms >= 0.05)
     interval = f"{latency.low_ms:.1f} to {latency.high_ms:.1f} ms"
-    return [f"{interval} an image on one core ({latency.label}; parts in ms: {parts})"]
+    told = f"; parts in ms: {parts}" if len(latency.parts) > 1 else ""
+    return [f"{interval} an image on {latency.where} ({latency.label}{told})"]
 
 
 def cpu_lines(cpu_ops: list[dict[str, Any]]) -> list[str]:
@@ -86,7 +87,8 @@ def print_delegate(title: str, record: dict[str, Any]) -> None:
     """Partitions of a LiteRT delegate, or the bare size where a backend has no placement."""
     operations, outside = record.get("operations", {}), record.get("outside", {})
     rows = [(name, str(count), str(outside.get(name, 0))) for name, count in operations.items()]
-    notes = [f"{record['bytes'] / 1e6:.1f} MB", *rewrite_lines(record)]
+    estimated = Estimate(**record["latency"]) if record.get("latency") else None
+    notes = [f"{record['bytes'] / 1e6:.1f} MB", *latency_lines(estimated), *rewrite_lines(record)]
     if "partitions" in record:
         splitting = ", ".join(f"{count} {name}" for name, count in outside.items()) or "none"
         notes.insert(0, f"{record['partitions']} XNNPACK partitions; ops outside them: {splitting}")

@@ -100,6 +100,14 @@ class Inputs:
         return compression.reduced_model(self.loaded, self.reductions[-1])
 
     @property
+    def multiplications(self) -> int | None:
+        """Multiply-accumulates an image of what is exported; None where they can't be counted."""
+        if self.reductions:
+            return int(self.reductions[-1].metrics["multiplications"])
+        found: int | None = self.model.metrics["multiplications"]
+        return found
+
+    @property
     def exporting_key(self) -> str:
         """What decides `exporting`."""
         return self.reductions[-1].key if self.reductions else self.model.key

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.conversion.artefacts import Conversion
 from edgevit.errors import EdgevitError, InputError
+from edgevit.placement.cpu_estimate import estimate_cpu
 from edgevit.placement.estimate import estimate
 from edgevit.placement.layers import Placement
 from edgevit.progress import Progress
 from edgevit.request.job import Job
 from edgevit.run.folder import Run
+from edgevit.targets.precisions import FLOAT, quantized
 from edgevit.targets.profiles import Board, load_recipe
 
 if TYPE_CHECKING:
@@ -55,7 +57,9 @@ def record(variant: str, conversion: Conversion, board: Board, precision: str) -
             {"stage": each.metrics["label"], **each.metrics["details"]} for each in conversion.reductions
         ],
     }
-    return found | (npu_record(details, board) if "placement" in details else dict(details))
+    if "placement" in details:
+        return found | npu_record(details, board)
+    return found | dict(details) | {"latency": latency(details, board, conversion.multiplications, precision)}
 
 
 class Priced(Conversion):
@@ -95,10 +99,14 @@ def all_costs(conversion: Conversion) -> list[list[dict[str, Any]]]:
     return [costs(conversion, steps) for steps in range(len(conversion.reductions) + 1)]
 
 
-def latency(details: dict[str, Any], board: Board) -> dict[str, Any] | None:
-    """The estimated latency on an NPU; None for other backends and boards without published clocks."""
+def latency(
+    details: dict[str, Any], board: Board, multiplications: int | None = None, precision: str = FLOAT
+) -> dict[str, Any] | None:
+    """The estimated latency on an NPU, or on the cores that a profile describes; None without an estimate."""
     if "placement" not in details:
-        return None
+        if board.cpu is None or multiplications is None:
+            return None
+        return asdict(estimate_cpu(multiplications, board.cpu, quantized=quantized(precision)))
     try:
         return asdict(estimate(Placement.from_json(details["placement"]), board))
     except InputError:

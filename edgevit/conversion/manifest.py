@@ -168,7 +168,7 @@ def result(folder: Path, conversion: Conversion, outcome: Outcome, step: Step) -
         "plan": {**kept, "ranges": len(plan.ranges)},
         "search": search,
         "diagnosis": exported.metrics.get("int8"),
-        "latency": latency(step.metrics["details"], board),
+        "latency": latency(step.metrics["details"], board, conversion.multiplications, precision),
         "rewrites": exported.metrics["rewrites"],
         "parity": exported.metrics["max_output_difference"],
         "tools": step.metrics["tools"],

@@ -98,8 +98,22 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "notes": [*loaded.notes, *notes],
         "preprocessing": loaded.preprocessing.to_json(),
         "preprocessing_from": loaded.preprocessing_from,
+        "multiplications": multiplications_of(loaded),
         "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
     }
+
+
+def multiplications_of(loaded: LoadedModel) -> int | None:
+    """Multiply-accumulates of one image, as torch counts them; None of a graph that torch doesn't run."""
+    if loaded.graph is not None:
+        return None
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        loaded.module(torch.zeros(1, channels, *size))
+    return int(counter.get_total_flops() // 2)
 
 
 def state_digest(module: nn.Module) -> str:

@@ -75,8 +75,8 @@ class Costs:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One image on one core, in milliseconds. `low_ms` to `high_ms` would hold 11 of 13 models,
-    if they resemble the twelve published ones: a rough interval, from few figures.
+    """One image, on one core of an NPU or `where` else, in milliseconds. `low_ms` to `high_ms` would hold 11 of
+    13 models, if they resemble the twelve published ones: a rough interval, from few figures.
 
     `parts` sums to `latency_ms`.
     """
@@ -86,6 +86,7 @@ class Estimate:
     high_ms: float
     parts: dict[str, float]
     label: str = LABEL
+    where: str = "one core"
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ class ModelRecord(Record):
     preprocessing: Preprocessing
     preprocessing_from: str = ""
     parameters: Count
+    multiplications: Count | None = None
     canonical: bool = False
     conditionable: bool = False
     parity: Real | None = None

@@ -78,6 +78,16 @@ class Clock(Strict):
     pin: Count | None = Field(None, description="frequency to pin, in `unit`")
 
 
+class Cpu(Strict):
+    """The cores that an artefact runs on, for the estimate of its latency: as many as are alike."""
+
+    cores: int = Field(ge=1, le=256)
+    ghz: float = Field(gt=0, le=10)
+    pipes: Literal[1, 2] = Field(1, description="128-bit multiply-add pipes for floats")
+    in_order: StrictBool = Field(False, description="whether it executes in order")
+    dot_product: StrictBool = Field(False, description="whether it has dot products of int8 (Armv8.2)")
+
+
 class Board(Strict):
     """One board or SoC. Adding one is adding a file: the code asks for capabilities, never for a name."""
 
@@ -97,6 +107,7 @@ class Board(Strict):
         None, description="release of the vendor's converter, where not the usual one: 2.3.2"
     )
     npu: Npu | None = None
+    cpu: Cpu | None = None
     clocks: dict[str, Clock] = Field(default_factory=dict)
     temperature: tuple[str, ...] = Field((), description="paths of thermal sensors, in millidegrees")
 
@@ -166,7 +177,7 @@ def known_keys(model: type[Strict]) -> list[str]:
     """Every key of a file of this kind, nested ones included."""
     keys = list(model.model_fields)
     if model is Board:
-        keys += [*Npu.model_fields, *Clock.model_fields]
+        keys += [*Npu.model_fields, *Cpu.model_fields, *Clock.model_fields]
     return keys
 
 

@@ -1,0 +1,63 @@
+"""A grid from the command line to its page, by a backend that needs no toolchain."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conversion.conftest import Project, project  # noqa: F401
+
+pytestmark = pytest.mark.slow
+IMAGES = ("--calibration", "images/calibration", "--validation", "images/validation")
+
+
+def swept(project: Project, *arguments: str, code: int = 0) -> Any:  # noqa: F811
+    done = project.run("sweep", "model.py:tiny", *IMAGES, "--target", "onnx", *arguments, check=code)
+    path = project.folder / "runs/sweep/sweep.json"
+    return done, json.loads(path.read_text()) if path.is_file() else None
+
+
+def test_every_point_is_made_compared_and_answered(project: Project) -> None:  # noqa: F811
+    done, found = swept(project, "--resolution", "own,32,64", "--precision", "int8,float", "--fps", "30")
+    names = [each["name"] for each in found["points"]]
+    assert names == [
+        "model, onnx int8", "model, onnx float", "model, 64 px, onnx int8", "model, 64 px, onnx float",
+    ]  # fmt: skip
+    assert all(each["state"] == "done" for each in found["points"])
+    assert any(each["best"] for each in found["points"])
+    assert "there is no estimate for it" in found["answers"][0]
+    page = (project.folder / "runs/sweep/sweep.html").read_text()
+    assert "sweep of" in page and "64 px" in page.replace("-", " ")
+    assert found["answers"][0].split(";")[0][:40] in " ".join(done.stdout.split())
+
+
+def test_a_point_that_fails_leaves_the_others(project: Project) -> None:  # noqa: F811
+    done, found = swept(project, "--prune-heads", "0,99", "--json")
+    assert [each["state"] for each in found["points"]] == ["done", "failed"]
+    assert "cannot" in found["points"][1]["why"]
+    assert json.loads(done.stdout) == found
+
+
+def test_a_sweep_goes_on_where_it_was(project: Project) -> None:  # noqa: F811
+    _, first = swept(project, "--precision", "int8,float")
+    _, again = swept(project, "--precision", "int8,float")
+    assert first == again
+    manifest = project.manifest(first["points"][0]["run"])
+    assert all(step["cached"] for step in manifest["stages"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sweep", "model.py:tiny", *IMAGES), "cannot sweep: --target was not given"),
+        (("sweep", "model.py:tiny", "--target", "onnx"), "cannot sweep: there are no validation images"),
+        (("sweep", "a.toml", "--target", "onnx"), "cannot use --target with a.toml: the file says it all"),
+        (("sweep", "absent.py:f", *IMAGES, "--target", "onnx"), "nothing to sweep: cannot load absent.py:f"),
+        (("sweep", "model.py:tiny", *IMAGES, "--target", "rk9999"), "unknown target 'rk9999'"),
+    ],
+)
+def test_what_can_not_be_swept_is_one_line(project: Project, arguments: Any, message: str) -> None:  # noqa: F811
+    done = project.run(*arguments, check=1)
+    assert message in done.stderr.splitlines()[-1]

@@ -29,7 +29,7 @@ def test_shipped_recipe_is_valid(name: str) -> None:
 def test_every_platform_of_the_toolkit_has_a_profile() -> None:
     rk = ["rk3588", "rk3576", "rk3566", "rk3568", "rk3562", "rk2118"]
     rv = ["rv1103", "rv1103b", "rv1106", "rv1106b", "rv1126b"]
-    others = ["onnx", "tflite", "raspberrypi4", "raspberrypi5", "android-arm64"]
+    others = ["onnx", "tflite", "raspberrypi4", "raspberrypi5", "android-arm64", "cpu-rk3588", "cpu-rk3566"]
     assert sorted(rk + rv + others) == shipped("boards")
 
 

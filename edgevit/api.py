@@ -284,7 +284,16 @@ def job_of(
     return make_job(name, several, kinds, recipe, None if out is None else Path(out), **paths)
 
 
-PATHS = ("weights", "calibration", "validation", "recover_images", "plan", "out", "text_embeddings")
+PATHS = (
+    "weights",
+    "calibration",
+    "validation",
+    "recover_images",
+    "plan",
+    "out",
+    "text_embeddings",
+    "label_maps",
+)
 
 
 def as_paths(options: dict[str, Any]) -> dict[str, Any]:

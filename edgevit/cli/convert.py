@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     type=FILE,
     help="Classes as embeddings of texts, .npy [classes, width]: zero-shot accuracy of an image embedding.",
 )
+@click.option(
+    "--label-maps",
+    type=FILE,
+    help="A folder of PNGs of class numbers, named as the validation images: mean IoU of a segmentation.",
+)
 @click.option("--recipe", type=TEXT, metavar="NAME", help="Quantization recipe or a path to its TOML.")
 @click.option(
     "--calibration-images", type=click.IntRange(1), help="Use this many; the recipe's number by default."

@@ -11,8 +11,10 @@ import numpy as np
 
 from edgevit.conversion import sources
 from edgevit.errors import InputError
+from edgevit.files import sha256_file
+from edgevit.images.label_maps import map_files, read_maps
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.outputs.metric import fit_texts, read_text_embeddings
+from edgevit.outputs.metric import by_label_maps, fit_texts, read_text_embeddings
 from edgevit.outputs.output import Outputs, outputs_from
 from edgevit.progress import Progress
 from edgevit.request.job import Job
@@ -202,6 +204,15 @@ class Inputs:
         calibration, validation = sets["calibration"], sets["validation"]
         if calibration is not None and validation is not None:
             refuse_overlap(calibration, validation)
+        if self.job.label_maps is not None:
+            if self.outputs.first.kind != "segmentation":
+                raise InputError(
+                    "cannot use --label-maps",
+                    f"the model gives {self.outputs.first.means.description}",
+                    "Say --output NAME:segmentation where its map is of class scores",
+                )
+            if validation is not None:
+                map_files(self.job.label_maps, validation.paths)
         if self.job.metric is not None:
             from edgevit.models.python_file import function_of
 
@@ -271,6 +282,26 @@ class Inputs:
         return self.run.step(role, inputs, make)
 
     @cached_property
+    def label_maps(self) -> Step | None:
+        """Label maps of the validation images at the size of the model's map; None where there are none."""
+        folder, images, step = self.job.label_maps, self.image_sets["validation"], self.validation
+        if folder is None or images is None or step is None:
+            return None
+        kept = json.loads(step.path("images.json").read_text(encoding="utf-8"))["sha256"]
+        by_content = dict(zip(images.digests, images.paths, strict=True))
+        photographs = [by_content[digest] for digest in kept]
+        files = map_files(folder, photographs)
+        classes, height, width = self.outputs.first.shape
+        inputs = {"images": step.key, "maps": [sha256_file(file) for file in files], "size": [height, width]}
+
+        def make(out: Path) -> dict[str, Any]:
+            maps = read_maps(files, photographs, self.preprocessing, (height, width), classes)
+            np.save(out / "maps.npy", maps)
+            return {"n": len(maps)}
+
+        return self.run.step("label-maps", inputs, make)
+
+    @cached_property
     def reference(self) -> Step | None:
         """Float outputs of the original on the validation images: what every artefact is compared with."""
         validation = self._pixels("validation", self.own_preprocessing)
@@ -319,13 +350,17 @@ class Inputs:
         if reference is None or validation is None or answered is None:
             return None
         inputs = {"answers": answered.key, "reference": reference.key, "images": validation.key}
-        inputs |= sources.questions(self.job)
+        maps = self.label_maps
+        inputs |= sources.questions(self.job) | ({"maps": maps.key} if maps else {})
 
         def make(_: Path) -> dict[str, Any]:
             labels = np.load(validation.path("labels.npy")) if validation.metrics["labelled"] else None
             found = np.load(answered.path("outputs.npy"))
             expected = np.load(reference.path("outputs.npy"))
             accuracy = self.outputs.compare(found, expected, labels)
+            if maps is not None:
+                truth = np.load(maps.path("maps.npy"))
+                accuracy = by_label_maps(accuracy, self.outputs, truth, found, expected)
             return sources.asked(self.job, accuracy, self.outputs, found, expected, labels).to_json()
 
         return self.run.step(f"evaluate-{answered.stage}", inputs, make)

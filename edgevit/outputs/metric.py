@@ -16,7 +16,7 @@ from edgevit.outputs.output import Outputs, Rows
 
 Scores = npt.NDArray[np.float64]
 Metric = Callable[[Any, Any], Any]
-DRAWS = 2000  # of a bootstrap
+DRAWS, MAP_DRAWS = 2000, 500  # of a bootstrap
 # Another score takes their place.
 BY_LABELS = ("top1", "top5", "reference_top1", "reference_top5", "lost", "won", "p_value")
 
@@ -138,3 +138,49 @@ def by_texts(
     first = [each[:, 0] == labels for each in best]
     five = [(each == np.asarray(labels)[:, None]).any(1) for each in best]
     return replace(accuracy, metric="zero-shot", **answers_by(*first, *five))
+
+
+def by_label_maps(accuracy: Accuracy, outputs: Outputs, maps: Any, found: Rows, reference: Rows) -> Accuracy:
+    """A measurement of class maps told by label maps uint8 [n, height, width]: mean IoU in %, what of it is lost.
+
+    A class counts where a label or a prediction has it; the interval is a bootstrap's over images, paired.
+    """
+    classes = outputs.first.shape[0]
+    counts = [
+        np.stack(
+            [confusion(scores.argmax(0), truth, classes) for scores, truth in zip(split, maps, strict=True)]
+        )
+        for split in (outputs.split(found)[0], outputs.split(reference)[0])
+    ]
+    random, n = np.random.default_rng(0), len(maps)
+    weights = random.multinomial(n, np.full(n, 1 / n), size=MAP_DRAWS)
+    drawn = [mean_iou_of((weights @ each.reshape(n, -1)).reshape(-1, classes, classes)) for each in counts]
+    ours, theirs = (float(mean_iou_of(each.sum(0)[None])[0]) for each in counts)
+    low, high = np.quantile(drawn[1] - drawn[0], (0.025, 0.975))
+    no_figures: dict[str, Any] = dict.fromkeys(BY_LABELS)
+    return replace(
+        accuracy,
+        metric="mean IoU by labels, %",
+        score=100 * ours,
+        reference_score=100 * theirs,
+        drop_points=100 * (theirs - ours),
+        drop_low=100 * float(low),
+        drop_high=100 * float(high),
+        **no_figures,
+    )
+
+
+def confusion(found: Any, truth: Any, classes: int) -> Rows:
+    """Counts [classes, classes] of labelled places by label and prediction."""
+    known = truth < classes
+    pairs = truth[known].astype(np.int64) * classes + found[known]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def mean_iou_of(counts: Rows) -> Scores:
+    """Mean intersection over union of counts [..., classes, classes]; classes that nobody has are left out."""
+    both = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    either = counts.sum(-1) + counts.sum(-2) - both
+    share = np.where(either > 0, both / np.maximum(either, 1), np.nan)
+    found: Scores = np.nanmean(share, axis=-1)
+    return found

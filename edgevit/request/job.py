@@ -50,6 +50,7 @@ class Job:
     normalize: bool = False
     metric: str | None = None
     text_embeddings: Path | None = None
+    label_maps: Path | None = None
 
     @property
     def acceptance(self) -> Acceptance:
@@ -88,6 +89,7 @@ class Job:
             "normalize": self.normalize,
             "metric": self.metric,
             "text_embeddings": text(self.text_embeddings),
+            "label_maps": text(self.label_maps),
             "max_drop": self.max_drop,
             "plan": None if self.plan is None else self.plan.to_json(),
             "search_minutes": self.search_minutes,

@@ -190,3 +190,29 @@ def test_text_embeddings_make_classes_of_an_embedding(project: Project) -> None:
     assert "they are 31 wide and the model's are 32" in project.error(
         "--output", "embedding", "--text-embeddings", "texts.npy"
     )
+
+
+def test_label_maps_measure_a_segmentation(two: Project) -> None:
+    from PIL import Image
+
+    maps = two.folder / "maps"
+    maps.mkdir()
+    for number, path in enumerate(sorted((two.folder / "images/validation").rglob("*.png"))):
+        with Image.open(path) as opened:
+            size = opened.size
+        path.rename(path.with_name(f"photo{number}.png"))
+        Image.new("L", size, number % 32).save(maps / f"photo{number}.png")
+    images = ("--calibration", "images/calibration", "--validation", "images/validation")
+    arguments = ("--output", "grid:segmentation", "--label-maps", "maps", "--target", "onnx", "--out", "run")
+    done = two.run("convert", "model.py:features", *images, *arguments)
+    accuracy = two.manifest("run")["results"][0]["accuracy"]
+    assert accuracy["metric"] == "mean IoU by labels, %" and accuracy["score"] is not None
+    assert "mean IoU" in done.stdout
+    (maps / "photo0.png").unlink()
+    failed = two.run("convert", "model.py:features", *images, *arguments, check=1)
+    assert "have no map there, the first would be photo0.png" in failed.stderr
+    other = ("--output", "vector", "--label-maps", "maps", "--target", "onnx")
+    assert (
+        "cannot use --label-maps: the model gives a vector"
+        in two.run("convert", "model.py:features", *images, *other, check=1).stderr
+    )

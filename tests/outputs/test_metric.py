@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from edgevit.errors import InputError
 from edgevit.outputs.kinds import unit_of
-from edgevit.outputs.metric import by_texts, fit_texts, read_text_embeddings, with_scores
+from edgevit.outputs.metric import by_label_maps, by_texts, fit_texts, read_text_embeddings, with_scores
 from edgevit.outputs.output import Output, Outputs
 
 EMBEDDING = Outputs((Output("embedding", "embedding", (8,)),))
@@ -112,3 +112,20 @@ def test_texts_of_another_model_are_refused(tmp_path: Path) -> None:
         fit_texts(ROWS, Outputs((Output("logits", "logits", (8,)),)))
     with pytest.raises(InputError, match="no such file"):
         read_text_embeddings(tmp_path / "absent.npy")
+
+
+def test_label_maps_give_mean_iou_and_what_of_it_is_lost() -> None:
+    outputs = Outputs((Output("map", "segmentation", (3, 4, 4)),))
+    truth = RANDOM.integers(0, 3, size=(10, 4, 4)).astype(np.uint8)
+    right = np.moveaxis(np.eye(3)[truth], -1, 1).reshape(10, -1)
+    truth[0, 0, 0] = 255  # a place that nobody labelled
+    wrong = right.reshape(10, 3, 4, 4).copy()
+    wrong[:5, :, 0] = wrong[:5, ::-1, 0]
+    found = by_label_maps(
+        outputs.compare(wrong.reshape(10, -1), right, None), outputs, truth, wrong.reshape(10, -1), right
+    )
+    assert found.reference_score == pytest.approx(100) and found.score is not None and 70 < found.score < 99
+    assert found.drop_points == pytest.approx(100 - found.score)
+    assert found.drop_low is not None and found.drop_high is not None
+    assert found.drop_low < found.drop_points < found.drop_high
+    assert unit_of(found) == "of mean IoU by labels, %"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.conversion.artefacts import Conversion
-from edgevit.conversion.inspection import costs
+from edgevit.conversion.inspection import costs, latency
 from edgevit.conversion.whole_run import run_job
 from edgevit.errors import EdgevitError, InputError
 from edgevit.files import write_atomically
@@ -116,17 +116,15 @@ def outlook_of(point: Point, conversion: Conversion) -> Outlook:
     steps = len(conversion.reductions)
     lost = conversion.measure_reductions()[-1] if steps else None
     low = 0.0 if lost is None else lost.metrics["drop_low"] or 0.0
+    (board,) = conversion.job.targets
     priced = costs(conversion, steps)
-    if not priced:
-        return Outlook(point, low)
-    (record,) = priced
-    latency = record["latency"]
+    told = priced[0]["latency"] if priced else latency({}, board, conversion.multiplications, point.precision)
     return Outlook(
         point,
         low,
-        ms=None if latency is None else latency["latency_ms"],
-        ms_low=None if latency is None else latency["low_ms"],
-        cycles=record["cycles"],
+        ms=None if told is None else told["latency_ms"],
+        ms_low=None if told is None else told["low_ms"],
+        cycles=priced[0]["cycles"] if priced else None,
     )
 
 

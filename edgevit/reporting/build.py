@@ -85,7 +85,7 @@ def run_of(run: RunFiles, name: str, anchor: str, labels: tuple[str, ...] | None
 def metric_of(artefacts: tuple[Artefact, ...], means: Kind) -> str:
     """What right answers are called."""
     losses = [each.loss for each in artefacts if each.loss is not None]
-    return (losses[0].metric if losses else "") or means.columns[0].title
+    return clean(losses[0].metric, 60) if losses and losses[0].metric else means.columns[0].title
 
 
 def images_of(manifest: Manifest) -> str:

@@ -44,7 +44,7 @@ def escape_item(value: object) -> str:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """A table with an empty line after it."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines = ["| " + " | ".join(map(escape, columns)) + " |", "|" + "---|" * len(columns)]
     return [*lines, *("| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows), ""]
 
 

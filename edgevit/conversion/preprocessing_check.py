@@ -86,6 +86,7 @@ def sample_of(loaded: LoadedModel, images: ImageSet, step: Step, outputs: Path |
         answers = np.load(outputs, mmap_mode="r", allow_pickle=False)[rows]
     else:
         answers = outputs_of(loaded.module, pixels, loaded.preprocessing, QUIET)
+    answers = loaded.outputs.split(answers)[0]
     return Sample(pixels, [by_content[kept[row]] for row in rows], answers, labels)
 
 
@@ -142,7 +143,9 @@ def outputs_by(
         pixels = np.stack([pixels_of(path, geometry) for path in sample.paths[start:stop]])
     if preprocessing.channels != own.channels:
         pixels = pixels[..., ::-1]
-    return outputs_of(loaded.module, np.ascontiguousarray(pixels), preprocessing, QUIET)
+    found = outputs_of(loaded.module, np.ascontiguousarray(pixels), preprocessing, QUIET)
+    classes: Outputs = loaded.outputs.split(found)[0]
+    return classes
 
 
 def warning(found: list[tuple[Alternative, Fit]], count: int) -> str:

@@ -58,9 +58,8 @@ class Outputs:
 
     @property
     def classes(self) -> int | None:
-        """How many classes the model tells apart for a whole image; None where it classifies nothing."""
-        found = [output for output in self.each if output.means.classifies]
-        return found[0].size if found else None
+        """How many classes the first output tells apart for a whole image; None where it classifies nothing."""
+        return self.first.size if self.first.means.classifies else None
 
     @property
     def whole(self) -> bool:

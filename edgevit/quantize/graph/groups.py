@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from edgevit.quantize.candidates import CandidatePlan
 from edgevit.quantize.graph.structure import Operation, Structure
@@ -45,8 +46,15 @@ def groups_of(structure: Structure) -> list[PrecisionGroup]:
                 )
     unique: dict[frozenset[str], PrecisionGroup] = {}
     for group in found:
-        unique.setdefault(group.tensors, group)
+        tensors = group.tensors - given(structure)
+        if tensors:
+            unique.setdefault(tensors, replace(group, tensors=tensors))
     return sorted(unique.values(), key=lambda group: len(group.tensors))
+
+
+def given(structure: Structure) -> frozenset[str]:
+    """What no operation makes, the image: it comes as it is."""
+    return frozenset(name for name, operation in structure.operations.items() if not operation.kinds)
 
 
 def with_norms(structure: Structure, names: Iterable[str]) -> frozenset[str]:
@@ -161,7 +169,7 @@ def candidate_plans(structure: Structure, effects: Mapping[str, float], npu: Npu
             plans.append(
                 CandidatePlan(group.name, group.description, tensors, cost, costs.compiler(kept), error)
             )
-    everything = tuple(sorted(set(structure.operations) - structure.inside.keys()))
+    everything = tuple(sorted(set(structure.operations) - structure.inside.keys() - given(structure)))
     if plans[-1].sixteen_bit != everything:
         wide = set(everything)
         cost = sum(costs.of(name, wide) for name in structure.operations)

@@ -32,6 +32,7 @@ SHOWN_IMAGES = 18
 SHOWN_CLASSES = 8
 SHOWN_ROWS = 8  # of several pictures each
 THUMBNAIL = 112
+FEW_PIXELS = 64  # a side: a map, of which a JPEG would keep little
 QUALITY = 72
 Array = npt.NDArray[Any]
 
@@ -200,9 +201,12 @@ def thumbnail(pixels: Array, channels: str) -> str:
 
 
 def encoded(picture: Array) -> str:
-    """A small JPEG of a picture [height, width, 3] as a data URI."""
+    """A picture [height, width, 3], made small, as a data URI: a JPEG, or a PNG where it has few pixels that count."""
     image = Image.fromarray(picture)
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
+    if max(image.size) <= FEW_PIXELS:
+        image.save(buffer, "PNG", optimize=True)
+        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

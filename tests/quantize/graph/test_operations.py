@@ -30,7 +30,7 @@ def resize(size: tuple[int, int], **attributes: Any) -> Any:
 
 
 @pytest.mark.parametrize("size", [(10, 14), (5, 14), (3, 4), (11, 1), (8, 9)])
-@pytest.mark.parametrize(("mode", "way"), itertools.product(("nearest", "linear", "cubic"), WAYS))
+@pytest.mark.parametrize(("mode", "way"), list(itertools.product(("nearest", "linear", "cubic"), WAYS)))
 def test_resizing(mode: str, way: str, size: tuple[int, int]) -> None:
     model = resize(size, mode=mode, coordinate_transformation_mode=way)
     image = np.random.default_rng(0).normal(size=(3, 5, 7)).astype(np.float32)

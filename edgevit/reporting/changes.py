@@ -98,7 +98,7 @@ def pictures(run: RunFiles, result: Result) -> Pictures | None:
         PictureRow(
             name=clean(names[each.index], 120) if each.index < len(names) else f"image {each.index}",
             words=each.words,
-            pictures=tuple(Captioned(caption, encoded(picture)) for caption, picture in each.pictures),
+            pictures=tuple(Captioned(caption, shown(picture)) for caption, picture in each.pictures),
         )
         for each in found.rows
     )
@@ -200,13 +200,18 @@ def thumbnail(pixels: Array, channels: str) -> str:
     return encoded(as_rgb(pixels, channels))
 
 
-def encoded(picture: Array) -> str:
-    """A picture [height, width, 3], made small, as a data URI: a JPEG, or a PNG where it has few pixels that count."""
-    image = Image.fromarray(picture)
+def shown(picture: Array) -> str:
+    """A picture as a data URI; of few pixels, each of which counts, all of them."""
+    if max(picture.shape[:2]) > FEW_PIXELS:
+        return encoded(picture)
     buffer = io.BytesIO()
-    if max(image.size) <= FEW_PIXELS:
-        image.save(buffer, "PNG", optimize=True)
-        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def encoded(picture: Array) -> str:
+    """A small JPEG of a picture [height, width, 3] as a data URI."""
+    image, buffer = Image.fromarray(picture), io.BytesIO()
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

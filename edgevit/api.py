@@ -280,6 +280,8 @@ def job_of(
 
     several = (targets,) if isinstance(targets, str | Board) else tuple(targets)
     paths = as_paths(options)
+    if isinstance(paths.get("outputs"), str):
+        paths["outputs"] = (paths["outputs"],)
     kinds = (precisions,) if isinstance(precisions, str) else tuple(precisions)
     return make_job(name, several, kinds, recipe, None if out is None else Path(out), **paths)
 

@@ -142,6 +142,23 @@ def test_every_step_is_in_the_manifest_and_the_second_run_makes_none(tmp_path: P
         assert (first.folder / "stages" / step.folder / "step.json").is_file()
 
 
+def test_what_a_classifier_reads_is_converted_as_an_embedding(tmp_path: Path, images: Path) -> None:
+    model = edgevit.wrap(net(), size=32, name="net")
+    run = edgevit.convert(
+        model,
+        "onnx",
+        validation=images,
+        precisions="float",
+        outputs="embedding",
+        out=tmp_path / "run",
+        progress=QUIET,
+    )
+    accuracy = run["onnx", "float"].accuracy
+    assert accuracy is not None and accuracy.kind == "embedding" and accuracy.cosine > 0.999
+    first, *_ = edgevit.predict(run, sorted(images.rglob("*.png"))[:2], progress=QUIET)
+    assert first.guesses == () and first.outputs[0].startswith("embedding: embedding, 8; most like picture 2")
+
+
 def test_a_damaged_run_and_an_unknown_board_are_errors_with_a_line(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
     with pytest.raises(edgevit.EdgevitError, match="manifest.json is not JSON"):

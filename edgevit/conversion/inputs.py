@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.conversion import sources
+from edgevit.conversion import questions, sources
 from edgevit.errors import InputError
-from edgevit.files import sha256_file
-from edgevit.images.label_maps import map_files, read_maps
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.outputs.metric import by_label_maps, fit_texts, read_text_embeddings
 from edgevit.outputs.output import Outputs, outputs_from
 from edgevit.progress import Progress
 from edgevit.request.job import Job
@@ -204,39 +201,7 @@ class Inputs:
         calibration, validation = sets["calibration"], sets["validation"]
         if calibration is not None and validation is not None:
             refuse_overlap(calibration, validation)
-        if self.job.label_maps is not None:
-            if self.outputs.first.kind != "segmentation":
-                raise InputError(
-                    "cannot use --label-maps",
-                    f"the model gives {self.outputs.first.means.description}",
-                    "Say --output NAME:segmentation where its map is of class scores",
-                )
-            if validation is not None:
-                map_files(self.job.label_maps, validation.paths)
-        if self.job.metric is not None:
-            from edgevit.models.python_file import function_of
-
-            function_of(self.job.metric)  # what is wrong with it is said before any work
-        if self.job.text_embeddings is not None:
-            fit_texts(read_text_embeddings(self.job.text_embeddings), self.outputs)
-            if validation is None or validation.labels is None:
-                raise InputError(
-                    "cannot use --text-embeddings",
-                    "the validation images have no labels",
-                    "Give class folders or a CSV path,label: the number of each image's text",
-                )
-        needs_labels = self.job.metric is None and self.outputs.first.means.classifies
-        if (
-            self.job.max_drop is not None
-            and validation is not None
-            and validation.labels is None
-            and needs_labels
-        ):
-            raise InputError(
-                f"cannot check --max-drop on {validation.source}",
-                "its images have no labels",
-                "Give class folders or a CSV path,label, or leave --max-drop out",
-            )
+        questions.check(self.job, self.outputs, validation)
         return sets
 
     @cached_property
@@ -284,22 +249,14 @@ class Inputs:
     @cached_property
     def label_maps(self) -> Step | None:
         """Label maps of the validation images at the size of the model's map; None where there are none."""
-        folder, images, step = self.job.label_maps, self.image_sets["validation"], self.validation
-        if folder is None or images is None or step is None:
-            return None
-        kept = json.loads(step.path("images.json").read_text(encoding="utf-8"))["sha256"]
-        by_content = dict(zip(images.digests, images.paths, strict=True))
-        photographs = [by_content[digest] for digest in kept]
-        files = map_files(folder, photographs)
-        classes, height, width = self.outputs.first.shape
-        inputs = {"images": step.key, "maps": [sha256_file(file) for file in files], "size": [height, width]}
-
-        def make(out: Path) -> dict[str, Any]:
-            maps = read_maps(files, photographs, self.preprocessing, (height, width), classes)
-            np.save(out / "maps.npy", maps)
-            return {"n": len(maps)}
-
-        return self.run.step("label-maps", inputs, make)
+        return questions.label_maps(
+            self.job,
+            self.run,
+            self.outputs,
+            self.preprocessing,
+            self.image_sets["validation"],
+            self.validation,
+        )
 
     @cached_property
     def reference(self) -> Step | None:
@@ -351,16 +308,13 @@ class Inputs:
             return None
         inputs = {"answers": answered.key, "reference": reference.key, "images": validation.key}
         maps = self.label_maps
-        inputs |= sources.questions(self.job) | ({"maps": maps.key} if maps else {})
+        inputs |= questions.key_of(self.job) | ({"maps": maps.key} if maps else {})
 
         def make(_: Path) -> dict[str, Any]:
             labels = np.load(validation.path("labels.npy")) if validation.metrics["labelled"] else None
             found = np.load(answered.path("outputs.npy"))
             expected = np.load(reference.path("outputs.npy"))
             accuracy = self.outputs.compare(found, expected, labels)
-            if maps is not None:
-                truth = np.load(maps.path("maps.npy"))
-                accuracy = by_label_maps(accuracy, self.outputs, truth, found, expected)
-            return sources.asked(self.job, accuracy, self.outputs, found, expected, labels).to_json()
+            return questions.asked(self.job, accuracy, self.outputs, found, expected, labels, maps).to_json()
 
         return self.run.step(f"evaluate-{answered.stage}", inputs, make)

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgevit.images import ImageSet
-    from edgevit.metrics.classification import Accuracy
     from edgevit.models import LoadedModel
-    from edgevit.outputs.output import Outputs
 
 NOISE_IMAGES = 16
 # Passed through every block, and held in memory, several times.
@@ -220,40 +218,6 @@ def calibration_labels(
     paths = dict(zip(images.digests, images.paths, strict=True))
     found = [known.get(paths[digest]) for digest in kept]
     return None if None in found else tuple(each for each in found if each is not None)
-
-
-def questions(job: Job) -> dict[str, str]:
-    """What decides how outputs are measured besides themselves: the contents of the user's own files."""
-    files = {"metric": metric_file(job), "texts": job.text_embeddings}
-    return {name: sha256_file(path) for name, path in files.items() if path is not None} | (
-        {"function": job.metric} if job.metric else {}
-    )
-
-
-def metric_file(job: Job) -> Path | None:
-    """The file of --metric FILE.py:FUNCTION. Raises InputError where there is none."""
-    if job.metric is None:
-        return None
-    from edgevit.models.python_file import split
-
-    return split(job.metric, "measure by", "a function of outputs and labels")[0]
-
-
-def asked(
-    job: Job, accuracy: Accuracy, outputs: Outputs, found: Any, reference: Any, labels: Any
-) -> Accuracy:
-    """A measurement with what the user asks of the outputs: classes by texts, scores by a function."""
-    from edgevit.outputs import metric
-
-    if job.text_embeddings is not None:
-        texts = metric.read_text_embeddings(job.text_embeddings)
-        accuracy = metric.by_texts(accuracy, outputs, texts, found, reference, labels)
-    if job.metric is not None:
-        from edgevit.models.python_file import function_of
-
-        name, function = function_of(job.metric)
-        accuracy = metric.with_scores(accuracy, name, function, outputs, found, reference, labels)
-    return accuracy
 
 
 def fingerprint(images: ImageSet) -> str:

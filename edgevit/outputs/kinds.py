@@ -36,6 +36,8 @@ class Kind:
     unit: tuple[str, str]
     divergence: str = "1 - cosine"
     classifies: bool = False
+    classes_of_places: bool = False
+    among_others: bool = False
     whole: bool = True
     show: pictures.Show | None = None
     draw: pictures.Draw | None = None
@@ -87,6 +89,7 @@ KINDS: dict[str, Kind] = {
         "stay the float model's, in %; cosine: mean, 5th percentile and worst of the images; lost: points of "
         "1-NN, without labels 1 - cosine in %",
         unit=("points of 1-NN", "% of the cosine"),
+        among_others=True,
         show=pictures.neighbours,
     ),
     "segmentation": Kind(
@@ -106,6 +109,7 @@ KINDS: dict[str, Kind] = {
         "change in %",
         divergence="KL in nats",
         unit=("% of the pixels", "% of the pixels"),
+        classes_of_places=True,
         show=pictures.classes,
         draw=pictures.map_of_classes,
     ),

@@ -114,7 +114,7 @@ def read_text_embeddings(path: Path) -> Rows:
 def fit_texts(texts: Rows, outputs: Outputs) -> None:
     """Raises InputError where text embeddings are not as wide as the model's, or it gives no embedding."""
     first = outputs.first
-    if first.kind != "embedding":
+    if not first.means.among_others:
         raise InputError(
             "cannot use --text-embeddings",
             f"the model gives {first.means.description}",

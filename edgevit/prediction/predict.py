@@ -193,7 +193,7 @@ def told(gives: ModelOutputs, rows: Outputs, number: int) -> tuple[str, ...]:
     for output, values in zip(gives.each, gives.split(rows), strict=True):
         shape = " x ".join(map(str, values.shape[1:]))
         text = f"{output.name}: {output.kind}, {shape}"
-        if output.kind == "embedding" and len(values) > 1:
+        if output.means.among_others and len(values) > 1:
             near = neighbours(values, 1)[number, 0]
             text += (
                 f"; most like picture {near + 1}, cosine {cosines(values[[number]], values[[near]])[0]:.3f}"

@@ -1,0 +1,119 @@
+"""What a user asks of outputs besides their kind's own question: a score, classes by texts, label maps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.errors import InputError
+from edgevit.files import sha256_file
+from edgevit.images.label_maps import map_files, read_maps
+from edgevit.outputs import metric
+from edgevit.outputs.output import Outputs
+from edgevit.request.job import Job
+from edgevit.run.folder import Run
+from edgevit.run.step import Step
+
+if TYPE_CHECKING:
+    from edgevit.images import ImageSet
+    from edgevit.images.preprocessing import Preprocessing
+    from edgevit.metrics.classification import Accuracy
+
+
+def check(job: Job, outputs: Outputs, validation: ImageSet | None) -> None:
+    """Raises InputError for what can't be asked of these outputs and images, before any work."""
+    if job.label_maps is not None:
+        if not outputs.first.means.classes_of_places:
+            raise InputError(
+                "cannot use --label-maps",
+                f"the model gives {outputs.first.means.description}",
+                "Say --output NAME:segmentation where its map is of class scores",
+            )
+        if validation is not None:
+            map_files(job.label_maps, validation.paths)
+    if job.metric is not None:
+        from edgevit.models.python_file import function_of
+
+        function_of(job.metric)
+    if job.text_embeddings is not None:
+        metric.fit_texts(metric.read_text_embeddings(job.text_embeddings), outputs)
+        if validation is None or validation.labels is None:
+            raise InputError(
+                "cannot use --text-embeddings",
+                "the validation images have no labels",
+                "Give class folders or a CSV path,label: the number of each image's text",
+            )
+    needs_labels = job.metric is None and outputs.first.means.classifies
+    if job.max_drop is not None and validation is not None and validation.labels is None and needs_labels:
+        raise InputError(
+            f"cannot check --max-drop on {validation.source}",
+            "its images have no labels",
+            "Give class folders or a CSV path,label, or leave --max-drop out",
+        )
+
+
+def key_of(job: Job) -> dict[str, str]:
+    """What decides how outputs are measured besides themselves: the contents of the user's own files."""
+    files = {"metric": metric_file(job), "texts": job.text_embeddings}
+    return {name: sha256_file(path) for name, path in files.items() if path is not None} | (
+        {"function": job.metric} if job.metric else {}
+    )
+
+
+def metric_file(job: Job) -> Path | None:
+    """The file of --metric FILE.py:FUNCTION. Raises InputError where there is none."""
+    if job.metric is None:
+        return None
+    from edgevit.models.python_file import split
+
+    return split(job.metric, "measure by", "a function of outputs and labels")[0]
+
+
+def asked(
+    job: Job, accuracy: Accuracy, outputs: Outputs, found: Any, reference: Any, labels: Any, maps: Step | None
+) -> Accuracy:
+    """A measurement with what the user asks of the outputs: label maps, classes by texts, scores by a function."""
+    if maps is not None:
+        accuracy = metric.by_label_maps(accuracy, outputs, np.load(maps.path("maps.npy")), found, reference)
+    if job.text_embeddings is not None:
+        texts = metric.read_text_embeddings(job.text_embeddings)
+        accuracy = metric.by_texts(accuracy, outputs, texts, found, reference, labels)
+    if job.metric is not None:
+        from edgevit.models.python_file import function_of
+
+        name, function = function_of(job.metric)
+        accuracy = metric.with_scores(accuracy, name, function, outputs, found, reference, labels)
+    return accuracy
+
+
+def label_maps(
+    job: Job,
+    run: Run,
+    outputs: Outputs,
+    preprocessing: Preprocessing,
+    images: ImageSet | None,
+    validation: Step | None,
+) -> Step | None:
+    """Label maps of the validation images at the size of the model's map; None where there are none."""
+    if job.label_maps is None or images is None or validation is None:
+        return None
+    kept = json.loads(validation.path("images.json").read_text(encoding="utf-8"))["sha256"]
+    by_content = dict(zip(images.digests, images.paths, strict=True))
+    photographs = [by_content[digest] for digest in kept]
+    files = map_files(job.label_maps, photographs)
+    classes, height, width = outputs.first.shape
+    inputs = {
+        "images": validation.key,
+        "maps": [sha256_file(file) for file in files],
+        "size": [height, width],
+    }
+
+    def make(out: Path) -> dict[str, Any]:
+        maps = read_maps(files, photographs, preprocessing, (height, width), classes)
+        np.save(out / "maps.npy", maps)
+        return {"n": len(maps)}
+
+    return run.step("label-maps", inputs, make)

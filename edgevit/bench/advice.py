@@ -14,7 +14,7 @@ WORK_MB = 200
 def fitting(facts: Facts, boards: Sequence[Board]) -> list[Board]:
     """Profiles for the board: the one its own names identify first, then those any CPU can run."""
     matches = [
-        (len(beginning), board)
+        ((len(beginning), board.npu is not None), board)  # an NPU before the cores beside it
         for board in boards
         for beginning in board.compatible
         if any(name.startswith(beginning) for name in facts.compatible)

@@ -27,6 +27,7 @@ READERS = frozenset(
             "finetuning",
             "prediction",
             "reporting",
+            "sweeping",
             "trying",
         ),
         *("__init__.py", "toolchains/doctor.py"),

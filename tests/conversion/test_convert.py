@@ -147,7 +147,7 @@ def test_interrupt_leaves_nothing_half_written(project: Project) -> None:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert "interrupted: finished stages are kept, the same command goes on from there" in stderr.splitlines()
     assert not list(project.folder.glob("runs/model/stages/.*"))
     project.convert()

@@ -74,18 +74,7 @@ def compare(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64] | N
 
     Raises EdgevitError when the shapes differ or the artefact gave numbers that aren't finite.
     """
-    if logits.shape != reference.shape:
-        raise EdgevitError(
-            "cannot compare the artefact with the float model",
-            f"its outputs have shape {logits.shape} instead of {reference.shape}",
-            "Report this model",
-        )
-    if not np.isfinite(logits).all():
-        raise EdgevitError(
-            "the artefact is broken",
-            f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} images gave NaN or infinite outputs",
-            "Try --precision float or another recipe",
-        )
+    refuse_broken(logits, reference)
     apart = difference(logits, reference)
     low, high = wilson(round(apart.agreement * apart.n), apart.n)
     common: dict[str, Any] = {
@@ -101,6 +90,22 @@ def compare(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64] | N
         if labels is not None
         else Accuracy(**common)
     )
+
+
+def refuse_broken(found: Floats, reference: Floats) -> None:
+    """Raises EdgevitError where outputs [n, values] differ in shape from the reference's or aren't finite."""
+    if found.shape != reference.shape:
+        raise EdgevitError(
+            "cannot compare the artefact with the float model",
+            f"its outputs have shape {found.shape} instead of {reference.shape}",
+            "Report this model",
+        )
+    if not np.isfinite(found).all():
+        raise EdgevitError(
+            "the artefact is broken",
+            f"{int((~np.isfinite(found)).any(axis=1).sum())} of {len(found)} images gave NaN or infinite outputs",
+            "Try --precision float or another recipe",
+        )
 
 
 def labelled(logits: Floats, reference: Floats, labels: npt.NDArray[np.int64]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ UNIT = 1e-3  # from a length of one: then a vector was normalised
 class Selected(nn.Module):
     """A module's chosen outputs, in order: a tensor where there is one, else a tuple of them.
 
-    `names` are keys of a mapping or places in a sequence, as `named` tells them. `axes`: how each is turned.
+    `names` are keys of a mapping or places in a sequence, as `named` tells them.
     """
 
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:

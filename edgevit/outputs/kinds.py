@@ -21,8 +21,9 @@ class Kind:
     candidates, `predicted` for what is accepted (without labels), `compare` for what is told. `sampled` is of a
     torch tensor (see `Outputs.sampled`). `columns` are a table's, explained by `legend`; `unit` is that of
     `Accuracy.drop_points`, by labels and without, `divergence` that of `Difference.kl`. `classifies`: class
-    scores of a whole image. `whole`: eight bits would spoil it, so it leaves an artefact as floating-point
-    numbers. `show` gives pictures of what changed.
+    scores of a whole image, `classes_of_places`: of every place. `among_others`: the answer is which other image is
+    nearest. `whole`: eight bits would spoil it, so it leaves an artefact as floating-point numbers. `show` gives
+    pictures of what changed, `draw` one of an answer.
     """
 
     description: str

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgevit.metrics.classification import Accuracy
+from edgevit.metrics.classification import Accuracy, refuse_broken
 from edgevit.metrics.difference import Difference
 from edgevit.metrics.predicted_loss import PredictedLoss
 from edgevit.outputs.kinds import KINDS, Kind
@@ -150,25 +150,6 @@ def outputs_from(values: Sequence[Any]) -> Outputs:
     """The outputs that `to_json` wrote, or of a manifest's records."""
     plain = [value if isinstance(value, dict) else value.model_dump() for value in values]
     return Outputs(tuple(Output(each["name"], each["kind"], tuple(each["shape"])) for each in plain))
-
-
-def refuse_broken(found: Rows, reference: Rows) -> None:
-    """Raises EdgevitError where shapes differ or numbers aren't finite."""
-    from edgevit.errors import EdgevitError
-
-    if found.shape != reference.shape:
-        raise EdgevitError(
-            "cannot compare the artefact with the float model",
-            f"its outputs have shape {found.shape} instead of {reference.shape}",
-            "Report this model",
-        )
-    if not np.isfinite(found).all():
-        broken = int((~np.isfinite(found)).any(axis=1).sum())
-        raise EdgevitError(
-            "the artefact is broken",
-            f"{broken} of {len(found)} images gave NaN or infinite outputs",
-            "Try --precision float or another recipe",
-        )
 
 
 def as_array(rows: Any) -> Rows:

@@ -42,11 +42,6 @@ class Point:
         """A folder's name: no two points of a grid have one."""
         return re.sub(r"[^A-Za-z0-9.]+", "-", self.name).strip("-.")[:150]
 
-    @property
-    def smaller(self) -> bool:
-        """Whether anything is taken from the model."""
-        return not self.resolution is self.heads is self.neurons is None
-
 
 def points(spec: Spec) -> list[Point]:
     """Every point once; those of one float model together, the whole model first."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from edgevit.outputs.kinds import unit_of
+from edgevit.reporting.pareto import beaten
 from edgevit.run.reading import RunFiles
 from edgevit.run.results import Result
 from edgevit.sweeping.grid import Point
@@ -83,18 +84,15 @@ def row_of(point: Point, run: RunFiles, result: Result) -> Row:
 def with_best(rows: list[Row]) -> list[Row]:
     """The rows with those marked that no other of their target beats in loss and in cost."""
     made = [row for row in rows if row.state == "done" and row.drop is not None]
+    places = {id(row): (cost(row), row.drop or 0.0) for row in made}
     best = {
         id(row)
         for row in made
-        if not any(beats(other, row) for other in made if other.point.target == row.point.target)
+        if not beaten(
+            places[id(row)], [places[id(each)] for each in made if each.point.target == row.point.target]
+        )
     }
     return [replace(row, best=id(row) in best) for row in rows]
-
-
-def beats(one: Row, other: Row) -> bool:
-    """Whether a row is no worse in loss and cost, and better in one."""
-    ours, theirs = (one.drop or 0.0, cost(one)), (other.drop or 0.0, cost(other))
-    return ours[0] <= theirs[0] and ours[1] <= theirs[1] and ours != theirs
 
 
 def cost(row: Row) -> float:

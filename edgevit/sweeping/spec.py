@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator
 from edgevit.errors import InputError
 from edgevit.files import read_input
 from edgevit.targets.precisions import DEFAULT, PRECISIONS
-from edgevit.targets.profiles import Strict, explain
+from edgevit.targets.profiles import Strict, explain, parse_toml
 
 MOST = 1000  # points of a grid
 OWN = "own"  # a resolution: the model's own
@@ -94,10 +93,7 @@ def parse(values: dict[str, Any], what: str) -> Spec:
 def read_spec(path: Path) -> Spec:
     """The spec of a TOML file. Raises InputError."""
     what = f"cannot read the sweep {path}"
-    try:
-        values = tomllib.loads(read_input(path, what).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(what, f"it is no TOML: {' '.join(str(error).split())[:150]}", "Correct it") from None
+    values = parse_toml(read_input(path, what), what)
     for name in ("weights", "calibration", "validation"):
         if isinstance(values.get(name), str):
             values[name] = str(path.parent / values[name])

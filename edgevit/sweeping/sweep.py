@@ -16,7 +16,6 @@ from edgevit.errors import EdgevitError, InputError
 from edgevit.files import write_atomically
 from edgevit.progress import Progress
 from edgevit.run.folder import open_run
-from edgevit.run.manifest import Manifest
 from edgevit.run.reading import read_run
 from edgevit.sweeping.answer import answer
 from edgevit.sweeping.early import Outlook, over_budget, why_skip
@@ -132,15 +131,10 @@ def made(point: Point, spec: Spec, out: Path, progress: Progress) -> Row:
     """One point converted; what went wrong where it was not."""
     job = job_of(point, spec, out)
     try:
-        manifest, outcomes = run_job(job, progress)
+        manifest, _ = run_job(job, progress)
     except EdgevitError as error:
         return Row(point, "failed", str(error))
-    return row_in(point, job.out, manifest)
-
-
-def row_in(point: Point, folder: Path, manifest: Manifest) -> Row:
-    """What a run's folder says of a point."""
-    return row_of(point, read_run(folder), manifest.results[0])
+    return row_of(point, read_run(job.out), manifest.results[0])
 
 
 def finished(rows: Sequence[Row], grid: Sequence[Point], spec: Spec) -> Swept:

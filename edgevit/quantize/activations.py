@@ -21,6 +21,7 @@ from edgevit.rewrites.folds import fold_attention_scale, fold_layer_scale, fold_
 from edgevit.rewrites.modules import SurgeryAttention, rebuilt_attention
 
 Tap = Callable[[str, torch.Tensor, str], torch.Tensor]
+BATCH = 8  # images: what fits a processor's cache is quickest
 
 
 def why_not_tapped(module: Any) -> str | None:
@@ -124,6 +125,6 @@ def attend(attention: Any, x: torch.Tensor, tap: Tap, prefix: str) -> torch.Tens
 
 
 @torch.inference_mode()
-def outputs_of(vit: Any, images: torch.Tensor, tap: Tap = keep, batch: int = 16) -> torch.Tensor:
+def outputs_of(vit: Any, images: torch.Tensor, tap: Tap = keep, batch: int = BATCH) -> torch.Tensor:
     """Outputs [n, classes] in batches."""
     return torch.cat([forward(vit, part, tap) for part in torch.split(images, batch)])

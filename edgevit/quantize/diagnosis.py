@@ -17,7 +17,8 @@ from edgevit.quantize.tensor_names import BLOCK_TAPS, kind_of
 
 # A token this many times larger than the median token leaves the others about 3 of 256 levels.
 MASSIVE = 20.0
-BATCH = 16
+BATCH = 8
+SPARSE = 7  # every so many values show the median
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Tokens:
             rows = value.flatten(0, -2)
             magnitude = rows.abs()
             self.largest.setdefault(name, []).append(magnitude.amax(1))
-            self.typical.setdefault(name, []).append(float(magnitude.median()))
+            self.typical.setdefault(name, []).append(float(magnitude.flatten()[::SPARSE].median()))
             where = int(magnitude.argmax())
             peak = float(rows.flatten()[where])
             if abs(peak) > abs(self.peak.get(name, (0.0, 0))[0]):

@@ -33,6 +33,7 @@ Rows = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 FAKE_IMAGES = 96
+EFFECT_IMAGES = 48
 # Kinds of tensors measured together, as they err together.
 JOINT_KINDS = (
     frozenset({"q", "k", "v", "scores", "softmax", "attention"}),
@@ -151,12 +152,12 @@ def measured_effects(
 ) -> dict[str, float]:
     """Estimated effects of rounding each tensor, scaled so that tensors of a part together give what was measured.
 
-    KL in nats per image, by tensor. `images` are normalised; FAKE_IMAGES of them are used.
+    KL in nats per image, by tensor. `images` are normalised; EFFECT_IMAGES of them are used.
 
     Estimates take errors of values for independent; those of attention weights, for one, are not.
     """
     effects = predicted_effect(model.statistics, model.plan.ranges)
-    images = images[-FAKE_IMAGES:]
+    images = images[-EFFECT_IMAGES:]
     float_outputs = outputs_of(model.module, images)
     for kinds in JOINT_KINDS:
         names = [name for name in effects if kind_of(name) in kinds]

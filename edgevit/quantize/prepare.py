@@ -103,7 +103,11 @@ def prepare_int8(
         [f"{MEASURED} {share}" for share in NARROWINGS] + ["minmax"] if observer == MEASURED else [observer]
     )
     tried = ranges_by(statistics, names)
-    trials = [RangeTrial(name, try_ranges(vit, held_out, tried[name], fusion, outputs)) for name in names]
+    reference = outputs_of(vit, held_out)
+    trials = [
+        RangeTrial(name, outputs.difference(int8_outputs(vit, held_out, tried[name], fusion), reference))
+        for name in names
+    ]
     best = min(trials, key=lambda trial: trial.errors.error_score)
     statistics = joined_extremes(statistics, extremes(vit, images[half:]))
     steady = stability(statistics)
@@ -141,10 +145,3 @@ def ranges_by(statistics: Statistics, names: list[str]) -> dict[str, dict[str, R
         else narrowed(statistics, least, float(name.removeprefix(MEASURED)))
         for name in names
     }
-
-
-def try_ranges(
-    vit: Any, images: torch.Tensor, ranges: dict[str, Range], fusion: Fusion, outputs: Outputs
-) -> Difference:
-    """Errors of everything int8 with these ranges."""
-    return outputs.difference(int8_outputs(vit, images, ranges, fusion), outputs_of(vit, images))

@@ -23,6 +23,7 @@ from edgevit.quantize.candidates import CandidatePlan
 Measure = Callable[[tuple[str, ...]], PredictedLoss]
 
 FIRST_STEP = 4  # candidates
+NEGLIGIBLE = 0.1  # of what a plan costs over everything int8
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def search(
         else:
             bracket = bracket.after(number, acceptance.keeps(measured[number]))
             chosen = bracket.following(acceptance.shortfall(measured[number]), len(measured))
-        exhausted = chosen is None or chosen in measured
+        exhausted = chosen is None or chosen in measured or too_close(candidates, bracket)
         if chosen is None or exhausted or (measured and time.monotonic() > deadline):
             break
         following = chosen
@@ -151,6 +152,14 @@ def search(
     best = bracket.met if met else min(measured, key=lambda each: provable_drop(measured[each]))
     explained = explain(candidates[best], measured[best], acceptance, met, exhausted, advice)
     return SearchResult(candidates[best], measured[best], met, explained, tuple(trials.done.values()))
+
+
+def too_close(candidates: list[CandidatePlan], bracket: Bracket) -> bool:
+    """Whether what lies between the highest that failed and the lowest that met is not worth a simulation."""
+    if bracket.failed < 0 or bracket.met == bracket.count:
+        return False
+    failed, met = candidates[bracket.failed].cycles, candidates[bracket.met].cycles
+    return met - failed <= NEGLIGIBLE * met
 
 
 def so_far(candidate: CandidatePlan, measured: list[tuple[CandidatePlan, PredictedLoss]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from edgevit.quantize.fake_quantization import rounded_rows, scale_and_zero_point
+from edgevit.quantize.fake_quantization import fake_quantize, rounded_rows
 from edgevit.quantize.graph.forward import Graph
 from edgevit.quantize.graph.operations import Tensor
 from edgevit.quantize.graph.structure import Structure
@@ -21,16 +21,13 @@ def int8_outputs(
     """
     kept = frozenset(sixteen_bit)
     spans = {
-        name: scale_and_zero_point(*span)
+        name: span
         for name, span in ranges.items()
         if name in structure.operations and rounds(structure, name, kept)
     }
 
     def tap(name: str, value: Tensor) -> Tensor:
-        if name not in spans:
-            return value
-        scale, zero = spans[name]
-        return ((value / scale).round().clamp(-128 - zero, 127 - zero)) * scale
+        return fake_quantize(value, *spans[name]) if name in spans else value
 
     return graph.outputs(images, tap, rounded_weights(graph, structure, kept))
 

@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 # This file is named like the vendor's package, which is the one to import; Python 3.10 knows no option -P.
 sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != HERE.resolve()]
 sys.path.append(str(HERE / "shared"))
+from forked import rows_of as rows_by_processes  # type: ignore[import-not-found]  # noqa: E402
 from job import Values, answer, event, step  # type: ignore[import-not-found]  # noqa: E402
 
 DATASET = "calibration"  # folder of the job: one .npy an image
@@ -29,7 +30,10 @@ MODEL = "model.onnx"  # the toolkit sees short relative paths only: their length
 RESTARTED = "EDGEVIT_RKNN_ADDRESSES"
 ADDR_NO_RANDOMIZE = 0x0040000  # linux/personality.h
 # What the toolkit and this file leave in the job's folder.
-LEFTOVERS = (MODEL, "check*.onnx", "*.onnx.data", "snapshot", "dump", TEMPORARY, DATASET, f"{DATASET}.txt")
+LEFTOVERS = (
+    *(MODEL, "check*.onnx", "*.onnx.data", "snapshot", "dump"),
+    *(TEMPORARY, DATASET, f"{DATASET}.txt", "share-*"),
+)
 
 
 class VendorFailed(Exception):
@@ -208,14 +212,15 @@ def simulate(rknn: Any, evaluate: str, outputs: str) -> int:
     import numpy as np
 
     pixels = np.load(evaluate, mmap_mode="r", allow_pickle=False)
-    rows = []
-    for number, image in enumerate(pixels):
-        found = rknn.inference(inputs=[image[None]], data_format=["nhwc"])
+
+    def row(number: int) -> Any:
+        found = rknn.inference(inputs=[pixels[number][None]], data_format=["nhwc"])
         if not found:
             raise VendorFailed(f"inference gave nothing for image {number}")
-        rows.append(np.concatenate([np.asarray(each, dtype=np.float32).reshape(-1) for each in found]))
-        event(done=number + 1, total=len(pixels))
-    np.save("outputs.npy", np.stack(rows), allow_pickle=False)
+        return np.concatenate([np.asarray(each, dtype=np.float32).reshape(-1) for each in found])
+
+    rows = rows_by_processes(len(pixels), row, lambda done: event(done=done, total=len(pixels)))
+    np.save("outputs.npy", rows, allow_pickle=False)
     publish("outputs.npy", outputs)
     return len(rows)
 

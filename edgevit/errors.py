@@ -19,6 +19,10 @@ class EdgevitError(Exception):
         self.what, self.why, self.fix = what, why, fix
         super().__init__(f"{what}: {why}. {fix}.")
 
+    def __reduce__(self) -> tuple[type[EdgevitError], tuple[str, str, str]]:
+        """How it travels from a process to another."""
+        return type(self), (self.what, self.why, self.fix)
+
 
 class InputError(EdgevitError):
     """Something the user gave can't be used."""

@@ -37,13 +37,24 @@ LISTS = ("resolution", "prune_heads", "prune_mlp", "precisions")
 )
 @click.option("--fps", type=Finite(0, min_open=True), help="The same, as frames a second.")
 @click.option("--max-mb", type=Finite(0, min_open=True), help="And within this size of its file.")
+@click.option("--jobs", type=click.IntRange(1), help="Points at once on this machine; by memory and cores.")
+@click.option("--scheduler", type=TEXT, metavar="tcp://HOST:PORT", help="Make the points on a Dask cluster.")
+@click.option("--local", type=click.IntRange(1), help="On a Dask cluster of so many workers on this machine.")
 @click.option("--every", is_flag=True, help="Make all points, also those that can't be among the best.")
 @click.option("--out", type=FILE, default=Path("runs/sweep"), show_default=True, help="Folder for all of it.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Decides which images a limit picks.")
 @click.option("--dry-run", is_flag=True, help="List the points, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print every point as JSON on standard output.")
 def command(
-    models: tuple[str, ...], out: Path, every: bool, dry_run: bool, as_json: bool, **options: Any
+    models: tuple[str, ...],
+    out: Path,
+    every: bool,
+    dry_run: bool,
+    as_json: bool,
+    jobs: int | None,
+    scheduler: str | None,
+    local: int | None,
+    **options: Any,
 ) -> None:
     """Convert every combination of models, sizes, targets and precisions, and say which to ship.
 
@@ -58,6 +69,7 @@ def command(
       edgevit sweep vit_tiny_patch16_224 deit_small_patch16_224 --target rk3588 --precision int8,float \\
           --calibration calib/ --validation val/ --max-ms 15
       edgevit sweep sweep.toml --out runs/night
+      edgevit sweep sweep.toml --scheduler tcp://10.0.0.1:8786 --out /shared/night
     """
     from edgevit.console import progress
     from edgevit.sweeping.grid import points
@@ -68,9 +80,13 @@ def command(
             click.echo(point.name)
         return
     from edgevit.sweeping.sweep import sweep
+    from edgevit.sweeping.workers import by_whole_paths, workers_for
 
-    with progress() as bars:
-        swept = sweep(spec, out, bars, every=every)
+    if scheduler is not None:
+        spec, out = by_whole_paths(spec), out.absolute()
+
+    with progress() as bars, workers_for(spec, out, jobs, scheduler, local, bars) as workers:
+        swept = sweep(spec, out, bars, every=every, workers=workers)
     if as_json:
         click.echo(json.dumps(swept.to_json(), indent=1))
     else:

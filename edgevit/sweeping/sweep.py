@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgevit.cluster.tasks import Ended, Here, Task, Workers, spread
 from edgevit.conversion.artefacts import Conversion
 from edgevit.conversion.inspection import costs, latency
 from edgevit.conversion.whole_run import run_job
-from edgevit.errors import EdgevitError, InputError
+from edgevit.errors import InputError
 from edgevit.files import write_atomically
 from edgevit.progress import Progress
 from edgevit.run.folder import open_run
@@ -42,31 +44,44 @@ class Swept:
         }
 
 
-def sweep(spec: Spec, out: Path, progress: Progress, *, every: bool = False) -> Swept:
+def sweep(
+    spec: Spec, out: Path, progress: Progress, *, every: bool = False, workers: Workers | None = None
+) -> Swept:
     """Convert a grid's points into `out`, less those that can't be among the best (`every`: all of them).
 
-    A point that fails is one row, and the others are made. Started again it goes on where it was: finished
-    steps lie in the store. Writes sweep.json after each point and sweep.html at the end. Raises InputError
-    where the spec makes no sense.
+    `workers` make the points; this process if there are none. A point that fails is one row, and the others are
+    made. Started again it goes on where it was: finished steps lie in the store. Writes sweep.json after each point
+    and sweep.html at the end. Raises InputError where the spec makes no sense.
     """
     grid = whole_sizes(points(spec), spec, out, progress)
     for point in grid:
         job_of(point, spec, out)  # what is wrong with one is said before any work
-    outlooks, rows = looked_at(grid, spec, out, progress)
+    workers = workers or Here(progress)
+    outlooks, rows = looked_at(grid, spec, out, workers, progress)
     skipped = {} if every else over_budget(list(outlooks.values()), spec.budget_ms)
     order = sorted(outlooks.values(), key=lambda each: (each.drop_low, each.ms or each.cycles or 0))
-    begun = time.monotonic()
-    for number, outlook in enumerate(order):
-        point = outlook.point
-        why = skipped.get(point) or (None if every else why_skip(outlook, rows))
-        if why is not None:
-            rows.append(Row(point, "skipped", why))
-        else:
-            progress.stage(
-                f"{number + 1} of {len(order)}: {point.name}{time_left(begun, number, len(order))}"
-            )
-            rows.append(made(point, spec, out, progress))
+    waiting, begun, total = deque(order), time.monotonic(), len(order)
+    done = 0
+
+    def following() -> Task | None:
+        while waiting:
+            outlook = waiting.popleft()
+            why = skipped.get(outlook.point) or (None if every else why_skip(outlook, rows))
+            if why is None:
+                number = total - len(waiting)
+                left = time_left(begun, done, done + len(waiting) + 1)
+                progress.stage(f"{number} of {total}: {outlook.point.name}{left}")
+                return Task(outlook.point.name, made, (outlook.point, spec, out))
+            rows.append(Row(outlook.point, "skipped", why))
+        return None
+
+    def told(answer: Ended) -> None:
+        nonlocal done
+        done += 1
+        rows.append(answer.value if answer.error is None else failed(answer))
         save(out, finished(rows, grid, spec))
+
+    spread(workers, following, told)
     swept = finished(rows, grid, spec)
     save(out, swept)
     write_report(out, swept)
@@ -80,7 +95,7 @@ def whole_sizes(grid: Sequence[Point], spec: Spec, out: Path, progress: Progress
         if point.resolution is None or point.model in own:
             continue
         job = job_of(replace(point, resolution=None, heads=None, neurons=None), spec, out)
-        with open_run(out / "outlook") as run:
+        with open_run(out / "outlook" / "size") as run:
             height, width = Conversion(job, run, progress).own_preprocessing.size
         own[point.model] = f"{height}" if height == width else f"{height}x{width}"
     return list(
@@ -92,25 +107,45 @@ def whole_sizes(grid: Sequence[Point], spec: Spec, out: Path, progress: Progress
 
 
 def looked_at(
-    grid: Sequence[Point], spec: Spec, out: Path, progress: Progress
+    grid: Sequence[Point], spec: Spec, out: Path, workers: Workers, progress: Progress
 ) -> tuple[dict[Point, Outlook], list[Row]]:
     """What is known of each point before it is compiled, and rows of those that fail already."""
     found: dict[Point, Outlook] = {}
-    failed: list[Row] = []
-    for number, point in enumerate(grid):
-        progress.stage(f"look at {number + 1} of {len(grid)}: {point.name}")
-        try:
-            with open_run(out / "outlook") as run:
-                found[point] = outlook_of(point, Conversion(job_of(point, spec, out), run, progress))
-        except EdgevitError as error:
-            failed.append(Row(point, "failed", str(error)))
+    bad: list[Row] = []
+    waiting = deque(grid)
+
+    def following() -> Task | None:
+        if not waiting:
+            return None
+        point = waiting.popleft()
+        progress.stage(f"look at {len(grid) - len(waiting)} of {len(grid)}: {point.name}")
+        return Task(point.name, outlook_of, (point, spec, out))
+
+    def told(answer: Ended) -> None:
+        if answer.error is None:
+            found[answer.value.point] = answer.value
+        else:
+            bad.append(failed(answer))
+
+    spread(workers, following, told)
     if not found:
-        raise InputError("nothing to sweep", failed[0].why, "Correct the spec")
-    return found, failed
+        raise InputError("nothing to sweep", bad[0].why, "Correct the spec")
+    return found, bad
 
 
-def outlook_of(point: Point, conversion: Conversion) -> Outlook:
-    """The least that a point loses and costs."""
+def failed(answer: Ended) -> Row:
+    """The row of a point that was not made."""
+    return Row(answer.task.arguments[0], "failed", str(answer.error))
+
+
+def outlook_of(point: Point, spec: Spec, out: Path, progress: Progress) -> Outlook:
+    """The least that a point loses and costs. Raises EdgevitError."""
+    with open_run(out / "outlook" / point.folder) as run:
+        return outlook_by(point, Conversion(job_of(point, spec, out), run, progress))
+
+
+def outlook_by(point: Point, conversion: Conversion) -> Outlook:
+    """The same, by a conversion of which only what is cheap is made."""
     _ = conversion.image_sets
     steps = len(conversion.reductions)
     lost = conversion.measure_reductions()[-1] if steps else None
@@ -128,12 +163,9 @@ def outlook_of(point: Point, conversion: Conversion) -> Outlook:
 
 
 def made(point: Point, spec: Spec, out: Path, progress: Progress) -> Row:
-    """One point converted; what went wrong where it was not."""
+    """One point converted. Raises EdgevitError."""
     job = job_of(point, spec, out)
-    try:
-        manifest, _ = run_job(job, progress)
-    except EdgevitError as error:
-        return Row(point, "failed", str(error))
+    manifest, _ = run_job(job, progress)
     return row_of(point, read_run(job.out), manifest.results[0])
 
 

@@ -48,12 +48,24 @@ def test_a_sweep_goes_on_where_it_was(project: Project) -> None:  # noqa: F811
     assert all(step["cached"] for step in manifest["stages"])
 
 
+@pytest.mark.parametrize("workers", [("--jobs", "2"), ("--local", "2")])
+def test_several_processes_find_what_one_finds(project: Project, workers: tuple[str, str]) -> None:  # noqa: F811
+    _, one = swept(project, "--precision", "int8,float", "--every")
+    project.run("cache", "clean", "--all")
+    _, several = swept(project, "--precision", "int8,float", "--every", *workers)
+    assert several == one
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("sweep", "model.py:tiny", *IMAGES), "cannot sweep: --target was not given"),
         (("sweep", "model.py:tiny", "--target", "onnx"), "cannot sweep: there are no validation images"),
         (("sweep", "a.toml", "--target", "onnx"), "cannot use --target with a.toml: the file says it all"),
+        (
+            ("sweep", "model.py:tiny", *IMAGES, "--target", "onnx", "--jobs", "2", "--local", "2"),
+            "cannot sweep: --jobs and --local say two things",
+        ),
         (("sweep", "absent.py:f", *IMAGES, "--target", "onnx"), "nothing to sweep: cannot load absent.py:f"),
         (("sweep", "model.py:tiny", *IMAGES, "--target", "rk9999"), "unknown target 'rk9999'"),
     ],

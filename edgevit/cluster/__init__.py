@@ -1,0 +1,1 @@
+"""Tasks spread over processes of this machine or over many machines."""

@@ -1,0 +1,55 @@
+"""Whether a machine can take work: the same versions, the toolchains, the shared files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgevit.backends.registry import backend_of
+from edgevit.errors import EdgevitError
+from edgevit.run.step import tool_versions
+from edgevit.targets.profiles import Board
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What work needs of a machine: `versions` of packages, `tools` of each board, files that must be there."""
+
+    versions: dict[str, str | None]
+    boards: tuple[Board, ...]
+    tools: tuple[dict[str, str], ...]
+    files: tuple[str, ...]
+    folder: str
+
+
+def needs_of(boards: Iterable[Board], files: Iterable[Path], folder: Path) -> Needs:
+    """What this machine has, for work on `boards` that reads `files` and writes into `folder`."""
+    every = tuple(boards)
+    return Needs(
+        versions=tool_versions(),
+        boards=every,
+        tools=tuple(backend_of(board).tools(board) for board in every),
+        files=tuple(str(each.absolute()) for each in files),
+        folder=str(folder.absolute()),
+    )
+
+
+def why_unfit(needs: Needs) -> str | None:
+    """None where this machine can take the work; else what it lacks."""
+    mine = tool_versions()
+    for name, version in needs.versions.items():
+        if mine.get(name) != version:
+            return f"it has {name} {mine.get(name)}, not {version}"
+    for board, tools in zip(needs.boards, needs.tools, strict=True):
+        try:
+            if (found := backend_of(board).tools(board)) != tools:
+                return f"its {board.backend} tools are others ({found}, not {tools})"
+        except EdgevitError as error:
+            return str(error)
+    for file in needs.files:
+        if not Path(file).exists():
+            return f"it can't see {file}: put it where all machines see it under one path"
+    if not Path(needs.folder).is_dir():
+        return f"it can't see the folder {needs.folder}: choose one that all machines see under one path"
+    return None

@@ -1,0 +1,183 @@
+"""Many machines, or many processes of one, through dask.distributed.
+
+A worker is looked at before it gets work. What fails on one is tried once on another: if it succeeds there, the
+first gets no more. A worker that is lost loses its tasks to the others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgevit.cluster.fitness import Needs, why_unfit
+from edgevit.cluster.tasks import Ended, Task, ended
+from edgevit.errors import EdgevitError, InputError
+from edgevit.progress import Progress
+
+CONNECT_S = 15
+POLL_S = 2.0
+PATIENCE_S = 120.0  # without any worker
+TURN = (
+    threading.Lock()
+)  # a worker with several threads does one task at a time: exporters patch what all share
+
+
+@dataclass
+class Begun:
+    """A task under way: the workers that may take it, and what went wrong on others."""
+
+    task: Task
+    allowed: list[str]
+    failed_on: dict[str, str] = field(default_factory=dict)
+
+
+class Machines:
+    """The workers of a Dask cluster."""
+
+    def __init__(self, client: Any, needs: Needs, progress: Progress) -> None:
+        self.client, self.needs, self.progress = client, needs, progress
+        self.known: dict[str, str | None] = {}  # address: why it gets no work
+        self.running: dict[Any, Begun] = {}
+        if not self.fit():
+            told = (
+                "; ".join(f"{each}: {why}" for each, why in self.known.items())
+                or "the cluster has no workers"
+            )
+            raise InputError("no worker can take this work", told, "Mend one, or leave the cluster out")
+
+    def free(self) -> int:
+        """Workers without a task."""
+        return len(self.fit()) - len(self.running)
+
+    def fit(self) -> list[str]:
+        """Addresses of workers that can take work; new ones are looked at first."""
+        there = set(self.client.scheduler_info(n_workers=-1)["workers"])
+        for address in sorted(there - self.known.keys()):
+            self.known[address] = why = self.look(address)
+            if why is not None:
+                self.progress.warn(f"worker {address} gets no work: {why}")
+        return [each for each in sorted(there) if self.known[each] is None]
+
+    def look(self, address: str) -> str | None:
+        """Why a worker can't take the work."""
+        found = self.client.run(why_unfit, self.needs, workers=[address], on_error="return")
+        answer = found.get(address, "it does not answer")
+        return answer if answer is None or isinstance(answer, str) else f"{type(answer).__name__}: {answer}"
+
+    def start(self, task: Task) -> None:
+        """Give it to the cluster."""
+        self.submit(Begun(task, self.fit()))
+
+    def submit(self, begun: Begun) -> None:
+        """Give a task to one of the workers that may take it."""
+        future = self.client.submit(on_worker, begun.task, workers=begun.allowed, pure=False, retries=0)
+        self.running[future] = begun
+
+    def wait(self) -> list[Ended]:
+        """What has ended."""
+        alone_since = None
+        while True:
+            done = [each for each in self.running if each.done()]
+            answers = [self.outcome(each) for each in done]
+            if found := [each for each in answers if each is not None]:
+                return found
+            if self.rescued():
+                alone_since = None
+            else:
+                alone_since = alone_since or time.monotonic()
+                if time.monotonic() - alone_since > PATIENCE_S:
+                    raise EdgevitError(
+                        "every worker is gone",
+                        "the cluster has none left",
+                        "Start it again: what is made is kept",
+                    )
+            if not done:
+                wait_for(self.running)
+
+    def rescued(self) -> bool:
+        """Start tasks again whose workers are all gone; False where there is no worker."""
+        fit = self.fit()
+        for future, begun in list(self.running.items()):
+            if fit and not future.done() and not set(begun.allowed) & set(fit):
+                del self.running[future]
+                future.cancel()
+                self.progress.warn(f"the worker of {begun.task.name} is gone: begun again on another")
+                others = [each for each in fit if each not in begun.failed_on]
+                self.submit(Begun(begun.task, others or fit, begun.failed_on))
+        return bool(fit)
+
+    def outcome(self, future: Any) -> Ended | None:
+        """What a task gave; None where it is tried on another worker."""
+        begun = self.running.pop(future)
+        address, found = answer_of(future, begun.task)
+        failed_on = begun.failed_on
+        if found.error is None:
+            for each, why in failed_on.items():
+                self.known[each] = f"{begun.task.name} failed on it and not on {address}: {why}"
+                self.progress.warn(f"worker {each} gets no more work: {self.known[each]}")
+            return found
+        others = [each for each in self.fit() if each != address and each not in failed_on]
+        if address is None or failed_on or not others:
+            return found
+        self.submit(Begun(begun.task, others, {address: str(found.error)}))
+        return None
+
+
+def answer_of(future: Any, task: Task) -> tuple[str | None, Ended]:
+    """Where a task ran and what it gave."""
+    try:
+        address, found = future.result()
+    except Exception as error:  # of Dask itself: what a task raises comes as a value
+        why = f"{type(error).__name__}: {error}"
+        return None, Ended(task, error=EdgevitError(f"cannot make {task.name}", why, "See the workers' logs"))
+    return address, found
+
+
+def on_worker(task: Task) -> tuple[str, Ended]:
+    """Run a task on a worker; where that was, and what it gave."""
+    from distributed import get_worker
+
+    address = get_worker().address
+    with TURN:
+        return address, ended(task)
+
+
+def wait_for(futures: Any) -> None:
+    """Until one has ended, or for a moment."""
+    from distributed import TimeoutError, wait
+
+    with suppress(TimeoutError):
+        wait(list(futures), timeout=POLL_S, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def machines(
+    scheduler: str | None, local: int | None, needs: Needs, progress: Progress
+) -> Iterator[Machines]:
+    """The workers of a scheduler, or so many of this machine. Raises InputError where there are none."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        fix = 'Run "pip install distributed", or pip install edgevit[cluster]'
+        raise InputError("cannot spread work", "dask.distributed is not installed", fix) from None
+    connected: Any = Client
+    if scheduler is None:
+        started: Any = LocalCluster
+        with (
+            started(n_workers=local, threads_per_worker=1, dashboard_address=None) as cluster,
+            connected(cluster) as client,
+        ):
+            yield Machines(client, needs, progress)
+        return
+    try:
+        client = connected(scheduler, timeout=CONNECT_S)
+    except (OSError, ValueError, TimeoutError) as error:
+        why = " ".join(str(error).split())[:200]
+        fix = "Start it with: dask scheduler"
+        raise InputError(f"cannot reach the scheduler {scheduler}", why, fix) from None
+    with client:
+        yield Machines(client, needs, progress)

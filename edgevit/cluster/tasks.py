@@ -1,0 +1,103 @@
+"""What is spread: plain functions of picklable arguments, and who runs them."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edgevit.errors import EdgevitError
+from edgevit.progress import QUIET, Progress
+
+
+@dataclass(frozen=True)
+class Task:
+    """`function(*arguments, progress)` under a name; both can be pickled, and so can what it gives.
+
+    It gives the same wherever and however often it runs.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A task and what it gave, or why it gave nothing."""
+
+    task: Task
+    value: Any = None
+    error: EdgevitError | None = None
+
+
+class Workers(Protocol):
+    """Who runs tasks: this process, several, or many machines."""
+
+    def free(self) -> int:
+        """How many more tasks may be started now."""
+
+    def start(self, task: Task) -> None:
+        """Begin a task."""
+
+    def wait(self) -> list[Ended]:
+        """Tasks that have ended since the last call, at least one of those begun."""
+
+
+class Here:
+    """This process, one task at a time, with its progress shown."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.task: Task | None = None
+
+    def free(self) -> int:
+        """One, if none is begun."""
+        return int(self.task is None)
+
+    def start(self, task: Task) -> None:
+        """Keep it for `wait`."""
+        self.task = task
+
+    def wait(self) -> list[Ended]:
+        """Run it."""
+        assert self.task is not None
+        task, self.task = self.task, None
+        return [ended(task, self.progress)]
+
+
+def ended(task: Task, progress: Progress = QUIET) -> Ended:
+    """Run a task in this process. Whatever goes wrong is an answer: it must not take the others with it."""
+    try:
+        return Ended(task, task.function(*task.arguments, progress))
+    except EdgevitError as error:
+        return Ended(task, error=error)
+    except Exception as error:  # a full disk, a library's defect, or ours
+        traceback.print_exc()
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        return Ended(
+            task, error=EdgevitError(f"cannot make {task.name}", why, "Report it, with what it printed")
+        )
+
+
+def spread(workers: Workers, following: Callable[[], Task | None], done: Callable[[Ended], None]) -> None:
+    """Run tasks until `following` has none left and all have ended; `done` is told of each.
+
+    `following` is asked as late as can be, so that it may choose by what has ended.
+    """
+    running, more = 0, True
+    while True:
+        while more and workers.free() > 0:
+            task = following()
+            if task is None:
+                more = False
+                break
+            workers.start(task)
+            running += 1
+        if not running:
+            return
+        for each in workers.wait():
+            running -= 1
+            done(each)
+        more = True  # what has ended may have made room for others

@@ -1,0 +1,69 @@
+"""Who makes a sweep's points: this process, several of this machine, or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgevit.cluster.tasks import Here, Workers
+from edgevit.conversion.pipeline import affordable
+from edgevit.errors import InputError
+from edgevit.progress import Progress
+from edgevit.sweeping.grid import path
+from edgevit.sweeping.spec import Spec
+from edgevit.targets.profiles import load_board
+
+
+@contextmanager
+def workers_for(
+    spec: Spec, out: Path, jobs: int | None, scheduler: str | None, local: int | None, progress: Progress
+) -> Iterator[Workers]:
+    """The workers that were asked for; without a word, as many processes as memory and cores allow.
+
+    Raises InputError where two sorts are asked for, or none can take the work.
+    """
+    asked = {"--jobs": jobs, "--scheduler": scheduler, "--local": local}
+    named = [name for name, value in asked.items() if value is not None]
+    if len(named) > 1:
+        raise InputError("cannot sweep", f"{' and '.join(named)} say two things", "Give one of them")
+    if scheduler is not None or local is not None:
+        from edgevit.cluster.fitness import needs_of
+        from edgevit.cluster.machines import machines
+
+        out.mkdir(parents=True, exist_ok=True)
+        needs = needs_of([load_board(name) for name in spec.targets], files_of(spec), out)
+        with machines(scheduler, local, needs, progress) as cluster:
+            yield cluster
+        return
+    count = jobs or affordable(spec.size)
+    if count == 1:
+        yield Here(progress)
+        return
+    from edgevit.cluster.processes import processes
+
+    with processes(count) as pool:
+        yield pool
+
+
+def by_whole_paths(spec: Spec) -> Spec:
+    """The spec with paths that mean the same in every folder and on every machine that shares them."""
+
+    def whole(text: str) -> str:
+        return str(Path(text).absolute())
+
+    files = {name: getattr(spec, name) for name in ("weights", "calibration", "validation")}
+    models = [
+        whole(each) if Path(each.partition(":")[0] if ".py:" in each else each).exists() else each
+        for each in spec.models
+    ]
+    return spec.model_copy(
+        update={"models": models, **{name: whole(each) for name, each in files.items() if each}}
+    )
+
+
+def files_of(spec: Spec) -> list[Path]:
+    """What a sweep reads."""
+    models = [Path(each.partition(":")[0] if ".py:" in each else each) for each in spec.models]
+    given = [path(each) for each in (spec.weights, spec.calibration, spec.validation)]
+    return [each for each in (*models, *given) if each is not None and each.exists()]

@@ -14,6 +14,7 @@ from edgevit.cli.options import (
     SEED,
     TEXT,
     Finite,
+    cluster_options,
     model_options,
     output_options,
     preprocessing_options,
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=FILE, help="Run directory; runs/MODEL by default.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Decides which images a limit picks.")
 @click.option("--side-by-side", type=click.IntRange(1), help="Targets at once; by default as memory allows.")
+@cluster_options
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON on standard output.")
 def command(
@@ -88,6 +90,8 @@ def command(
     out: Path | None,
     dry_run: bool,
     as_json: bool,
+    scheduler: str | None,
+    local: int | None,
     **options: Any,
 ) -> None:
     """Convert MODEL for one or more targets and measure what was lost.
@@ -108,6 +112,8 @@ def command(
           --target rk3588 --mean 0.5 --std 0.5 --crop squash --classes labels.txt
       edgevit convert clip-vit-base-patch32/ --calibration photos/ --validation more-photos/ \\
           --target rk3588 --output embedding
+      edgevit convert vit_base_patch16_224 --weights vit.pth --calibration calib/ --validation 50k.csv \
+          --target rk3588 --scheduler tcp://10.0.0.1:8786
     """
     from edgevit.console import progress
     from edgevit.request.job import make_job
@@ -118,10 +124,11 @@ def command(
         return
     from edgevit.cli.summary import print_summary
     from edgevit.conversion.manifest import refuse_incomplete, refuse_missed_gate
+    from edgevit.conversion.shards import sharing
     from edgevit.conversion.whole_run import run_job
 
-    with progress() as bars:
-        manifest, outcomes = run_job(job, bars, command=sys.argv[1:])
+    with progress() as bars, sharing(job, scheduler, local, bars) as workers:
+        manifest, outcomes = run_job(job, bars, command=sys.argv[1:], workers=workers)
     if as_json:
         click.echo(json.dumps(manifest.to_json(), indent=1))
     else:

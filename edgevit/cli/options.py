@@ -83,6 +83,23 @@ OUTPUTS = (
 )
 
 
+def cluster_options(command: Command) -> Command:
+    """Which machines share the work."""
+    for option in reversed(CLUSTER):
+        command = option(command)
+    return command
+
+
+CLUSTER = (
+    click.option(
+        "--scheduler", type=TEXT, metavar="tcp://HOST:PORT", help="Share the work on a Dask cluster."
+    ),
+    click.option(
+        "--local", type=click.IntRange(1), help="Share it among so many Dask workers on this machine."
+    ),
+)
+
+
 def preprocessing_options(command: Command) -> Command:
     """How the model's images are prepared, where it doesn't say so itself."""
     for option in reversed(PREPROCESSING):

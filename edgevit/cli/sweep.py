@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevit.cli.options import FILE, SEED, TEXT, Finite
+from edgevit.cli.options import FILE, SEED, TEXT, Finite, cluster_options
 from edgevit.targets.precisions import DEFAULT
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ LISTS = ("resolution", "prune_heads", "prune_mlp", "precisions")
 @click.option("--fps", type=Finite(0, min_open=True), help="The same, as frames a second.")
 @click.option("--max-mb", type=Finite(0, min_open=True), help="And within this size of its file.")
 @click.option("--jobs", type=click.IntRange(1), help="Points at once on this machine; by memory and cores.")
-@click.option("--scheduler", type=TEXT, metavar="tcp://HOST:PORT", help="Make the points on a Dask cluster.")
-@click.option("--local", type=click.IntRange(1), help="On a Dask cluster of so many workers on this machine.")
+@cluster_options
 @click.option("--every", is_flag=True, help="Make all points, also those that can't be among the best.")
 @click.option("--out", type=FILE, default=Path("runs/sweep"), show_default=True, help="Folder for all of it.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Decides which images a limit picks.")

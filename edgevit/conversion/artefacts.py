@@ -13,6 +13,7 @@ from edgevit.conversion import int8_check, proof, sources
 from edgevit.conversion.inputs import Inputs
 from edgevit.conversion.plans import board_key, existing, plan_of
 from edgevit.conversion.pricing import price_of
+from edgevit.conversion.shards import compile_in_shards, worth_sharing
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.rewrites.roles import NEED_CONDITIONING, ON_GRAPHS, missing_to_condition
 from edgevit.run.step import Step
@@ -252,6 +253,11 @@ class Conversion(Inputs):
 
         return merged(plan, self.job.plan, board)
 
+    @property
+    def in_shards(self) -> bool:
+        """Whether workers share the evaluation."""
+        return self.workers is not None and self.validation is not None and worth_sharing(self.validation)
+
     def compiled(self, board: Board, precision: str) -> Step:
         """The artefact, and its outputs on the validation images; without any, how close it is on a probe."""
         backend = backend_of(board)
@@ -269,7 +275,7 @@ class Conversion(Inputs):
         def make(folder: Path) -> dict[str, Any]:
             ready = (
                 None
-                if quantized(precision)
+                if quantized(precision) or self.in_shards
                 else proof.take_proved(proof.proved(self, board, precision), folder)
             )
             if ready is not None:
@@ -287,7 +293,11 @@ class Conversion(Inputs):
                     evaluate=validation.path("pixels.npy") if validation else on_probe,
                     out=folder,
                 )
-                result = backend.compile(request, self.progress)
+                result = (
+                    compile_in_shards(request, self.workers, self.progress)
+                    if self.workers is not None and self.in_shards
+                    else backend.compile(request, self.progress)
+                )
                 told = None if validation else proof.closeness(result, probe, self.outputs)
             return result.to_json() | ({"probe": told} if told else {})
 

@@ -19,16 +19,27 @@ from edgevit.run.folder import Run, WouldRun
 from edgevit.run.step import Step
 
 if TYPE_CHECKING:
+    from edgevit.cluster.tasks import Workers
     from edgevit.conversion.compression import Source
     from edgevit.images import ImageSet
     from edgevit.models import LoadedModel
 
 
 class Inputs:
-    """The steps of one job before its export, each made when first asked for; `live` is a model at hand."""
+    """The steps of one job before its export, each made when first asked for.
 
-    def __init__(self, job: Job, run: Run, progress: Progress, live: LoadedModel | None = None) -> None:
-        self.job, self.run, self.progress, self.live = job, run, progress, live
+    `live` is a model at hand, `workers` share the evaluation of many images.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        run: Run,
+        progress: Progress,
+        live: LoadedModel | None = None,
+        workers: Workers | None = None,
+    ) -> None:
+        self.job, self.run, self.progress, self.live, self.workers = job, run, progress, live, workers
 
     @cached_property
     def loaded(self) -> LoadedModel:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from edgevit.cluster.tasks import Workers
 from edgevit.conversion import inspection, proof, sources
 from edgevit.conversion.artefacts import Conversion
 from edgevit.errors import EdgevitError
@@ -86,14 +87,19 @@ def after_targets(conversion: Conversion) -> list[Stage]:
 
 
 def convert(
-    job: Job, run: Run, progress: Progress, live: LoadedModel | None = None
+    job: Job,
+    run: Run,
+    progress: Progress,
+    live: LoadedModel | None = None,
+    workers: Workers | None = None,
 ) -> tuple[Conversion, list[Outcome]]:
     """Run every stage of a job that isn't cached yet; return what each target came to, in the order asked for.
 
-    `live` is the model where it is at hand; else the job names it.
+    `live` is the model where it is at hand; else the job names it. `workers` share the evaluation of many images:
+    targets then come one after the other.
     A target that fails leaves the others alone. Raises the first target's error where all of them failed.
     """
-    conversion = Conversion(job, run, progress, live)
+    conversion = Conversion(job, run, progress, live, workers)
     _ = conversion.image_sets  # what is wrong with the images is said before any work
     for stage in before_targets(conversion):
         stage.make()
@@ -111,7 +117,7 @@ def convert(
     stages = [of_target(conversion, pair) for pair in pairs]
     for number, own in enumerate(stages):
         attempt(number, own[:1])
-    with ThreadPoolExecutor(job.side_by_side or affordable(len(pairs))) as pool:
+    with ThreadPoolExecutor(1 if workers else job.side_by_side or affordable(len(pairs))) as pool:
         list(pool.map(attempt, range(len(pairs)), [own[1:] for own in stages]))
     if len(failed) == len(pairs):
         raise failed[0]

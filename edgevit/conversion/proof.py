@@ -55,7 +55,8 @@ def proved(conversion: Conversion, board: Board, precision: str) -> Step | None:
         return conversion.vendor_float(board, precision)
     exported = conversion.exported(board, precision)
     plan = plan_of(conversion.job, FLOAT, backend)
-    wanted = FLOAT in conversion.job.precisions and conversion.exported(board, FLOAT).key == exported.key
+    asked = FLOAT in conversion.job.precisions and not conversion.in_shards
+    wanted = asked and conversion.exported(board, FLOAT).key == exported.key
     validation = conversion.validation if wanted else None
     inputs = {
         "export": exported.key,

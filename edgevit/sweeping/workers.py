@@ -32,8 +32,11 @@ def workers_for(
         from edgevit.cluster.machines import machines
 
         out.mkdir(parents=True, exist_ok=True)
-        needs = needs_of([load_board(name) for name in spec.targets], files_of(spec), out)
-        with machines(scheduler, local, needs, progress) as cluster:
+        boards = [load_board(name) for name in spec.targets]
+        with (
+            needs_of(boards, files_of(spec), out) as needs,
+            machines(scheduler, local, needs, progress) as cluster,
+        ):
             yield cluster
         return
     count = jobs or affordable(spec.size)

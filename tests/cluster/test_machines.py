@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ def client(cluster: Any) -> Any:
 
 
 @pytest.fixture
-def needs(tmp_path: Path) -> Needs:
-    return needs_of([load_board("onnx")], [], tmp_path)
+def needs(tmp_path: Path) -> Iterator[Needs]:
+    with needs_of([load_board("onnx")], [], tmp_path) as needs:
+        yield needs
 
 
 def test_workers_share_the_tasks(client: Any, needs: Needs) -> None:
@@ -69,7 +71,7 @@ def test_what_fails_on_one_worker_only_is_done_by_another(client: Any, needs: Ne
 
 
 def test_a_worker_that_lacks_something_gets_no_work(client: Any, needs: Needs) -> None:
-    other = Needs({**needs.versions, "torch": "0.1"}, needs.boards, needs.tools, needs.files, needs.folder)
+    other = replace(needs, versions={**needs.versions, "torch": "0.1"})
     with pytest.raises(
         InputError, match=r"no worker can take this work: tcp://\S+: it has torch .*, not 0\.1"
     ):
@@ -78,11 +80,11 @@ def test_a_worker_that_lacks_something_gets_no_work(client: Any, needs: Needs) -
 
 def test_what_a_machine_lacks_is_said(needs: Needs, tmp_path: Path) -> None:
     assert why_unfit(needs) is None
-    unseen = needs_of([], [tmp_path / "weights.safetensors"], tmp_path)
+    unseen = replace(needs, files=(str(tmp_path / "weights.safetensors"),))
     assert "can't see" in str(why_unfit(unseen))
-    gone = needs_of([], [], tmp_path / "absent")
-    assert "can't see the folder" in str(why_unfit(gone))
-    other = Needs(needs.versions, needs.boards, ({"onnxruntime": "0.1"},), (), needs.folder)
+    elsewhere = replace(needs, token=str(tmp_path / "absent"))
+    assert f"can't see the folder {tmp_path}" in str(why_unfit(elsewhere))
+    other = replace(needs, tools=({"onnxruntime": "0.1"},))
     assert "tools are others" in str(why_unfit(other))
 
 

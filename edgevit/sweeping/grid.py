@@ -74,6 +74,7 @@ def job_of(point: Point, spec: Spec, folder: Path) -> Job:
         folder / "points" / point.folder,
         search_minutes=spec.search_minutes,
         weights=path(spec.weights),
+        preprocessing=spec.preprocessing,
         calibration=path(spec.calibration),
         validation=path(spec.validation),
         calibration_images=spec.calibration_images,

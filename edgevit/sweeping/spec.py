@@ -13,6 +13,12 @@ from edgevit.targets.precisions import DEFAULT, PRECISIONS
 from edgevit.targets.profiles import Strict, explain, parse_toml
 
 MOST = 1000  # points of a grid
+FILES = (
+    "weights",
+    "calibration",
+    "validation",
+    "preprocessing",
+)  # or the last a name of torchvision's weights
 OWN = "own"  # a resolution: the model's own
 Amount = str | int | float
 Positive = Annotated[float, Field(gt=0, lt=1e9)]
@@ -35,6 +41,7 @@ class Spec(Strict):
 
     models: list[str] = Field(min_length=1)
     weights: str | None = None
+    preprocessing: str | None = None
     resolution: list[Amount] = Field(default=[OWN], min_length=1)
     prune_heads: list[Amount] = Field(default=[0], min_length=1)
     prune_mlp: list[Amount] = Field(default=[0], min_length=1)
@@ -94,9 +101,10 @@ def read_spec(path: Path) -> Spec:
     """The spec of a TOML file. Raises InputError."""
     what = f"cannot read the sweep {path}"
     values = parse_toml(read_input(path, what), what)
-    for name in ("weights", "calibration", "validation"):
+    for name in FILES:
         if isinstance(values.get(name), str):
-            values[name] = str(path.parent / values[name])
+            near = path.parent / values[name]
+            values[name] = str(near) if near.exists() or name != "preprocessing" else values[name]
     if isinstance(values.get("models"), list):
         beside = [path.parent / str(each).partition(":")[0] for each in values["models"]]
         values["models"] = [

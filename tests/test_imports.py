@@ -21,7 +21,7 @@ ORDER = [
     {"demo", "export", "rewrites", "toolchains"},
     {"compression", "quantize"},
     {"backends", "training"},
-    {"request"},
+    {"cluster", "request"},
     {"conversion"},
     {"bench", "bundling", "finetuning", "prediction", "reporting"},
     {"sweeping", "trying"},

@@ -34,6 +34,7 @@ from edgevit.progress import QUIET
 HERE = Path(__file__).parent
 RESULTS, README = HERE / "results.json", HERE / "README.md"
 WORKERS = (1, 2, 4)
+START, END = "<!-- table: written by run.py -->\n", "<!-- end of table -->\n"
 TASKS = 500
 POINTS = (1, 4, 16, 64)
 IMAGES = (100, 1000, 10_000)
@@ -73,6 +74,36 @@ def main() -> None:
                 rows[key] = measure()
                 print(key, rows[key], flush=True)
                 write_atomically(RESULTS, json.dumps(rows, indent=1, sort_keys=True) + "\n")
+                write_tables(rows)
+
+
+def write_tables(rows: dict[str, dict[str, Any]]) -> None:
+    """The rows as tables in README.md: of tasks without work, then of real ones."""
+
+    def order(key: str) -> tuple[str, ...]:
+        return tuple(word.zfill(6) if word.isdigit() else word for word in reversed(key.split()))
+
+    empty = sorted((key for key in rows if key.startswith("overhead")), key=order)
+    real = sorted(
+        (key for key in rows if key not in empty), key=lambda key: (key.split()[1], order(key)[::-1])
+    )
+    lines = [
+        "| a task without work | ms a task | begin, s | scheduler, MB | a worker, MB |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {key} | "
+        + " | ".join(
+            f"{rows[key][each]}" for each in ("ms_a_task", "start_s", "client_and_scheduler_mb", "worker_mb")
+        )
+        + " |"
+        for key in empty
+    ]
+    lines += ["", "| what | seconds | MB |", "|---|---:|---:|"]
+    lines += [f"| {key} | {rows[key]['seconds']} | {rows[key]['peak_mb']} |" for key in real]
+    text = README.read_text(encoding="utf-8")
+    before, after = text.split(START)[0], text.split(END)[1]
+    write_atomically(README, before + START + "\n".join(lines) + "\n" + END + after)
 
 
 def overheads() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from edgevit.cluster.fitness import Needs, why_unfit
 from edgevit.cluster.tasks import Ended, Task, ended
 from edgevit.errors import EdgevitError, InputError
 from edgevit.progress import Progress
+from edgevit.run.limits import usable_cores
 
 CONNECT_S = 15
 POLL_S = 2.0
@@ -74,7 +76,11 @@ class Machines:
 
     def submit(self, begun: Begun) -> None:
         """Give a task to one of the workers that may take it."""
-        future = self.client.submit(on_worker, begun.task, workers=begun.allowed, pure=False, retries=0)
+        hosts = [urlsplit(each).hostname for each in self.fit()]
+        neighbours = max((hosts.count(each) for each in hosts), default=1)
+        future = self.client.submit(
+            on_worker, begun.task, neighbours, workers=begun.allowed, pure=False, retries=0
+        )
         self.running[future] = begun
 
     def wait(self) -> list[Ended]:
@@ -137,12 +143,15 @@ def answer_of(future: Any, task: Task) -> tuple[str | None, Ended]:
     return address, found
 
 
-def on_worker(task: Task) -> tuple[str, Ended]:
-    """Run a task on a worker; where that was, and what it gave."""
+def on_worker(task: Task, neighbours: int) -> tuple[str, Ended]:
+    """Run a task on a worker; where that was, and what it gave. `neighbours` workers share its machine's cores."""
+    import torch
     from distributed import get_worker
 
     address = get_worker().address
     with TURN:
+        # Dask leaves a worker one thread; with as many as elsewhere, sums come out the same to the last bit.
+        torch.set_num_threads(max(1, usable_cores() // neighbours))
         return address, ended(task)
 
 

@@ -36,7 +36,7 @@ BATCH = 16
 PARITY_IMAGES = 8
 PROBE_IMAGES = 16
 EXPECTED = "expected.npy"  # of an export: the model's outputs on the first of its probe images
-SENSITIVITY_IMAGES = 16
+SENSITIVITY_IMAGES = 8
 
 
 def write_outputs(

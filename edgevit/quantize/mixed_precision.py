@@ -157,7 +157,7 @@ def measured_effects(
     Estimates take errors of values for independent; those of attention weights, for one, are not.
     """
     effects = predicted_effect(model.statistics, model.plan.ranges)
-    images = images[-EFFECT_IMAGES:]
+    images = images[-min(EFFECT_IMAGES, max(1, len(images) // 2)) :]
     float_outputs = outputs_of(model.module, images)
     for kinds in JOINT_KINDS:
         names = [name for name in effects if kind_of(name) in kinds]

@@ -17,6 +17,7 @@ VALUES = 120_000  # kept of each tensor: enough for a range
 STREAM_VALUES = 400_000  # of the residual stream, whose rare tokens decide its rotation
 GRADIENT_IMAGES = 32  # of which gradients are taken: three times the work of an image without
 BATCH = 8
+GRADIENT_BATCH = 4  # every tensor of a batch is held, with its gradient: gigabytes for a ViT-B
 
 Statistics = dict[str, TensorStatistics]
 
@@ -78,12 +79,12 @@ def collect(
     """
     first, rest = images[:GRADIENT_IMAGES], images[GRADIENT_IMAGES:]
     collector = Collector(len(first), seed)
-    for done, part in enumerate(torch.split(first, BATCH)):
+    for done, part in enumerate(torch.split(first, GRADIENT_BATCH)):
         with torch.enable_grad():
             score = outputs.sampled(forward(vit, part, collector), collector.generator)
             score.backward()  # type: ignore[no-untyped-call]
         collector.finish_batch()
-        progress.advance(min(len(images), (done + 1) * BATCH), len(images), "calibration statistics")
+        progress.advance(min(len(images), (done + 1) * GRADIENT_BATCH), len(images), "calibration statistics")
     statistics = {name: joined(parts) for name, parts in collector.parts.items()}
     return joined_extremes(statistics, extremes(vit, rest)) if len(rest) else statistics
 

@@ -295,6 +295,7 @@ PATHS = (
     "out",
     "text_embeddings",
     "label_maps",
+    "annotations",
 )
 
 

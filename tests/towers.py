@@ -104,7 +104,7 @@ TOWERS: dict[str, Tower] = {
         USUAL | {"image_size": [SIDE, SIDE], "num_detection_tokens": 6},
         {
             "pred_boxes": ("boxes", lambda found: found.pred_boxes),
-            "logits": ("tokens", lambda found: found.logits),
+            "logits": ("scores", lambda found: found.logits),
         },
         {"num_labels": 5},
     ),

@@ -53,6 +53,11 @@ if TYPE_CHECKING:
     type=FILE,
     help="A folder of PNGs of class numbers, named as the validation images: mean IoU of a segmentation.",
 )
+@click.option(
+    "--annotations",
+    type=FILE,
+    help="A COCO file of the validation images' boxes: mean average precision of a detector.",
+)
 @click.option("--recipe", type=TEXT, metavar="NAME", help="Quantization recipe or a path to its TOML.")
 @click.option(
     "--calibration-images", type=click.IntRange(1), help="Use this many; the recipe's number by default."

@@ -258,9 +258,9 @@ class Inputs:
         return self.run.step(role, inputs, make)
 
     @cached_property
-    def label_maps(self) -> Step | None:
-        """Label maps of the validation images at the size of the model's map; None where there are none."""
-        return questions.label_maps(
+    def truth(self) -> Step | None:
+        """Label maps or annotations of the validation images as the model sees them; None where there are none."""
+        return questions.truth(
             self.job,
             self.run,
             self.outputs,
@@ -318,14 +318,15 @@ class Inputs:
         if reference is None or validation is None or answered is None:
             return None
         inputs = {"answers": answered.key, "reference": reference.key, "images": validation.key}
-        maps = self.label_maps
-        inputs |= questions.key_of(self.job) | ({"maps": maps.key} if maps else {})
+        truth, names = self.truth, self.model.metrics["labels"]
+        inputs |= questions.key_of(self.job) | ({"truth": truth.key} if truth else {})
 
         def make(_: Path) -> dict[str, Any]:
             labels = np.load(validation.path("labels.npy")) if validation.metrics["labelled"] else None
             found = np.load(answered.path("outputs.npy"))
             expected = np.load(reference.path("outputs.npy"))
             accuracy = self.outputs.compare(found, expected, labels)
-            return questions.asked(self.job, accuracy, self.outputs, found, expected, labels, maps).to_json()
+            told = questions.asked(self.job, accuracy, self.outputs, found, expected, labels, truth, names)
+            return told.to_json()
 
         return self.run.step(f"evaluate-{answered.stage}", inputs, make)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgevit.errors import InputError
-from edgevit.files import sha256_file
+from edgevit.files import sha256_file, write_atomically
+from edgevit.images.annotations import read_annotations
 from edgevit.images.label_maps import map_files, read_maps
 from edgevit.outputs import metric
+from edgevit.outputs.detections import by_annotations, places_of
 from edgevit.outputs.output import Outputs
 from edgevit.request.job import Job
 from edgevit.run.folder import Run
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from edgevit.images import ImageSet
     from edgevit.images.preprocessing import Preprocessing
     from edgevit.metrics.classification import Accuracy
+
+
+MAPS, BOXES = "maps.npy", "annotations.json"
 
 
 def check(job: Job, outputs: Outputs, validation: ImageSet | None) -> None:
@@ -34,6 +40,12 @@ def check(job: Job, outputs: Outputs, validation: ImageSet | None) -> None:
             )
         if validation is not None:
             map_files(job.label_maps, validation.paths)
+    if job.annotations is not None and places_of(outputs.each) is None:
+        raise InputError(
+            "cannot use --annotations",
+            f"the model gives {outputs.first.means.description}, not boxes and scores",
+            "Say --output NAME:boxes --output NAME:scores where it gives both",
+        )
     if job.metric is not None:
         from edgevit.models.python_file import function_of
 
@@ -73,11 +85,25 @@ def metric_file(job: Job) -> Path | None:
 
 
 def asked(
-    job: Job, accuracy: Accuracy, outputs: Outputs, found: Any, reference: Any, labels: Any, maps: Step | None
+    job: Job,
+    accuracy: Accuracy,
+    outputs: Outputs,
+    found: Any,
+    reference: Any,
+    labels: Any,
+    truth: Step | None,
+    names: Sequence[str] | None,
 ) -> Accuracy:
-    """A measurement with what the user asks of the outputs: label maps, classes by texts, scores by a function."""
-    if maps is not None:
-        accuracy = metric.by_label_maps(accuracy, outputs, np.load(maps.path("maps.npy")), found, reference)
+    """A measurement with what the user asks of the outputs: by `truth`, classes by texts, scores by a function.
+
+    `names` are those of the model's classes, where it has any.
+    """
+    if truth is not None and job.label_maps is not None:
+        accuracy = metric.by_label_maps(accuracy, outputs, np.load(truth.path(MAPS)), found, reference)
+    if truth is not None and job.annotations is not None:
+        boxes = json.loads(truth.path(BOXES).read_text(encoding="utf-8"))
+        parts = outputs.split(found), outputs.split(reference)
+        accuracy = by_annotations(accuracy, outputs.each, boxes, names, *parts)
     if job.text_embeddings is not None:
         texts = metric.read_text_embeddings(job.text_embeddings)
         accuracy = metric.by_texts(accuracy, outputs, texts, found, reference, labels)
@@ -89,7 +115,7 @@ def asked(
     return accuracy
 
 
-def label_maps(
+def truth(
     job: Job,
     run: Run,
     outputs: Outputs,
@@ -97,13 +123,50 @@ def label_maps(
     images: ImageSet | None,
     validation: Step | None,
 ) -> Step | None:
-    """Label maps of the validation images at the size of the model's map; None where there are none."""
-    if job.label_maps is None or images is None or validation is None:
+    """Label maps of the validation images at the size of the model's map, or annotations in its pixels.
+
+    None where there are none.
+    """
+    if images is None or validation is None:
         return None
     kept = json.loads(validation.path("images.json").read_text(encoding="utf-8"))["sha256"]
     by_content = dict(zip(images.digests, images.paths, strict=True))
     photographs = [by_content[digest] for digest in kept]
-    files = map_files(job.label_maps, photographs)
+    if job.label_maps is not None:
+        return label_maps(job.label_maps, run, outputs, preprocessing, photographs, validation)
+    if job.annotations is not None:
+        return true_boxes(job.annotations, run, preprocessing, photographs, validation)
+    return None
+
+
+def true_boxes(
+    file: Path, run: Run, preprocessing: Preprocessing, photographs: list[Path], validation: Step
+) -> Step:
+    """Boxes of the validation images in the model's pixels."""
+    inputs = {
+        "images": validation.key,
+        "annotations": sha256_file(file),
+        "preprocessing": preprocessing.to_json(),
+    }
+
+    def make(out: Path) -> dict[str, Any]:
+        found = read_annotations(file, photographs, preprocessing)
+        write_atomically(out / BOXES, json.dumps(found))
+        return {"n": len(photographs), "boxes": len(found["annotations"])}
+
+    return run.step("annotations", inputs, make)
+
+
+def label_maps(
+    folder: Path,
+    run: Run,
+    outputs: Outputs,
+    preprocessing: Preprocessing,
+    photographs: list[Path],
+    validation: Step,
+) -> Step:
+    """Label maps of the validation images at the size of the model's map."""
+    files = map_files(folder, photographs)
     classes, height, width = outputs.first.shape
     inputs = {
         "images": validation.key,
@@ -113,7 +176,7 @@ def label_maps(
 
     def make(out: Path) -> dict[str, Any]:
         maps = read_maps(files, photographs, preprocessing, (height, width), classes)
-        np.save(out / "maps.npy", maps)
+        np.save(out / MAPS, maps)
         return {"n": len(maps)}
 
     return run.step("label-maps", inputs, make)

@@ -27,7 +27,8 @@ class Accuracy:
     `cosine` is that of the outputs, its mean over images, `cosine_low` its 5th percentile, `cosine_worst` of
     the worst image. `kl` is the mean KL divergence from reference to artefact in nats, where outputs are no
     class scores one minus the cosine. `overlap` is of the ten nearest neighbours, `mean_iou` with the
-    reference's map or boxes, `relative_error` and `within` (a ratio of 1.25) of values.
+    reference's map or boxes, `relative_error` and `within` (a ratio of 1.25) of values,
+    `score_shift` of boxes' probabilities.
 
     `top1` is the share of right answers, `top5` with five guesses; `drop_points` is reference top-1 minus
     artefact top-1 in percentage points with its 95 % interval; `lost` and `won` count the images only the
@@ -52,6 +53,7 @@ class Accuracy:
     mean_iou: float | None = None
     relative_error: float | None = None
     within: float | None = None
+    score_shift: float | None = None
     top1: float | None = None
     top5: float | None = None
     reference_top1: float | None = None

@@ -21,7 +21,7 @@ HEADS: dict[str, dict[str, str]] = {
     "ForImageClassification": {"logits": "logits"},
     "ForSemanticSegmentation": {"logits": "segmentation"},
     "ForDepthEstimation": {"predicted_depth": "depth"},
-    "ForObjectDetection": {"pred_boxes": "boxes", "logits": "tokens"},
+    "ForObjectDetection": {"pred_boxes": "boxes", "logits": "scores"},
     "WithProjection": {"image_embeds": "embedding"},
     "Model": {"embedding": "embedding"},
 }

@@ -179,7 +179,7 @@ def requested(text: str, outputs: Outputs) -> tuple[int, Output]:
     return place, replace(outputs.each[place], kind=kind or outputs.each[place].kind)
 
 
-RANKS = {"logits": 1, "embedding": 1, "segmentation": 3, "dense": 3, "tokens": 2, "boxes": 2}
+RANKS = {"logits": 1, "embedding": 1, "segmentation": 3, "dense": 3, "tokens": 2, "boxes": 2, "scores": 2}
 
 
 def check_shape(name: str, output: Output) -> None:

@@ -159,6 +159,18 @@ KINDS: dict[str, Kind] = {
         unit=COSINE_LOST,
         show=pictures.vectors,
     ),
+    "scores": Kind(
+        "class scores [queries, classes] of as many boxes",
+        OFF,
+        angles.difference,
+        angles.predicted,
+        angles.sampled,
+        angles.compare,
+        columns=ANGLES,
+        legend=ANGLES_LEGEND,
+        unit=COSINE_LOST,
+        show=pictures.vectors,
+    ),
     "boxes": Kind(
         "boxes [queries, 4]: centre, width and height, 0..1, before any suppression",
         "same box",
@@ -169,14 +181,17 @@ KINDS: dict[str, Kind] = {
         columns=(
             agrees("match"),
             Column("overlap", lambda each: percent(each.mean_iou)),
+            Column("score shift", lambda each: number(each.score_shift)),
             cosine(),
             WORST,
         ),
         legend="match: boxes that overlap the float model's of the same query by half or more, overlap: their mean "
-        "intersection over union, in %; lost: boxes that no longer match in %",
+        "intersection over union, in %; with class scores only boxes that the float model is sure of, which must "
+        "keep their class, and score shift: how far their probability moves; lost: boxes that no longer match in %",
         divergence="overlap lost",
         unit=("% of the boxes", "% of the boxes"),
         show=pictures.drawn_boxes,
+        draw=pictures.boxes_on_image,
     ),
     "tensor": Kind(
         "anything else, compared as one vector",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edgevit.metrics.classification import Accuracy, refuse_broken
 from edgevit.metrics.difference import Difference
 from edgevit.metrics.predicted_loss import PredictedLoss
+from edgevit.outputs import detections
 from edgevit.outputs.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
@@ -134,6 +135,9 @@ class Outputs:
             output.means.compare(a, b, labels if output is self.first else None)
             for output, a, b in zip(self.each, ours, theirs, strict=True)
         ]
+        if (places := detections.places_of(self.each)) is not None and places[0] == 0:
+            boxes, scores = ((ours[place], theirs[place]) for place in places)
+            told[0] = detections.compare(told[0], scores, boxes)
         others = {output.name: each.to_json() for output, each in zip(self.each[1:], told[1:], strict=True)}
         return replace(told[0], kind=self.first.kind, others=others)
 

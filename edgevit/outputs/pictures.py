@@ -206,6 +206,12 @@ def outlined(image: Picture, shown: Array, colour: tuple[int, int, int]) -> Pict
     return np.asarray(picture)
 
 
+def boxes_on_image(answer: Array, image: Picture | None) -> Picture:
+    """The boxes [m, 4] drawn on the picture as the model saw it."""
+    blank = np.full((256, 256, 3), 255, np.uint8)
+    return outlined(blank if image is None else np.ascontiguousarray(image), answer, AFTER)
+
+
 def coloured(values_: Array, low: float, high: float) -> Picture:
     """A map [height, width] in colours from `low` to `high`."""
     share = np.clip((values_ - low) / max(high - low, 1e-12), 0, 1) * (len(SCALE) - 1)

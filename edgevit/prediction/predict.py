@@ -19,6 +19,7 @@ from edgevit.errors import InputError
 from edgevit.files import atomic_path, write_atomically
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.outputs.angles import cosines
+from edgevit.outputs.detections import worth_drawing
 from edgevit.outputs.embeddings import neighbours
 from edgevit.outputs.output import Outputs as ModelOutputs
 from edgevit.progress import QUIET, Progress
@@ -215,7 +216,8 @@ def save(source: Source, answered: Answered, folder: Path) -> list[Path]:
     seen = [pixels for pixels in answered.pixels if not isinstance(pixels, str)]
     made = [folder / "pictures.json"]
     write_atomically(made[0], json.dumps(read, indent=1))
-    for output, values in zip(gives.each, gives.split(rows), strict=True):
+    parts = gives.split(rows)
+    for place, (output, values) in enumerate(zip(gives.each, parts, strict=True)):
         with atomic_path(folder / f"{file_stem(output.name)}.npy") as staging, staging.open("wb") as file:
             np.save(file, values)
         made.append(folder / f"{file_stem(output.name)}.npy")
@@ -223,7 +225,7 @@ def save(source: Source, answered: Answered, folder: Path) -> list[Path]:
         for number, (name, pixels) in enumerate(zip(read, seen, strict=True)):
             if draw is not None:
                 path = folder / f"{number + 1:04d}-{file_stem(Path(name).stem)}-{file_stem(output.name)}.png"
-                Image.fromarray(draw(values[number], pixels)).save(path)
+                Image.fromarray(draw(worth_drawing(gives.each, parts, place, number), pixels)).save(path)
                 made.append(path)
     return made
 

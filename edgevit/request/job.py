@@ -51,6 +51,7 @@ class Job:
     metric: str | None = None
     text_embeddings: Path | None = None
     label_maps: Path | None = None
+    annotations: Path | None = None
 
     @property
     def acceptance(self) -> Acceptance:
@@ -90,6 +91,7 @@ class Job:
             "metric": self.metric,
             "text_embeddings": text(self.text_embeddings),
             "label_maps": text(self.label_maps),
+            "annotations": text(self.annotations),
             "max_drop": self.max_drop,
             "plan": None if self.plan is None else self.plan.to_json(),
             "search_minutes": self.search_minutes,

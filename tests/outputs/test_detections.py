@@ -1,0 +1,139 @@
+"""A detector's boxes and scores, told together: what it is sure of, and mean average precision by annotations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgevit.errors import InputError
+from edgevit.outputs import detections
+from edgevit.outputs.output import Output, Outputs
+from edgevit.outputs.pictures import boxes_on_image
+
+QUERIES, CLASSES = 6, 3
+DETECTOR = Outputs(
+    (Output("boxes", "boxes", (QUERIES, 4)), Output("scores", "scores", (QUERIES, CLASSES + 1)))
+)
+
+
+def answers(n: int = 8, seed: int = 0) -> tuple[Any, Any]:
+    """Boxes, and scores that are sure of a class for the first two queries and of nothing for the others."""
+    random = np.random.default_rng(seed)
+    boxes = np.concatenate(
+        [random.uniform(0.3, 0.7, (n, QUERIES, 2)), random.uniform(0.1, 0.3, (n, QUERIES, 2))], -1
+    )
+    scores = np.zeros((n, QUERIES, CLASSES + 1))
+    scores[:, 2:, -1] = 8
+    for image in range(n):
+        for query in range(2):
+            scores[image, query, (image + query) % CLASSES] = 6
+    return boxes.astype(np.float32), scores.astype(np.float32)
+
+
+def rows(boxes: Any, scores: Any) -> Any:
+    return np.concatenate([boxes.reshape(len(boxes), -1), scores.reshape(len(boxes), -1)], 1)
+
+
+def truth_of(boxes: Any, scores: Any, size: int = 100) -> dict[str, Any]:
+    """Annotations that the model's sure boxes meet exactly."""
+    found = []
+    for image in range(len(boxes)):
+        for query in range(2):
+            x, y, across, down = (float(each) * size for each in boxes[image, query])
+            found.append(
+                {
+                    "id": len(found) + 1,
+                    "image_id": image,
+                    "category_id": 10 + int(scores[image, query].argmax()),
+                    "bbox": [x - across / 2, y - down / 2, across, down],
+                    "area": across * down,
+                    "iscrowd": 0,
+                }
+            )
+    images = [{"id": image, "width": size, "height": size} for image in range(len(boxes))]
+    kinds = [{"id": 10 + each, "name": f"kind {each}"} for each in range(CLASSES)]
+    return {"images": images, "categories": kinds, "annotations": found}
+
+
+def test_only_boxes_that_the_model_is_sure_of_count() -> None:
+    boxes, scores = answers()
+    moved = boxes.copy()
+    moved[:, 2:, :2] += 0.5  # what nobody sees
+    told = DETECTOR.compare(rows(moved, scores), rows(boxes, scores), None)
+    assert told.agreement == 1.0
+    assert told.score_shift == 0.0
+    moved[0, 0, 0] += 0.5
+    assert DETECTOR.compare(rows(moved, scores), rows(boxes, scores), None).agreement == 1 - 1 / 16
+
+
+def test_a_box_that_changes_its_class_or_is_no_longer_sure_is_lost() -> None:
+    boxes, scores = answers()
+    other = scores.copy()
+    other[0, 0, :3] = np.roll(other[0, 0, :3], 1)
+    other[1, 0, -1] = 12
+    told = DETECTOR.compare(rows(boxes, other), rows(boxes, scores), None)
+    assert told.agreement == pytest.approx(1 - 2 / 16)
+    assert told.score_shift is not None and told.score_shift > 0.05
+
+
+def test_where_the_model_is_sure_of_nothing_all_boxes_count() -> None:
+    boxes, scores = answers()
+    scores[:] = [0, 0, 0, 8]
+    moved = boxes + 0.5
+    assert DETECTOR.compare(rows(moved, scores), rows(boxes, scores), None).agreement < 1.0
+
+
+def test_without_a_class_for_nothing_each_class_has_a_probability() -> None:
+    boxes, scores = answers()
+    own = np.where(scores[..., :-1] > 0, 6.0, -6.0)
+    assert detections.has_nothing(scores)
+    assert not detections.has_nothing(own)
+    found = detections.detections(own, boxes, nothing=False)
+    assert (found.scores[:, :2] > 0.9).all() and (found.scores[:, 2:] < 0.1).all()
+
+
+def test_annotations_that_are_met_exactly_give_100_percent() -> None:
+    pytest.importorskip("pycocotools")
+    boxes, scores = answers()
+    reference = rows(boxes, scores)
+    told = DETECTOR.compare(reference, reference, None)
+    truth, names = truth_of(boxes, scores), [f"kind {each}" for each in range(CLASSES)]
+    parts = DETECTOR.split(reference)
+    found = detections.by_annotations(told, DETECTOR.each, truth, names, parts, parts)
+    assert found.score == pytest.approx(100.0)
+    assert found.drop_points == 0.0
+    numbers = truth | {"categories": [{"id": 10 + each, "name": "x"} for each in range(CLASSES)]}
+    assert detections.categories(numbers, None) == {12: 12}
+
+
+def test_lost_boxes_lower_the_mean_average_precision() -> None:
+    pytest.importorskip("pycocotools")
+    boxes, scores = answers()
+    moved = boxes.copy()
+    moved[:4, 0, 0] += 0.5
+    reference, found = rows(boxes, scores), rows(moved, scores)
+    told = DETECTOR.compare(found, reference, None)
+    names = [f"kind {each}" for each in range(CLASSES)]
+    lost = detections.by_annotations(
+        told, DETECTOR.each, truth_of(boxes, scores), names, DETECTOR.split(found), DETECTOR.split(reference)
+    )
+    assert lost.reference_score == pytest.approx(100.0)
+    assert lost.drop_points is not None and lost.drop_low is not None and lost.drop_high is not None
+    assert 10 < lost.drop_points < 60
+    assert lost.drop_low < lost.drop_points < lost.drop_high
+
+
+def test_annotations_of_other_classes_are_one_line() -> None:
+    with pytest.raises(InputError, match="no class of the model is called 'kind 0' or 'kind 1'"):
+        detections.categories(truth_of(*answers()), ["cat", "dog"])
+
+
+def test_what_is_drawn_are_the_boxes_that_it_is_sure_of() -> None:
+    boxes, scores = answers()
+    sure = detections.worth_drawing(DETECTOR.each, [boxes, scores], 0, 3)
+    np.testing.assert_allclose(sure, boxes[3, :2])
+    picture = boxes_on_image(sure, np.zeros((50, 60, 3), np.uint8))
+    assert picture.shape == (50, 60, 3) and picture.any()
+    assert detections.worth_drawing(DETECTOR.each, [boxes, scores], 1, 3) is not None

@@ -76,8 +76,8 @@ OUTPUTS = (
         type=TEXT,
         multiple=True,
         metavar="[NAME:]KIND",
-        help="An output to keep, and what it is: embedding, dense, segmentation, depth, tokens, boxes, tensor, "
-        "logits; repeatable. embedding of a classifier is what its last layer reads.",
+        help="An output to keep, and what it is: embedding, dense, segmentation, depth, tokens, boxes, scores, "
+        "tensor, logits; repeatable. embedding of a classifier is what its last layer reads.",
     ),
     click.option("--normalize", is_flag=True, help="Divide an embedding by its length, inside the model."),
 )

@@ -105,6 +105,15 @@ def kind_of(module: nn.Module, value: torch.Tensor) -> str:
     return "tensor"
 
 
+def with_scores(outputs: Sequence[Output]) -> tuple[Output, ...]:
+    """The outputs, with tokens beside as many boxes taken for the boxes' class scores."""
+    queries = {output.shape[0] for output in outputs if output.kind == "boxes"}
+    return tuple(
+        replace(output, kind="scores") if output.kind == "tokens" and output.shape[0] in queries else output
+        for output in outputs
+    )
+
+
 def with_requested(loaded: LoadedModel, wanted: Sequence[str], normalize: bool) -> LoadedModel:
     """The model with the outputs that the user wants, each NAME:KIND, NAME or (of its only one) KIND.
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from edgevit.errors import InputError
 from edgevit.files import read_input, write_atomically
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.outputs.kinds import KINDS
 from edgevit.outputs.output import CLASS_SCORES, Outputs, outputs_from
 from edgevit.run.fields import Count, FileName, Real, Record, first_problem
 from edgevit.run.results import Cost, Failure, Reduction, Result
@@ -46,11 +47,18 @@ class StepRecord(Record):
     cached: bool = False
 
 
+def known_kind(kind: str) -> str:
+    """A kind of output that there is. Raises ValueError."""
+    if kind not in KINDS:
+        raise ValueError(f"there is no kind of output {kind}")
+    return kind
+
+
 class OutputRecord(Record):
     """One of a model's outputs: its name, its kind, its shape for one image; () fits any."""
 
     name: str
-    kind: Literal["logits", "embedding", "segmentation", "depth", "dense", "tokens", "boxes", "tensor"]
+    kind: Annotated[str, AfterValidator(known_kind)]
     shape: tuple[Count, ...] = ()
 
 

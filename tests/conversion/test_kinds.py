@@ -30,6 +30,26 @@ class Features(torch.nn.Module):
 
 def features():
     return Features()
+
+
+class Detector(torch.nn.Module):
+    """Four boxes with scores for three classes, or for nothing being there."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = tiny()
+        self.box, self.score = torch.nn.Linear(32, 4), torch.nn.Linear(32, 4)
+        self.preprocessing = {"size": (32, 32), "crop_mode": "squash"}
+
+    def forward(self, images):
+        tokens = self.body.forward_features(images)[:, 1:]
+        surer = torch.tensor([4.0, 0.0, 0.0, 2.0])
+        return {"boxes": self.box(tokens).sigmoid(), "found": self.score(tokens) + surer}
+
+
+def detector():
+    torch.manual_seed(1)
+    return Detector()
 '''
 
 
@@ -216,3 +236,46 @@ def test_label_maps_measure_a_segmentation(two: Project) -> None:
         "cannot use --label-maps: the model gives a vector"
         in two.run("convert", "model.py:features", *images, *other, check=1).stderr
     )
+
+
+def test_a_detector_is_measured_by_boxes_it_is_sure_of_and_by_annotations(two: Project) -> None:
+    pytest.importorskip("pycocotools")
+    from PIL import Image
+
+    images, boxes = [], []
+    for number, path in enumerate(sorted((two.folder / "images/validation").rglob("*.png"))):
+        with Image.open(path) as opened:
+            width, height = opened.size
+        path = path.rename(path.with_name(f"photo{number}.png"))
+        images.append({"id": number, "file_name": path.name, "width": width, "height": height})
+        boxes.append({"id": number + 1, "image_id": number, "category_id": 0, "bbox": [2, 2, 20, 20]})
+    kinds = [{"id": 0, "name": "thing"}, {"id": 1, "name": "other"}]
+    content = {"images": images, "categories": kinds, "annotations": boxes}
+    (two.folder / "boxes.json").write_text(json.dumps(content))
+    sets = ("--calibration", "images/calibration", "--validation", "images/validation", "--target", "onnx")
+    done = two.run(
+        "convert",
+        "model.py:detector",
+        *sets,
+        "--annotations",
+        "boxes.json",
+        "--precision",
+        "float",
+        "--out",
+        "run",
+    )
+    manifest = two.manifest("run")
+    assert [each["kind"] for each in manifest["model"]["outputs"]] == ["boxes", "scores"]
+    accuracy = manifest["results"][0]["accuracy"]
+    assert accuracy["metric"] == "mAP by annotations, %" and accuracy["drop_points"] == 0.0
+    assert accuracy["agreement"] == 1.0 and accuracy["score_shift"] < 0.001
+    assert "score shift" in done.stdout and "mAP" in done.stdout
+    picture = next((two.folder / "images/validation").rglob("*.png"))
+    two.run("predict", str(picture), "--model", "run", "--save", "shown")
+    with Image.open(next((two.folder / "shown").glob("*boxes.png"))) as drawn:
+        assert drawn.size == (32, 32)
+    (two.folder / "boxes.json").write_text(json.dumps(content | {"images": images[1:]}))
+    failed = two.run("convert", "model.py:detector", *sets, "--annotations", "boxes.json", check=1)
+    assert "validation images are not in it, the first is photo0.png" in failed.stderr
+    other = two.run("convert", "model.py:features", *sets, "--annotations", "boxes.json", check=1)
+    assert "cannot use --annotations: the model gives a vector" in other.stderr

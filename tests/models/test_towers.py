@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from edgevit.errors import InputError
+from edgevit.images.pixels import cropped, resized
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import load_model
 from edgevit.models.model import finish
@@ -21,6 +24,16 @@ from tests.vits import random_vit
 SMALL = Preprocessing((32, 32))
 
 
+def photographs(preprocessing: Preprocessing) -> torch.Tensor:
+    """Two photographs as a model takes them."""
+    samples = pytest.importorskip("sklearn.datasets")
+    images = []
+    for name in ("china.jpg", "flower.jpg"):
+        image = Image.fromarray(samples.load_sample_image(name))
+        images.append(np.asarray(cropped(resized(image, preprocessing), preprocessing)))
+    return torch.from_numpy(preprocessing.normalise(np.stack(images)))
+
+
 @pytest.mark.parametrize("name", list(TOWERS))
 def test_a_folder_gives_what_its_own_library_gives(tmp_path: Path, name: str) -> None:
     pytest.importorskip("transformers")
@@ -29,7 +42,7 @@ def test_a_folder_gives_what_its_own_library_gives(tmp_path: Path, name: str) ->
     assert [(each.name, each.kind) for each in loaded.outputs.each] == [
         (output, kind) for output, (kind, _) in tower.gives.items()
     ]
-    images = torch.randn(2, 3, *loaded.preprocessing.size)
+    images = photographs(loaded.preprocessing)
     with torch.inference_mode():
         found = original(pixel_values=images)
         wanted = [had(found) for _, had in tower.gives.values()]

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from edgevit.compression.blocks import (
     BATCH,
@@ -26,6 +25,7 @@ from edgevit.compression.calibration_split import Split
 from edgevit.compression.compensation import Moments, correct, solve
 from edgevit.compression.fitting_streams import Streams, start_streams
 from edgevit.compression.value_projection import MAX_FEATURES, measure_values, set_values, solve_values
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 
 LAYERS = ("values", "proj", "fc2")
@@ -44,8 +44,10 @@ class TokenSensitivity:
     mlp: tuple[torch.Tensor, ...]
 
 
-def estimate_sensitivity(model: nn.Module, images: torch.Tensor, *, seed: int = 0) -> TokenSensitivity:
-    """Trace of the Fisher information per token, without labels. Patch tokens share their mean."""
+def estimate_sensitivity(
+    model: nn.Module, images: torch.Tensor, *, seed: int = 0, outputs: Outputs = CLASS_SCORES
+) -> TokenSensitivity:
+    """Trace of the Fisher information of its `outputs` per token, without labels. Patch tokens share their mean."""
     vit: Any = model
     generator = torch.Generator().manual_seed(seed)
     sums: list[torch.Tensor] = []
@@ -56,10 +58,8 @@ def estimate_sensitivity(model: nn.Module, images: torch.Tensor, *, seed: int = 
             for block in vit.blocks:
                 points.append(after_attention(block, points[-1] if points else tokens))
                 points.append(after_mlp(block, points[-1]))
-            outputs = head(vit, points[-1] if points else tokens)
-            drawn = torch.multinomial(outputs.detach().softmax(-1), 1, generator=generator)[:, 0]
-            loss = functional.cross_entropy(outputs, drawn, reduction="sum")
-            gradients = torch.autograd.grad(loss, points)
+            score = outputs.sampled(head(vit, points[-1] if points else tokens), generator)
+            gradients = torch.autograd.grad(score, points)
         new = [gradient.square().sum(-1).double().sum(0) for gradient in gradients]
         sums = [old + part for old, part in zip(sums, new, strict=True)] if sums else new
     prefix = vit.num_prefix_tokens

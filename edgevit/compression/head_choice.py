@@ -16,7 +16,7 @@ from edgevit.compression.calibration_split import Split
 from edgevit.compression.compensation import Centred, Correction, correct, solve
 from edgevit.compression.fitting import TokenSensitivity, capped_weights, measure_projection
 from edgevit.compression.fitting_streams import start_streams
-from edgevit.metrics.difference import difference
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 
 # Candidates whose outputs are computed at least once; the rest are ranked by their local error until needed.
@@ -123,37 +123,47 @@ def without_head(block: Any, view: BlockView, index: int) -> tuple[torch.Tensor,
     return kept, solve(fit, check)
 
 
-def kl_without(student: Any, block: int, view: BlockView, index: int, expected: torch.Tensor) -> float:
-    """KL divergence to `expected` outputs on held-out images without a head, its projection refitted."""
+def kl_without(
+    student: Any, block: int, view: BlockView, index: int, expected: torch.Tensor, outputs: Outputs
+) -> float:
+    """Divergence to `expected` outputs on held-out images without a head, its projection refitted."""
     attention = student.blocks[block].attn
     kept, correction = without_head(student.blocks[block], view, index)
     proj = linear_of(attention.proj.weight[:, kept], attention.proj.bias)
     correct(proj, correction)
-    return kl_with(student, block, view, kept, proj, expected)
+    return kl_with(student, block, view, kept, proj, expected, outputs)
 
 
-def kl_dropped(student: Any, block: int, view: BlockView, index: int, expected: torch.Tensor) -> float:
-    """KL divergence to `expected` outputs on held-out images without a head, nothing refitted."""
+def kl_dropped(
+    student: Any, block: int, view: BlockView, index: int, expected: torch.Tensor, outputs: Outputs
+) -> float:
+    """Divergence to `expected` outputs on held-out images without a head, nothing refitted."""
     attention = student.blocks[block].attn
     kept = rows_of([other for other in range(attention.num_heads) if other != index], attention.head_dim)
     proj = linear_of(attention.proj.weight[:, kept], attention.proj.bias)
-    return kl_with(student, block, view, kept, proj, expected)
+    return kl_with(student, block, view, kept, proj, expected, outputs)
 
 
 @torch.no_grad()
 def kl_with(
-    student: Any, block: int, view: BlockView, kept: torch.Tensor, proj: nn.Linear, expected: torch.Tensor
+    student: Any,
+    block: int,
+    view: BlockView,
+    kept: torch.Tensor,
+    proj: nn.Linear,
+    expected: torch.Tensor,
+    outputs: Outputs,
 ) -> float:
-    """KL divergence with another projection of the `kept` head outputs in one block, from there on."""
+    """Divergence with another projection of the `kept` head outputs in one block, from there on."""
     own = student.blocks[block]
 
-    def rest(tokens: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        tokens = after_mlp(own, tokens + own.ls1(proj(outputs[..., kept])))
+    def rest(tokens: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        tokens = after_mlp(own, tokens + own.ls1(proj(mixed[..., kept])))
         for later in student.blocks[block + 1 :]:
             tokens = later(tokens)
         return head(student, tokens)
 
-    return difference(in_batches(rest, view.tokens, view.outputs), expected).kl
+    return outputs.difference(in_batches(rest, view.tokens, view.outputs), expected).kl
 
 
 def local_cost(block: Any, view: BlockView, index: int) -> float:
@@ -175,9 +185,11 @@ def choose_heads(
     *,
     shortlist: int = SHORTLIST,
     most_kl: float = math.inf,
+    outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> list[Removal]:
-    """Pick heads one at a time by the KL divergence they leave; block and head as numbered in `vit`.
+    """Pick heads one at a time by the divergence of the `outputs` they leave (KL of class scores); block and
+    head as numbered in `vit`.
 
     The price of a head rarely falls when others go. So a price from an earlier step bounds today's from
     below, and only heads whose old price is under the best new one are priced again (lazy greedy, Minoux
@@ -200,7 +212,8 @@ def choose_heads(
                 continue
             if fresh and min(fresh.values()) <= prices[candidate]:
                 break
-            kl = kl_without(student, block, views[block], alive[block].index(index), expected)
+            position = alive[block].index(index)
+            kl = kl_without(student, block, views[block], position, expected, outputs)
             fresh[candidate] = kl - reached
         best = min(fresh, key=fresh.__getitem__)
         reached += fresh[best]

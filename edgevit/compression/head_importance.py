@@ -21,6 +21,7 @@ from edgevit.compression.head_choice import (
 )
 from edgevit.errors import InputError
 from edgevit.files import atomic_path
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 
 PICTURES = {".png", ".svg"}
@@ -84,6 +85,7 @@ def head_importance(
     inputs: torch.Tensor,
     *,
     seed: int = 0,
+    outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> Importance:
     """Price every head of a canonical ViT on calibration images [n, C, H, W], as `prune_heads` would.
@@ -93,12 +95,12 @@ def head_importance(
     vit = require_prunable(model, "head importance")
     split = split_images(inputs, seed=seed)
     student, expected = frozen_copy(vit), outputs_of(vit, split.check)
-    views = view_blocks(student, vit, split, estimate_sensitivity(vit, split.fit, seed=seed))
+    views = view_blocks(student, vit, split, estimate_sensitivity(vit, split.fit, seed=seed, outputs=outputs))
     counts, prices = heads_of(vit), []
     for block, (heads, view) in enumerate(zip(counts, views, strict=True)):
         for head in range(heads):
-            refitted = kl_without(student, block, view, head, expected)
-            dropped = kl_dropped(student, block, view, head, expected)
+            refitted = kl_without(student, block, view, head, expected, outputs)
+            dropped = kl_dropped(student, block, view, head, expected, outputs)
             prices.append(HeadPrice(block, head, refitted, dropped))
             progress.advance(len(prices), sum(counts), f"block {block} head {head}")
     return Importance(tuple(prices), counts, len(split.check))

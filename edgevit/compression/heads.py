@@ -15,7 +15,8 @@ from edgevit.compression.calibration_split import Split, split_images
 from edgevit.compression.fitting import LayerFit, TokenSensitivity, estimate_sensitivity, refit
 from edgevit.compression.head_choice import Removal, choose_heads, drop_heads, frozen_copy, heads_of
 from edgevit.errors import InputError
-from edgevit.metrics.difference import Difference, difference
+from edgevit.metrics.difference import Difference
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 
 
@@ -50,6 +51,7 @@ def prune_heads(
     inputs: torch.Tensor,
     *,
     seed: int = 0,
+    outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> Pruned:
     """Remove `amount` heads (a count, or a fraction of all) from a copy of a canonical ViT and refit the rest.
@@ -67,11 +69,11 @@ def prune_heads(
     with torch.no_grad():
         expected = outputs_of(vit, split.check)
     if count == 0:
-        same = difference(expected, expected)
+        same = outputs.difference(expected, expected)
         return Pruned(copy.deepcopy(vit), (), heads_of(vit), same, same, ())
-    sensitivity = estimate_sensitivity(vit, split.fit, seed=seed)
-    removed = choose_heads(vit, count, split, sensitivity, progress=progress)
-    return remove_and_refit(vit, removed, split, sensitivity, progress=progress)
+    sensitivity = estimate_sensitivity(vit, split.fit, seed=seed, outputs=outputs)
+    removed = choose_heads(vit, count, split, sensitivity, outputs=outputs, progress=progress)
+    return remove_and_refit(vit, removed, split, sensitivity, outputs=outputs, progress=progress)
 
 
 def remove_and_refit(
@@ -80,6 +82,7 @@ def remove_and_refit(
     split: Split,
     sensitivity: TokenSensitivity,
     *,
+    outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> Pruned:
     """Remove the given heads from a copy of the dense model and refit it to the dense model."""
@@ -88,9 +91,9 @@ def remove_and_refit(
         drop_heads(block.attn, [removal.head for removal in removed if removal.block == index])
     with torch.no_grad():
         expected = outputs_of(vit, split.check)
-        dropped = difference(outputs_of(student, split.check), expected)
+        dropped = outputs.difference(outputs_of(student, split.check), expected)
         fits = refit(student, vit, split, sensitivity, progress=progress)
-        refitted = difference(outputs_of(student, split.check), expected)
+        refitted = outputs.difference(outputs_of(student, split.check), expected)
     student.requires_grad_(True)
     return Pruned(student, tuple(removed), heads_of(student), dropped, refitted, tuple(fits))
 

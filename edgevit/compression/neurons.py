@@ -22,7 +22,8 @@ from edgevit.compression.fitting import (
 from edgevit.compression.fitting_streams import start_streams
 from edgevit.compression.head_choice import frozen_copy, linear_of
 from edgevit.errors import InputError
-from edgevit.metrics.difference import Difference, difference
+from edgevit.metrics.difference import Difference
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 
 RIDGE = 1e-3
@@ -57,6 +58,7 @@ def prune_mlp(
     *,
     alignment: int = 32,
     seed: int = 0,
+    outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> Thinned:
     """Remove up to `amount` MLP neurons (a count, or a fraction of all) from a copy, `alignment` at a time.
@@ -76,17 +78,17 @@ def prune_mlp(
                 "Leave --prune-mlp out",
             )
     split = split_images(inputs, seed=seed)
-    sensitivity = estimate_sensitivity(vit, split.fit, seed=seed)
+    sensitivity = estimate_sensitivity(vit, split.fit, seed=seed, outputs=outputs)
     student = frozen_copy(vit)
     with torch.no_grad():
         expected = outputs_of(vit, split.check)
         kept = choose_neurons(vit, wanted, alignment, split, sensitivity)
         for block, neurons in zip(student.blocks, kept, strict=True):
             keep_neurons(block.mlp, neurons)
-        dropped = difference(outputs_of(student, split.check), expected)
+        dropped = outputs.difference(outputs_of(student, split.check), expected)
         removed = sum(neurons_of(vit)) - sum(len(neurons) for neurons in kept)
         fits = refit(student, vit, split, sensitivity, progress=progress) if removed else []
-        refitted = difference(outputs_of(student, split.check), expected)
+        refitted = outputs.difference(outputs_of(student, split.check), expected)
     student.requires_grad_(True)
     return Thinned(student, tuple(len(n) for n in kept), removed, dropped, refitted, tuple(fits))
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.metrics.difference import difference, kl_by_image
+from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.rewrites.canonical import require_canonical
 
@@ -134,6 +134,7 @@ def choose_crop(
     render: Render,
     *,
     factors: Sequence[float] = CROP_FACTORS,
+    outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> CropChoice:
     """The crop ratio at which `model`, already at its new size, agrees best with the full-resolution model.
@@ -148,8 +149,9 @@ def choose_crop(
     divergences, agreements = [], []
     for done, option in enumerate(options):
         found = predict(model, option, render(option))
-        divergences.append(kl_by_image(found, reference_outputs))
-        agreements.append(difference(found, reference_outputs).agreement)
+        pairs = zip(found, reference_outputs, strict=True)
+        divergences.append(np.array([outputs.difference(a[None], b[None]).kl for a, b in pairs]))
+        agreements.append(outputs.difference(found, reference_outputs).agreement)
         progress.advance(done + 1, len(options), f"crop ratio {ratio(option):.3f}")
     best = 0
     for index in range(1, len(options)):

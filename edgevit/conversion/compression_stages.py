@@ -22,7 +22,6 @@ from edgevit.compression.neurons import Thinned, neurons_of, neurons_to_remove, 
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.metrics.acceptance import Acceptance
-from edgevit.metrics.predicted_loss import predicted_points
 from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.request.compression import AUTO, Amount
@@ -77,7 +76,9 @@ def remove_heads(work: Work, wanted: Amount, calibration: Step | None, acceptanc
     if wanted == AUTO:
         return most_heads(work, inputs, acceptance)
     amount, seed = number(wanted, "--prune-heads"), work.job.seed
-    pruned = prune_heads(vit, amount, inputs, seed=seed, progress=work.progress)
+    pruned = prune_heads(
+        vit, amount, inputs, seed=seed, outputs=work.original.outputs, progress=work.progress
+    )
     return made_of_heads(pruned, preprocessing)
 
 
@@ -95,19 +96,28 @@ def made_of_heads(pruned: Pruned, preprocessing: Preprocessing, *notes: str) -> 
 def most_heads(work: Work, inputs: torch.Tensor, acceptance: Acceptance) -> Made:
     """Remove as many heads as the predicted drop allows."""
     vit = require_prunable(work.start.module, "head pruning")
+    outputs = work.original.outputs
     split = split_images(inputs, seed=work.job.seed)
-    sensitivity = estimate_sensitivity(vit, split.fit, seed=work.job.seed)
+    sensitivity = estimate_sensitivity(vit, split.fit, seed=work.job.seed, outputs=outputs)
     with torch.no_grad():
         expected = outputs_of(vit, split.check)
     spare = sum(heads_of(vit)) - len(vit.blocks)
     order = choose_heads(
-        vit, spare, split, sensitivity, most_kl=NATS_PER_POINT * acceptance.max_drop, progress=work.progress
+        vit,
+        spare,
+        split,
+        sensitivity,
+        most_kl=NATS_PER_POINT * acceptance.max_drop,
+        outputs=outputs,
+        progress=work.progress,
     )
 
     def attempt(count: int) -> tuple[Pruned, float]:
-        pruned = remove_and_refit(vit, order[:count], split, sensitivity, progress=work.progress)
+        pruned = remove_and_refit(
+            vit, order[:count], split, sensitivity, outputs=outputs, progress=work.progress
+        )
         with torch.no_grad():
-            return pruned, predicted_points(outputs_of(pruned.module, split.check), expected)
+            return pruned, outputs.expected_drop(outputs_of(pruned.module, split.check), expected)
 
     _, best, tried = most_within(range(1, len(order) + 1), attempt, acceptance)
     why = explain(tried, acceptance, "heads", len(split.check))
@@ -131,7 +141,15 @@ def remove_neurons(
     if wanted == AUTO:
         return most_neurons(work, inputs, acceptance, alignment)
     amount, seed = number(wanted, "--prune-mlp"), work.job.seed
-    thinned = prune_mlp(vit, amount, inputs, alignment=alignment, seed=seed, progress=work.progress)
+    thinned = prune_mlp(
+        vit,
+        amount,
+        inputs,
+        alignment=alignment,
+        seed=seed,
+        outputs=work.original.outputs,
+        progress=work.progress,
+    )
     return made_of_neurons(
         thinned, preprocessing, f"neurons go {alignment} at a time, the targets' alignment"
     )
@@ -154,15 +172,23 @@ def neurons_label(removed: int) -> str:
 
 def most_neurons(work: Work, inputs: torch.Tensor, acceptance: Acceptance, alignment: int) -> Made:
     """Remove as large a share of the neurons as the predicted drop allows."""
-    vit, seed = work.start.module, work.job.seed
+    vit, seed, outputs = work.start.module, work.job.seed, work.original.outputs
     check = split_images(inputs, seed=seed).check
     with torch.no_grad():
         expected = outputs_of(vit, check)
 
     def attempt(share: float) -> tuple[Thinned, float]:
-        thinned = prune_mlp(vit, share, inputs, alignment=alignment, seed=seed, progress=work.progress)
+        thinned = prune_mlp(
+            vit,
+            share,
+            inputs,
+            alignment=alignment,
+            seed=seed,
+            outputs=outputs,
+            progress=work.progress,
+        )
         with torch.no_grad():
-            return thinned, predicted_points(outputs_of(thinned.module, check), expected)
+            return thinned, outputs.expected_drop(outputs_of(thinned.module, check), expected)
 
     _, best, tried = most_within(SHARES, attempt, acceptance)
     why = explain(tried, acceptance, "of the neurons", len(check))

@@ -42,7 +42,10 @@ def importance(job: Job, run: Run, progress: Progress) -> Importance:
         progress.stage("price every attention head")
         images = np.load(pixels.path("pixels.npy"))
         normalised = from_numpy(conversion.own_preprocessing.normalise(images))
-        found = head_importance(conversion.loaded.module, normalised, seed=job.seed, progress=progress)
+        loaded = conversion.loaded
+        found = head_importance(
+            loaded.module, normalised, seed=job.seed, outputs=loaded.outputs, progress=progress
+        )
         (folder / "importance.json").write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
         return {"images": found.images}
 

@@ -90,11 +90,11 @@ class Inputs:
         """Every lossy step before export, in order; the last one's model is exported."""
         if not self.job.compression.any:
             return []
-        if not self.outputs.first.means.classifies:
+        if self.job.compression.recover and not self.outputs.first.means.classifies:
             raise InputError(
-                "cannot make this model smaller",
-                f"it gives {self.outputs.first.means.description}, and what is lost is told by class scores",
-                "Leave --resolution, --prune-heads and --prune-mlp out, or make the classifier smaller first",
+                "cannot use --recover",
+                f"the model gives {self.outputs.first.means.description}, and class scores are distilled",
+                "Leave it out, or make the classifier smaller first",
             )
         from edgevit.conversion import compression
 

@@ -27,8 +27,6 @@ from edgevit.errors import InputError
 from edgevit.images import ImageSet, write_pixels
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.metrics.acceptance import Acceptance
-from edgevit.metrics.difference import difference
-from edgevit.metrics.predicted_loss import predicted_points
 from edgevit.progress import QUIET
 from edgevit.request.compression import Auto, Size
 from edgevit.run.step import Step
@@ -108,20 +106,25 @@ class Pictures:
 
     def try_size(self, size: Size, expected: torch.Tensor) -> Tried:
         """The model at a size (height, width), the crop and the attention's temperature that suit it best."""
-        start = self.work.start
+        start, outputs = self.work.start, self.work.original.outputs
         plain: Any = change_resolution(start.module, size)
         full: Any = start.module
         prefix = plain.num_prefix_tokens
         factor = temperature(plain.patch_embed.num_patches + prefix, full.patch_embed.num_patches + prefix)
         module = plain if factor == 1 else scale_attention(plain, factor)
         choice = choose_crop(
-            module, start.preprocessing, expected.numpy(), self.render, progress=self.work.progress
+            module,
+            start.preprocessing,
+            expected.numpy(),
+            self.render,
+            outputs=outputs,
+            progress=self.work.progress,
         )
         pixels = self.render(choice.preprocessing)
         found = predict(module, choice.preprocessing, pixels)
         if factor != 1:
             untouched = predict(plain, choice.preprocessing, pixels)
-            if difference(untouched, expected).kl <= difference(found, expected).kl:
+            if outputs.difference(untouched, expected).kl <= outputs.difference(found, expected).kl:
                 return Tried(plain, choice, 1.0, untouched)
         return Tried(module, choice, factor, found)
 
@@ -134,7 +137,7 @@ def largest_saving(work: Work, pictures: Pictures, acceptance: Acceptance) -> Ma
 
     def attempt(size: Size) -> tuple[Tried, float]:
         tried = pictures.try_size(size, expected)
-        return tried, predicted_points(tried.outputs, expected)
+        return tried, work.original.outputs.expected_drop(tried.outputs, expected)
 
     _, best, tried = most_within(sizes, attempt, acceptance)
     why = explain([(name(size), drop) for size, drop in tried], acceptance, "px", len(expected))

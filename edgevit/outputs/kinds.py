@@ -8,7 +8,7 @@ from typing import Any
 
 from edgevit.metrics.classification import Accuracy
 from edgevit.metrics.difference import Difference
-from edgevit.metrics.predicted_loss import PredictedLoss
+from edgevit.metrics.predicted_loss import PredictedLoss, predicted_points
 from edgevit.outputs import angles, boxes, classes, embeddings, maps, pictures
 from edgevit.outputs.told import LOW, WORST, Column, agrees, cosine, number, percent, right, right_in_five
 
@@ -23,7 +23,8 @@ class Kind:
     `Accuracy.drop_points`, by labels and without, `divergence` that of `Difference.kl`. `classifies`: class
     scores of a whole image, `classes_of_places`: of every place. `among_others`: the answer is which other image is
     nearest. `whole`: eight bits would spoil it, so it leaves an artefact as floating-point numbers. `show` gives
-    pictures of what changed, `draw` one of an answer.
+    pictures of what changed, `draw` one of an answer. `expected_drop` is `predicted` for changes so large
+    that few images show them.
     """
 
     description: str
@@ -42,6 +43,7 @@ class Kind:
     whole: bool = True
     show: pictures.Show | None = None
     draw: pictures.Draw | None = None
+    expected_drop: Callable[[Any, Any], float] | None = None
 
 
 OFF = "off by a tenth or less"
@@ -72,6 +74,7 @@ KINDS: dict[str, Kind] = {
         unit=("points of top-1", "points of top-1"),
         classifies=True,
         whole=False,
+        expected_drop=predicted_points,
     ),
     "embedding": Kind(
         "a vector that is compared by its angle",

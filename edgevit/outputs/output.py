@@ -109,6 +109,14 @@ class Outputs:
         ]
         return max(losses, key=provable_drop)
 
+    def expected_drop(self, found: Any, reference: Any) -> float:
+        """What a much smaller model is expected to lose, without labels, in the unit of its first output."""
+        ours, theirs = (self.split(as_array(rows))[0] for rows in (found, reference))
+        means = self.first.means
+        if means.expected_drop is not None:
+            return means.expected_drop(ours, theirs)
+        return means.predicted(ours, theirs, None, None).points
+
     def trusted_scale(self, rows: Any, labels: Labels) -> float | None:
         """How far the model's probabilities are to be trusted, where its first output has any."""
         from edgevit.metrics.confidence import trusted_scale

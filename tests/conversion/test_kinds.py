@@ -139,10 +139,6 @@ def test_a_limit_needs_no_labels_where_outputs_are_no_classes(project: Project) 
             "cannot use --output heat:depth: the model has no output heat. It has logits",
         ),
         (("--output", "logits:dense"), "cannot take logits of model.py:tiny for dense: it is [n, 3]"),
-        (
-            ("--output", "embedding", "--resolution", "64"),
-            "cannot make this model smaller: it gives a vector",
-        ),
         (("--normalize",), "cannot use --normalize: model.py:tiny gives logits, not one embedding"),
     ],
 )
@@ -279,3 +275,26 @@ def test_a_detector_is_measured_by_boxes_it_is_sure_of_and_by_annotations(two: P
     assert "validation images are not in it, the first is photo0.png" in failed.stderr
     other = two.run("convert", "model.py:features", *sets, "--annotations", "boxes.json", check=1)
     assert "cannot use --annotations: the model gives a vector" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("smaller", "stage"),
+    [
+        (("--resolution", "16"), "resolution"),
+        (("--prune-heads", "1"), "heads"),
+        (("--prune-mlp", "0.25"), "neurons"),
+    ],
+)
+def test_an_embedding_is_made_smaller_by_its_own_measure(
+    project: Project, smaller: tuple[str, str], stage: str
+) -> None:
+    project.convert("--output", "embedding", "--precision", "float", *smaller, "--out", "run")
+    manifest = project.manifest("run")
+    (step,) = manifest["reductions"]
+    assert step["stage"] == stage and step["accuracy"]["kind"] == "embedding"
+    assert 0.2 < step["accuracy"]["cosine"] < 1.0
+
+
+def test_what_distils_class_scores_refuses_an_embedding(project: Project) -> None:
+    line = project.error("--output", "embedding", "--prune-heads", "1", "--recover")
+    assert line.startswith("cannot use --recover: the model gives a vector")

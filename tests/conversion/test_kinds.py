@@ -280,9 +280,9 @@ def test_a_detector_is_measured_by_boxes_it_is_sure_of_and_by_annotations(two: P
 @pytest.mark.parametrize(
     ("smaller", "stage"),
     [
-        (("--resolution", "16"), "resolution"),
-        (("--prune-heads", "1"), "heads"),
-        (("--prune-mlp", "0.25"), "neurons"),
+        (("--resolution", "16"), "16x16 px"),
+        (("--prune-heads", "1"), "heads gone"),
+        (("--prune-mlp", "0.25"), "neurons gone"),
     ],
 )
 def test_an_embedding_is_made_smaller_by_its_own_measure(
@@ -291,7 +291,7 @@ def test_an_embedding_is_made_smaller_by_its_own_measure(
     project.convert("--output", "embedding", "--precision", "float", *smaller, "--out", "run")
     manifest = project.manifest("run")
     (step,) = manifest["reductions"]
-    assert step["stage"] == stage and step["accuracy"]["kind"] == "embedding"
+    assert stage in step["stage"] and step["accuracy"]["kind"] == "embedding"
     assert 0.2 < step["accuracy"]["cosine"] < 1.0
 
 

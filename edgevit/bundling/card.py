@@ -35,7 +35,8 @@ def values_of(run: RunFiles, result: Result, described: dict[str, Any]) -> dict[
     model, accuracy = run.manifest.model, result.accuracy
     on_board = backend_of(run.manifest.boards[result.target]).on_board
     shown = None
-    if accuracy is not None and accuracy.top1 is not None and accuracy.drop_points is not None:
+    classified = accuracy is not None and model.num_classes is not None
+    if accuracy is not None and classified and accuracy.top1 is not None and accuracy.drop_points is not None:
         shown = {
             "top1": f"{100 * accuracy.top1:.2f}",
             "float_top1": f"{100 * (accuracy.reference_top1 or 0):.2f}",
@@ -46,7 +47,13 @@ def values_of(run: RunFiles, result: Result, described: dict[str, Any]) -> dict[
             "high": f"{accuracy.drop_high:.1f}",
             "agreement": f"{100 * accuracy.agreement:.1f}",
         }
+    kept = None
+    if accuracy is not None and model.num_classes is None:
+        kept = {"cosine": f"{accuracy.cosine:.4f}", "n": accuracy.n, "how": result.how}
     return {
+        "gives": ", ".join(f"{plain(each.name)} ({each.kind})" for each in model.gives.each),
+        "embeds": model.gives.first.kind == "embedding",
+        "kept": kept,
         "name": plain(described["name"]),
         "board": plain(described["board"]),
         "classes": model.num_classes,

@@ -33,7 +33,9 @@ def golden_of(run: RunFiles, result: Result) -> Golden:
         step = run.manifest.step(result.step)
         outputs = run.array(step, "outputs.npy")
         pixels = run.array(run.validation_of(step), "pixels.npy")
-        rows = spread(outputs)
+        some = min(PICTURES, len(outputs))
+        apart = np.linspace(0, len(outputs) - 1, some).round().astype(int).tolist()
+        rows = spread(outputs) if run.manifest.model.gives.classes else apart
         return Golden(np.asarray(pixels[rows]), np.asarray(outputs[rows], np.float32), result.how)
     except LookupError:
         pass

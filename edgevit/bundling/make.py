@@ -20,6 +20,7 @@ from edgevit.bundling.golden import Golden, golden_of, picture, suffix
 from edgevit.bundling.one_file import one_file
 from edgevit.errors import InputError
 from edgevit.files import atomic_path, replace_folder
+from edgevit.outputs.kinds import unit_of
 from edgevit.run.reading import RunFiles, read_run
 from edgevit.run.results import Result
 
@@ -60,13 +61,6 @@ def chosen(run: RunFiles, target: str | None, precision: str | None) -> Result:
 
 def contents(run: RunFiles, result: Result) -> dict[str, bytes]:
     """Every file of the bundle by its name."""
-    gives = run.manifest.model.gives
-    if gives.classes is None or len(gives.each) > 1:
-        raise InputError(
-            f"{WHAT} {run.folder}",
-            f"its model gives {', '.join(each.kind for each in gives.each)}; a bundle's programs show classes",
-            "Copy the artefact; edgevit bench runs it on a board, edgevit predict --save writes its outputs",
-        )
     board = run.manifest.boards[result.target]
     golden = golden_of(run, result)
     channels = result.preprocessing.channels
@@ -75,6 +69,10 @@ def contents(run: RunFiles, result: Result) -> dict[str, bytes]:
     outputs = io.BytesIO()
     np.save(outputs, golden.outputs)
     labels, on_board = run.manifest.class_names, backend_of(board).on_board
+    # The program in C++ shows classes.
+    sample = (
+        on_board.cpp_sample if run.manifest.model.gives.classes and len(described["outputs"]) == 1 else ()
+    )
     files = {
         result.artefact: run.path_of(result).read_bytes(),
         "model.json": (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode(),
@@ -85,8 +83,8 @@ def contents(run: RunFiles, result: Result) -> dict[str, bytes]:
             f"golden/{name}": picture(pixels, channels)
             for name, pixels in zip(names, golden.pixels, strict=True)
         },
-        **{f"cpp/{path.name}": path.read_bytes() for path in on_board.cpp_sample},
-        **({"cpp/model.h": header(described, golden).encode()} if on_board.cpp_sample else {}),
+        **{f"cpp/{path.name}": path.read_bytes() for path in sample},
+        **({"cpp/model.h": header(described, golden).encode()} if sample else {}),
         **({"golden/outputs.npy": outputs.getvalue()} if names else {}),
     }
     sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
@@ -123,7 +121,15 @@ def describe(run: RunFiles, result: Result, golden: Golden, names: list[str]) ->
             if inside
             else "(pixel / 255 - mean) / std, to be done",
         },
-        "outputs": [{"name": run.manifest.model.gives.first.name, "classes": run.manifest.model.num_classes}],
+        "outputs": [
+            {
+                "name": each.name,
+                "kind": each.kind,
+                "shape": list(each.shape or (run.manifest.model.num_classes,)),
+                "classes": run.manifest.model.num_classes if each.means.classifies else None,
+            }
+            for each in run.manifest.model.gives.each
+        ],
         "labels": list(run.manifest.class_names or ()),
         "made_with": {"edgevit": __version__, **result.tools},
         "accuracy": None
@@ -135,7 +141,9 @@ def describe(run: RunFiles, result: Result, golden: Golden, names: list[str]) ->
             "points_lost": accuracy.drop_points,
             "points_lost_low": accuracy.drop_low,
             "points_lost_high": accuracy.drop_high,
+            "unit": unit_of(accuracy),
             "agreement": accuracy.agreement,
+            "cosine": accuracy.cosine,
             "how": result.how,
         },
         "self_test": {"pictures": names, "how": golden.how},

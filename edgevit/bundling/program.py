@@ -1,9 +1,11 @@
 """Runs this folder's model on pictures, a camera or a video, and tests itself. Python 3.7, numpy, Pillow or OpenCV.
 
-python run.py cat.jpg                   the likeliest classes
+python run.py cat.jpg                   the likeliest classes, or what else the model gives
 python run.py pictures/ --json          one line of JSON a picture
 python run.py --camera 0                frames from a V4L2 camera, with the frames a second
 python run.py --video clip.mp4
+python run.py pictures/ --save known    every output as .npy, with the pictures' names
+python run.py new.jpg --like known      of an embedding: the saved pictures that are most like it
 python run.py --self-test               does this device compute what it should?
 """
 
@@ -45,7 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--self-test", action="store_true", help="compare with the outputs this model should give"
     )
-    parser.add_argument("--top", type=int, default=3, help="classes to show")
+    parser.add_argument("--top", type=int, default=3, help="classes, or pictures alike, to show")
+    parser.add_argument("--save", metavar="FOLDER", help="write the outputs of the pictures there")
+    parser.add_argument("--like", metavar="FOLDER", help="show the pictures saved there that are most alike")
     parser.add_argument("--threads", type=int, default=0, help="of the processor; all by default")
     parser.add_argument("--json", action="store_true", help="one line of JSON a picture")
     asked = parser.parse_args(arguments)
@@ -92,13 +96,17 @@ def opened(model: Values, folder: Path, threads: int) -> Any:
 
 
 def answer(session: Any, pixels: Any) -> Any:
-    """Outputs float32 [classes] for pixels uint8 [height, width, channels]."""
+    """All outputs side by side, float32, for pixels uint8 [height, width, channels]."""
     return np.asarray(session.real(session.infer(session.prepare(pixels))), dtype=np.float32)
 
 
 def pictures(model: Values, session: Any, asked: Any) -> int:
     """Say what is on each picture; 1 where one could not be read."""
-    failed = 0
+    failed, known = 0, saved(model, asked.like)
+    names: list[str] = []
+    kept: list[Any] = []
+    if asked.save and Path(asked.save).exists() and any(Path(asked.save).iterdir()):
+        raise Stop(asked.save + " is there and not empty: give another --save")
     for path in listed(asked.pictures):
         try:
             pixels = fitted(read(path), model["input"])
@@ -110,13 +118,71 @@ def pictures(model: Values, session: Any, asked: Any) -> int:
         begun = time.perf_counter()
         outputs = answer(session, pixels)
         took = 1000 * (time.perf_counter() - begun)
-        best = likeliest(model, outputs, asked.top)
+        told, words = said(model, outputs, known, asked.top)
+        names.append(path)
+        kept.append(outputs)
         if asked.json:
-            print(json.dumps({"picture": path, "ms": round(took, 2), "classes": best}))
+            print(json.dumps({"picture": path, "ms": round(took, 2), **told}))
         else:
-            shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in best)
-            print(f"{path}: {shown} ({took:.1f} ms)")
+            print(f"{path}: {words} ({took:.1f} ms)")
+    if asked.save and kept:
+        save(model, Path(asked.save), names, np.stack(kept))
     return failed
+
+
+def said(model: Values, outputs: Any, known: Any, count: int) -> tuple[Values, str]:
+    """What a picture's outputs say, for programs and in words."""
+    if known is not None:
+        names, vectors = known
+        own = outputs[: vectors.shape[1]].astype(np.float64)
+        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(own)
+        cosines = vectors @ own / np.maximum(lengths, 1e-12)
+        near = [[names[row], float(cosines[row])] for row in np.argsort(-cosines, kind="stable")[:count]]
+        return {"like": near}, "like " + ", ".join(f"{name} (cosine {value:.3f})" for name, value in near)
+    if classifies(model):
+        best = likeliest(model, outputs, count)
+        return {"classes": best}, ", ".join(f"{name} {100 * share:.1f} %" for name, share in best)
+    shapes = {each["name"]: each["shape"] for each in model["outputs"]}
+    return {"outputs": shapes}, ", ".join(
+        name + " " + " x ".join(str(length) for length in shape) for name, shape in shapes.items()
+    )
+
+
+def classifies(model: Values) -> bool:
+    """Whether the model gives class scores of the picture."""
+    return bool(model["outputs"][0]["classes"])
+
+
+def save(model: Values, folder: Path, names: list[str], rows: Any) -> None:
+    """Write each output [n, ...] as .npy, and the pictures' names in the same order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    start = 0
+    for number, each in enumerate(model["outputs"]):
+        size = int(np.prod(each["shape"]))
+        name = "".join(c if c.isalnum() or c in "-_" else "_" for c in each["name"])[:60] or str(number)
+        np.save(str(folder / (name + ".npy")), rows[:, start : start + size].reshape(-1, *each["shape"]))
+        start += size
+    text = json.dumps({"first": model["outputs"][0]["name"], "pictures": names}, indent=1)
+    (folder / "pictures.json").write_text(text, encoding="utf-8")
+
+
+def saved(model: Values, folder: Any) -> Any:
+    """Names and vectors [n, width] of pictures that --save wrote; None where none are asked for."""
+    if folder is None:
+        return None
+    first = model["outputs"][0]
+    if first["kind"] != "embedding":
+        raise Stop("--like compares embeddings, and this model gives " + first["kind"])
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in first["name"])[:60] or "0"
+    try:
+        listed_there = json.loads((Path(folder) / "pictures.json").read_text(encoding="utf-8"))
+        names = list(listed_there["pictures"])
+        vectors = np.load(str(Path(folder) / (name + ".npy")), allow_pickle=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Stop(f"{folder} holds nothing that --save of this program wrote") from None
+    if vectors.ndim != 2 or vectors.shape != (len(names), first["shape"][0]):
+        raise Stop(f"{folder} was saved by another model")
+    return names, vectors.astype(np.float64)
 
 
 def listed(given: list[str]) -> Iterator[str]:
@@ -150,6 +216,7 @@ def frames(model: Values, session: Any, asked: Any) -> int:
     capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         raise Stop("cannot open " + str(source))
+    known = saved(model, asked.like)
     count, begun = 0, time.perf_counter()
     try:
         while not asked.frames or count < asked.frames:
@@ -158,12 +225,12 @@ def frames(model: Values, session: Any, asked: Any) -> int:
                 break
             outputs = answer(session, fitted(np.ascontiguousarray(frame[..., ::-1]), model["input"]))
             count += 1
-            name, share = likeliest(model, outputs, 1)[0]
+            told, words = said(model, outputs, known, 1)
             rate = count / (time.perf_counter() - begun)
             if asked.json:
-                print(json.dumps({"frame": count, "fps": round(rate, 1), "class": name, "share": share}))
+                print(json.dumps({"frame": count, "fps": round(rate, 1), **told}))
             else:
-                print(f"{rate:5.1f} frames a second  {name} {100 * share:.1f} %")
+                print(f"{rate:5.1f} frames a second  {words}")
     finally:
         capture.release()
     if not count:
@@ -254,7 +321,7 @@ def self_test(model: Values, session: Any, folder: Path) -> int:
         elif model["input"]["channels"] == "BGR":
             pixels = np.ascontiguousarray(pixels[..., ::-1])
         found = answer(session, pixels)
-        problem = compared(found, wanted)
+        problem = compared(found, wanted, classifies(model))
         failed += bool(problem)
         print(f"FAIL  {name}: {problem}" if problem else f"ok    {name}")
     count = len(tests["pictures"])
@@ -265,7 +332,7 @@ def self_test(model: Values, session: Any, folder: Path) -> int:
     return 1 if failed else 0
 
 
-def compared(found: Any, wanted: Any) -> str:
+def compared(found: Any, wanted: Any, classes: bool) -> str:
     """What is wrong with outputs, or nothing."""
     if found.shape != wanted.shape:
         return f"{found.shape} outputs where there should be {wanted.shape}"
@@ -277,7 +344,7 @@ def compared(found: Any, wanted: Any) -> str:
     if apart > TOLERANCE and cosine < CLOSEST_COSINE:
         return f"outputs differ by {100 * apart:.0f} % of the largest (cosine {cosine:.4f})"
     lead = wanted.max() - wanted[found.argmax()]
-    if lead > 2 * TOLERANCE * np.abs(wanted).max():
+    if classes and lead > 2 * TOLERANCE * np.abs(wanted).max():
         return f"class {found.argmax()} where it should be {wanted.argmax()}"
     return ""
 

@@ -223,3 +223,59 @@ def test_pictures_are_prepared_as_edgevit_does(
     Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
     wanted = {**own.to_json(), "resize": own.resized_size}
     assert np.array_equal(program.fitted(program.read(str(path)), wanted), pixels_of(path, own))
+
+
+@pytest.fixture(scope="module")
+def embedding(made: Path) -> Path:
+    """The bundle of the same model as an embedding, without its classifier."""
+    user = Project(made)
+    user.convert("--output", "embedding", "--precision", "float", "--out", "runs/embedding")
+    user.run("bundle", "runs/embedding", "--out", "embedding-bundle")
+    return user.folder / "embedding-bundle"
+
+
+def test_an_embedding_finds_pictures_that_are_alike(
+    embedding: Path, project: Project, tmp_path: Path
+) -> None:
+    assert alone(embedding, "--self-test").returncode == 0
+    assert not list(embedding.glob("cpp")) and not list(embedding.glob("labels.txt"))
+    pictures = sorted((project.folder / "images" / "validation").rglob("*.png"))
+    known = str(tmp_path / "known")
+    assert alone(embedding, str(project.folder / "images/validation"), "--save", known).returncode == 0
+    assert np.load(tmp_path / "known/embedding.npy").shape == (len(pictures), 32)
+    done = alone(embedding, str(pictures[3]), "--like", known, "--json")
+    (first, *_) = json.loads(done.stdout)["like"]
+    assert first[0] == str(pictures[3]) and first[1] == pytest.approx(1.0, abs=1e-5)
+    assert "cosine 1.000" in alone(embedding, str(pictures[3]), "--like", known).stdout
+    assert "embedding 32" in alone(embedding, str(pictures[3])).stdout
+    project.run("predict", *map(str, pictures), "--model", "runs/embedding", "--save", str(tmp_path / "own"))
+    np.testing.assert_allclose(
+        np.load(tmp_path / "known/embedding.npy"), np.load(tmp_path / "own/embedding.npy"), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--save", "golden"), "error: golden is there and not empty"),
+        (("--like", "nowhere"), "error: nowhere holds nothing that --save of this program wrote"),
+        (("--like", "golden"), "error: golden holds nothing that --save of this program wrote"),
+    ],
+)
+def test_wrong_folders_of_pictures_are_one_line(
+    embedding: Path, arguments: tuple[str, ...], line: str
+) -> None:
+    done = alone(embedding, "golden/0.ppm", *arguments)
+    assert done.returncode == 1 and done.stderr.startswith(line) and "Traceback" not in done.stderr
+
+
+def test_pictures_of_another_model_are_refused(embedding: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "embedding.npy", np.zeros((1, 31), np.float32))
+    (tmp_path / "pictures.json").write_text('{"pictures": ["a.png"]}')
+    done = alone(embedding, "golden/0.ppm", "--like", str(tmp_path))
+    assert done.stderr == f"error: {tmp_path} was saved by another model\n"
+
+
+def test_a_classifier_compares_no_pictures(bundled: Path) -> None:
+    said = alone(bundled, "golden/0.ppm", "--like", ".").stderr
+    assert said == "error: --like compares embeddings, and this model gives logits\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,9 +149,6 @@ def test_what_can_not_be_asked_is_one_line(
 
 def test_what_shows_classes_says_that_there_are_none(project: Project) -> None:
     project.convert("--output", "embedding", "--precision", "float", "--out", "run")
-    bundled = project.run("bundle", "run", "--target", "onnx", check=1)
-    assert "its model gives embedding; a bundle's programs show classes" in bundled.stderr
-    assert not list(Path(project.folder).glob("*.zip"))
     tried = project.run("try", "run", check=1)
     assert "the page shows classes, and its model gives a vector" in tried.stderr
 

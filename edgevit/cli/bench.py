@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevit.cli.options import FILE, TEXT, Finite
+from edgevit.cli.options import FILE, TEXT, Finite, cluster_options
 from edgevit.targets.precisions import PRECISIONS
-
-if TYPE_CHECKING:
-    from edgevit.bench.choose import Artefact
-    from edgevit.bench.connect import Place
-    from edgevit.bench.prepare import Settings
-    from edgevit.bench.transport import Transport
-    from edgevit.progress import Progress
 
 
 @click.command(name="bench")
@@ -25,8 +17,9 @@ if TYPE_CHECKING:
     "--board",
     "where",
     required=True,
+    multiple=True,
     metavar="WHERE",
-    help="host, ssh://[user@]host[:port], adb[:serial], or a name from boards.toml.",
+    help="host, ssh://[user@]host[:port], adb[:serial], or a name from boards.toml; repeatable.",
 )
 @click.option("--target", type=TEXT, metavar="NAME", help="Which of the run's artefacts.")
 @click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Which of the run's artefacts.")
@@ -52,10 +45,11 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="A runner built for a board without Python: edgevit boards runner writes its source.",
 )
+@cluster_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 def command(
     what: Path,
-    where: str,
+    where: tuple[str, ...],
     target: str | None,
     precision: str | None,
     images: int | None,
@@ -66,13 +60,15 @@ def command(
     dump_tensors: bool,
     benchmark_model: Path | None,
     runner: Path | None,
+    scheduler: str | None,
+    local: int | None,
     as_json: bool,
 ) -> None:
     """Measure latency and accuracy of a run's artefacts, or of one file, on the board WHERE.
 
     Copies a runner, the artefact and images there, measures, and removes them; results go to RUN/bench. On the
     board it needs Python 3.7, numpy and a runtime: `edgevit boards probe WHERE` says what is missing. RKNN on a
-    board is not yet run on silicon.
+    board is not yet run on silicon. Several boards are measured side by side, one never by two commands at once.
 
     \b
     Examples:
@@ -80,45 +76,29 @@ def command(
       edgevit bench runs/demo --board ssh://user@10.0.0.7 --target rk3588 --pin-clocks
       edgevit bench runs/demo --board adb --target tflite --benchmark-model ./benchmark_model
       edgevit bench runs/demo --board adb --target rv1106 --runner build/edgevit_runner
+      edgevit bench runs/demo --board desk-3588 --board desk-3566
     """
-    from edgevit.bench.choose import choose
-    from edgevit.bench.connect import locate, reach
     from edgevit.bench.prepare import Settings
+    from edgevit.bench.several import Asked, measure_all
     from edgevit.cli.measurements import print_measurements
+    from edgevit.cluster.machines import machines_if_asked
     from edgevit.console import progress
 
     settings = Settings(images, counts(threads), runs, seconds, pin_clocks, dump_tensors)
-    place = locate(where)
-    artefacts = choose(what, place, target, precision)
-    transport = reach(place)
-    try:
-        with progress() as bars:
-            records = [
-                one(each, place, transport, settings, benchmark_model, runner, bars) for each in artefacts
-            ]
-    finally:
-        transport.close()
+    folder = what if what.is_dir() else what.parent
+    asked = Asked(what.absolute(), target, precision, settings, benchmark_model, runner)
+    with progress() as bars, machines_if_asked((), [what], folder, scheduler, local, bars) as workers:
+        found = measure_all(where, asked, bars, workers)
+    records = [record for each in found if each.error is None for record in each.value]
     if as_json:
         click.echo(json.dumps(records, indent=1))
-    else:
+    elif records:
         print_measurements(records)
-
-
-def one(
-    artefact: Artefact,
-    place: Place,
-    transport: Transport,
-    settings: Settings,
-    binary: Path | None,
-    runner: Path | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """One artefact's measurement, by a runner or by the user's own benchmark_model."""
-    from edgevit.bench import measure
-
-    if binary is None:
-        return measure.measure(artefact, place, transport, settings, progress, runner)
-    return measure.by_benchmark_model(artefact, place, transport, binary, settings, progress)
+    errors = [each.error for each in found if each.error is not None]
+    for error in errors[:-1]:
+        click.echo(f"error: {error}", err=True)
+    if errors:
+        raise errors[-1]
 
 
 def counts(threads: str | None) -> tuple[int, ...] | None:

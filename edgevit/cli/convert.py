@@ -128,11 +128,16 @@ def command(
         show_plan(job, as_json)
         return
     from edgevit.cli.summary import print_summary
+    from edgevit.cluster.machines import machines_if_asked
     from edgevit.conversion.manifest import refuse_incomplete, refuse_missed_gate
-    from edgevit.conversion.shards import sharing
     from edgevit.conversion.whole_run import run_job
+    from edgevit.run.store import shared_store
 
-    with progress() as bars, sharing(job, scheduler, local, bars) as workers:
+    store = shared_store()
+    with (
+        progress() as bars,
+        machines_if_asked(job.targets, [], store, scheduler, local, bars) as workers,
+    ):
         manifest, outcomes = run_job(job, bars, command=sys.argv[1:], workers=workers)
     if as_json:
         click.echo(json.dumps(manifest.to_json(), indent=1))

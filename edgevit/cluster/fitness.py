@@ -10,7 +10,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from edgevit.backends.registry import backend_of
-from edgevit.errors import EdgevitError
+from edgevit.errors import EdgevitError, InputError
+from edgevit.files import reason
 from edgevit.run.step import tool_versions
 from edgevit.targets.profiles import Board
 
@@ -36,7 +37,11 @@ def needs_of(boards: Iterable[Board], files: Iterable[Path], folder: Path) -> It
     Holds as long as the block: the token is removed with it.
     """
     every, token = tuple(boards), folder.absolute() / f".cluster-{uuid4().hex}"
-    token.touch()
+    try:
+        token.touch()
+    except OSError as error:
+        what = f"cannot share work through {folder}"
+        raise InputError(what, reason(error), "Choose a folder that all machines can write to") from None
     try:
         yield from_here(every, files, token)
     finally:

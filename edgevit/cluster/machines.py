@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from edgevit.cluster.fitness import Needs, why_unfit
+from edgevit.cluster.fitness import Needs, needs_of, why_unfit
 from edgevit.cluster.tasks import Ended, Task, ended
 from edgevit.errors import EdgevitError, InputError
 from edgevit.progress import Progress
 from edgevit.run.limits import usable_cores
+from edgevit.targets.profiles import Board
 
 CONNECT_S = 15
 POLL_S = 2.0
@@ -72,14 +74,34 @@ class Machines:
 
     def start(self, task: Task) -> None:
         """Give it to the cluster."""
-        self.submit(Begun(task, self.fit()))
+        self.submit(Begun(task, self.able(task)))
+
+    def declared(self, task: Task) -> list[str]:
+        """The resources of a task that some worker says it has."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return [name for name in task.resources if any(name in each["resources"] for each in workers)]
+
+    def able(self, task: Task) -> list[str]:
+        """Workers that can take a task: fit, and with what it needs of them."""
+        workers, needed = self.client.scheduler_info(n_workers=-1)["workers"], self.declared(task)
+        return [
+            each
+            for each in self.fit()
+            if each in workers and all(name in workers[each]["resources"] for name in needed)
+        ]
 
     def submit(self, begun: Begun) -> None:
         """Give a task to one of the workers that may take it."""
         hosts = [urlsplit(each).hostname for each in self.fit()]
         neighbours = max((hosts.count(each) for each in hosts), default=1)
         future = self.client.submit(
-            on_worker, begun.task, neighbours, workers=begun.allowed, pure=False, retries=0
+            on_worker,
+            begun.task,
+            neighbours,
+            workers=begun.allowed,
+            resources=dict.fromkeys(self.declared(begun.task), 1),
+            pure=False,
+            retries=0,
         )
         self.running[future] = begun
 
@@ -112,8 +134,9 @@ class Machines:
                 del self.running[future]
                 future.cancel()
                 self.progress.warn(f"the worker of {begun.task.name} is gone: begun again on another")
-                others = [each for each in fit if each not in begun.failed_on]
-                self.submit(Begun(begun.task, others or fit, begun.failed_on))
+                able = self.able(begun.task)
+                others = [each for each in able if each not in begun.failed_on]
+                self.submit(Begun(begun.task, others or able or fit, begun.failed_on))
         return bool(fit)
 
     def outcome(self, future: Any) -> Ended | None:
@@ -126,7 +149,7 @@ class Machines:
                 self.known[each] = f"{begun.task.name} failed on it and not on {address}: {why}"
                 self.progress.warn(f"worker {each} gets no more work: {self.known[each]}")
             return found
-        others = [each for each in self.fit() if each != address and each not in failed_on]
+        others = [each for each in self.able(begun.task) if each != address and each not in failed_on]
         if address is None or failed_on or not others:
             return found
         self.submit(Begun(begun.task, others, {address: str(found.error)}))
@@ -190,3 +213,23 @@ def machines(
         raise InputError(f"cannot reach the scheduler {scheduler}", why, fix) from None
     with client:
         yield Machines(client, needs, progress)
+
+
+@contextmanager
+def machines_if_asked(
+    boards: Iterable[Board],
+    files: Iterable[Path],
+    folder: Path,
+    scheduler: str | None,
+    local: int | None,
+    progress: Progress,
+) -> Iterator[Machines | None]:
+    """The cluster that was asked for, else None; the work is on `boards`, reads `files`, writes into `folder`."""
+    if scheduler is None and local is None:
+        yield None
+        return
+    with (
+        needs_of(boards, files, folder) as needs,
+        machines(scheduler, local, needs, progress) as workers,
+    ):
+        yield workers

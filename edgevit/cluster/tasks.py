@@ -15,12 +15,14 @@ from edgevit.progress import QUIET, Progress
 class Task:
     """`function(*arguments, progress)` under a name; both can be pickled, and so can what it gives.
 
-    It gives the same wherever and however often it runs.
+    It gives the same wherever and however often it runs. `resources` are what a worker must have one of, where any
+    worker says that it has; it serves one such task at a time.
     """
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
+    resources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,30 +18,10 @@ from edgevit.backends.registry import backend_of
 from edgevit.cluster.tasks import Ended, Task, Workers, spread
 from edgevit.errors import EdgevitError
 from edgevit.progress import Progress
-from edgevit.request.job import Job
 from edgevit.run.step import Step
-from edgevit.run.store import shared_store
 
 SHARD = 256  # images: a compilation is worth so many
 PIXELS = "pixels.npy"
-
-
-@contextmanager
-def sharing(
-    job: Job, scheduler: str | None, local: int | None, progress: Progress
-) -> Iterator[Workers | None]:
-    """The cluster that was asked for; None where none was. Raises InputError where it can't take the work."""
-    if scheduler is None and local is None:
-        yield None
-        return
-    from edgevit.cluster.fitness import needs_of
-    from edgevit.cluster.machines import machines
-
-    with (
-        needs_of(job.targets, [], shared_store()) as needs,
-        machines(scheduler, local, needs, progress) as workers,
-    ):
-        yield workers
 
 
 def worth_sharing(images: Step) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgevit.cluster.machines import machines_if_asked
 from edgevit.cluster.tasks import Here, Workers
 from edgevit.conversion.pipeline import affordable
 from edgevit.errors import InputError
@@ -28,15 +29,10 @@ def workers_for(
     if len(named) > 1:
         raise InputError("cannot sweep", f"{' and '.join(named)} say two things", "Give one of them")
     if scheduler is not None or local is not None:
-        from edgevit.cluster.fitness import needs_of
-        from edgevit.cluster.machines import machines
-
         out.mkdir(parents=True, exist_ok=True)
         boards = [load_board(name) for name in spec.targets]
-        with (
-            needs_of(boards, files_of(spec), out) as needs,
-            machines(scheduler, local, needs, progress) as cluster,
-        ):
+        with machines_if_asked(boards, files_of(spec), out, scheduler, local, progress) as cluster:
+            assert cluster is not None
             yield cluster
         return
     count = jobs or affordable(spec.size)

@@ -9,11 +9,12 @@ from edgevit.backends import board_runtime
 from edgevit.backends.protocol import OnBoard
 
 PROGRAM = Path(__file__).with_name("program.py")
+PICTURES = Path(__file__).with_name("device_pictures.py")
 
 
 def one_file(on_board: OnBoard) -> str:
     """The source of run.py for a backend: its modules one after the other, then the program."""
-    parts = [Path(board_runtime.__file__), *on_board.beside, on_board.runtime]
+    parts = [Path(board_runtime.__file__), *on_board.beside, on_board.runtime, PICTURES]
     names = {path.stem for path in parts}
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*parts, PROGRAM]}
     imports: list[str] = []

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -92,7 +93,7 @@ def write_tables(rows: dict[str, dict[str, Any]]) -> None:
         "|---|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {key} | "
+        f"| {one(key)} | "
         + " | ".join(
             f"{rows[key][each]}" for each in ("ms_a_task", "start_s", "client_and_scheduler_mb", "worker_mb")
         )
@@ -100,10 +101,15 @@ def write_tables(rows: dict[str, dict[str, Any]]) -> None:
         for key in empty
     ]
     lines += ["", "| what | seconds | MB |", "|---|---:|---:|"]
-    lines += [f"| {key} | {rows[key]['seconds']} | {rows[key]['peak_mb']} |" for key in real]
+    lines += [f"| {one(key)} | {rows[key]['seconds']} | {rows[key]['peak_mb']} |" for key in real]
     text = README.read_text(encoding="utf-8")
     before, after = text.split(START)[0], text.split(END)[1]
     write_atomically(README, before + START + "\n".join(lines) + "\n" + END + after)
+
+
+def one(key: str) -> str:
+    """A row's name in grammar."""
+    return re.sub(r"\b1 (worker|point)s", r"1 \1", key)
 
 
 def overheads() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:

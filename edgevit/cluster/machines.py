@@ -76,19 +76,19 @@ class Machines:
         """Give it to the cluster."""
         self.submit(Begun(task, self.able(task)))
 
+    def resources(self) -> dict[str, set[str]]:
+        """What each fit worker says it has."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        return {each: set(workers[each]["resources"]) for each in self.fit() if each in workers}
+
     def declared(self, task: Task) -> list[str]:
         """The resources of a task that some worker says it has."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        return [name for name in task.resources if any(name in each["resources"] for each in workers)]
+        return [name for name in task.resources if any(name in had for had in self.resources().values())]
 
     def able(self, task: Task) -> list[str]:
         """Workers that can take a task: fit, and with what it needs of them."""
-        workers, needed = self.client.scheduler_info(n_workers=-1)["workers"], self.declared(task)
-        return [
-            each
-            for each in self.fit()
-            if each in workers and all(name in workers[each]["resources"] for name in needed)
-        ]
+        needed = set(self.declared(task))
+        return [each for each, had in self.resources().items() if needed <= had]
 
     def submit(self, begun: Begun) -> None:
         """Give a task to one of the workers that may take it."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +50,35 @@ def test_a_sweep_goes_on_where_it_was(project: Project) -> None:  # noqa: F811
     assert first == again
     manifest = project.manifest(first["points"][0]["run"])
     assert all(step["cached"] for step in manifest["stages"])
+
+
+def test_a_sweep_killed_three_times_ends_the_same(project: Project) -> None:  # noqa: F811
+    grid = ("--resolution", "own,64", "--precision", "int8,float", "--every")
+    _, whole = swept(project, *grid)
+    shutil.rmtree(project.folder / "runs")
+    project.run("cache", "clean", "--all")
+    line = project.command("sweep", "model.py:tiny", *IMAGES, "--target", "onnx", *grid)
+    for points in (1, 2, 3):
+        where = {name: project.options[name] for name in ("cwd", "env")}
+        process = subprocess.Popen(line, **where, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for_points(project.folder / "runs/sweep/sweep.json", points, process)
+        finally:
+            process.kill()
+            process.wait()
+    _, again = swept(project, *grid)
+    assert again == whole
+
+
+def wait_for_points(path: Path, points: int, process: subprocess.Popen[bytes]) -> None:
+    """Until a sweep has made so many points, or has ended."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        made = json.loads(path.read_text())["points"] if path.is_file() else []
+        if len(made) >= points:
+            return
 
 
 @pytest.mark.parametrize("workers", [("--jobs", "2"), ("--local", "2")])

@@ -21,7 +21,7 @@ from typing import Any
 
 from edgevit.errors import ToolchainError
 from edgevit.progress import QUIET, Progress
-from edgevit.run.memory import owned
+from edgevit.run.memory import give_back, owned
 from edgevit.toolchains import environment
 
 POLL_SECONDS = 0.05
@@ -45,6 +45,7 @@ def run_job(
     `args` are JSON values; paths in them should be absolute. Raises ToolchainError when the toolchain is missing
     or damaged, the vendor's code raised or exited, the process was aborted, or `timeout_s` seconds passed.
     """
+    give_back()
     python, title = environment.python_of(toolchain), environment.title(toolchain)
     job_dir.mkdir(parents=True, exist_ok=True)
     for name in ("result.json", "events.jsonl", "log.txt"):

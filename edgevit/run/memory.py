@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import psutil
 
 SAMPLE_SECONDS = 0.1
+MUCH_BYTES = 2 * 2**30
 
 # Worker -> the thread that started it. A step and the calls of its workers run in one thread.
 _OWNERS: dict[int, int] = {}
@@ -28,8 +29,10 @@ def give_back() -> None:
     """Return memory that nothing uses to the system, before another process needs it.
 
     Exported programs hold each other in cycles, gigabytes of a ViT-B, until Python looks for those; the C library
-    keeps what was freed.
+    keeps what was freed. A small process is left alone: looking takes a third of a second.
     """
+    if psutil.Process().memory_info().rss < MUCH_BYTES:
+        return
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:

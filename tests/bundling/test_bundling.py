@@ -234,6 +234,7 @@ def embedding(made: Path) -> Path:
     return user.folder / "embedding-bundle"
 
 
+@pytest.mark.slow
 def test_an_embedding_finds_pictures_that_are_alike(
     embedding: Path, project: Project, tmp_path: Path
 ) -> None:
@@ -254,6 +255,7 @@ def test_an_embedding_finds_pictures_that_are_alike(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -269,6 +271,7 @@ def test_wrong_folders_of_pictures_are_one_line(
     assert done.returncode == 1 and done.stderr.startswith(line) and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_pictures_of_another_model_are_refused(embedding: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "embedding.npy", np.zeros((1, 31), np.float32))
     (tmp_path / "pictures.json").write_text('{"pictures": ["a.png"]}')

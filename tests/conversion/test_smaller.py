@@ -192,6 +192,7 @@ def test_dry_run_shows_the_lossy_steps(project: Project) -> None:
     assert not (project.folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_inspect_shows_a_smaller_artefact_without_images(project: Project) -> None:
     def inspected(*arguments: str) -> dict[str, Any]:
         done = project.run("inspect", "model.py:tiny", "--target", "onnx", "--json", *arguments)

@@ -18,6 +18,11 @@ DETECTOR = Outputs(
 )
 
 
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detections, "DRAWS", 25)
+
+
 def answers(n: int = 8, seed: int = 0) -> tuple[Any, Any]:
     """Boxes, and scores that are sure of a class for the first two queries and of nothing for the others."""
     random = np.random.default_rng(seed)

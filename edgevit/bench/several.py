@@ -17,7 +17,7 @@ from edgevit.bench import measure
 from edgevit.bench.choose import choose
 from edgevit.bench.connect import locate, reach
 from edgevit.bench.prepare import Settings
-from edgevit.cluster.tasks import Ended, Task, Workers, ended, spread
+from edgevit.cluster.tasks import Ended, Task, Workers, ended, run_all
 from edgevit.files import user_cache
 from edgevit.progress import Progress
 
@@ -80,13 +80,9 @@ def measure_all(
         Task(f"the measurement on {where}", partial(measured_on, where), (asked,), (f"board:{where}",))
         for where in dict.fromkeys(boards)
     ]
+    if workers is None and len(tasks) == 1:  # here, so that Ctrl-C reaches it, and a defect of ours its log
+        return [Ended(tasks[0], measured_on(boards[0], asked, progress))]
     if workers is None:
         with ThreadPoolExecutor(len(tasks)) as pool:
             return list(pool.map(partial(ended, progress=progress), tasks))
-    waiting, found = list(tasks), dict[str, Ended]()
-    spread(
-        workers,
-        lambda: waiting.pop(0) if waiting else None,
-        lambda each: found.update({each.task.name: each}),
-    )
-    return [found[task.name] for task in tasks]
+    return run_all(workers, tasks)

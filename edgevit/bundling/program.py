@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -152,13 +153,16 @@ def save(model: Values, folder: Path, names: list[str], rows: Any) -> None:
     """Write each output [n, ...] as .npy, and the pictures' names in the same order."""
     folder.mkdir(parents=True, exist_ok=True)
     start = 0
-    for number, each in enumerate(model["outputs"]):
+    for each in model["outputs"]:
         size = int(np.prod(each["shape"]))
-        name = "".join(c if c.isalnum() or c in "-_" else "_" for c in each["name"])[:60] or str(number)
-        np.save(str(folder / (name + ".npy")), rows[:, start : start + size].reshape(-1, *each["shape"]))
+        np.save(str(folder / array_of(each)), rows[:, start : start + size].reshape(-1, *each["shape"]))
         start += size
-    text = json.dumps({"first": model["outputs"][0]["name"], "pictures": names}, indent=1)
-    (folder / "pictures.json").write_text(text, encoding="utf-8")
+    (folder / "pictures.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
+
+
+def array_of(output: Values) -> str:
+    """The name of an output's file, as edgevit predict --save gives it."""
+    return (re.sub(r"[^A-Za-z0-9_-]+", "_", output["name"])[:60] or "output") + ".npy"
 
 
 def saved(model: Values, folder: Any) -> Any:
@@ -168,11 +172,9 @@ def saved(model: Values, folder: Any) -> Any:
     first = model["outputs"][0]
     if first["kind"] != "embedding":
         raise Stop("--like compares embeddings, and this model gives " + first["kind"])
-    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in first["name"])[:60] or "0"
     try:
-        listed_there = json.loads((Path(folder) / "pictures.json").read_text(encoding="utf-8"))
-        names = list(listed_there["pictures"])
-        vectors = np.load(str(Path(folder) / (name + ".npy")), allow_pickle=False)
+        names = list(json.loads((Path(folder) / "pictures.json").read_text(encoding="utf-8")))
+        vectors = np.load(str(Path(folder) / array_of(first)), allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError):
         raise Stop(f"{folder} holds nothing that --save of this program wrote") from None
     if vectors.ndim != 2 or vectors.shape != (len(names), first["shape"][0]):

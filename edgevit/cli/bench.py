@@ -86,7 +86,9 @@ def command(
 
     settings = Settings(images, counts(threads), runs, seconds, pin_clocks, dump_tensors)
     folder = what if what.is_dir() else what.parent
-    asked = Asked(what.absolute(), target, precision, settings, benchmark_model, runner)
+    asked = Asked(
+        what if scheduler is None else what.absolute(), target, precision, settings, benchmark_model, runner
+    )
     with progress() as bars, machines_if_asked((), [what], folder, scheduler, local, bars) as workers:
         found = measure_all(where, asked, bars, workers)
     records = [record for each in found if each.error is None for record in each.value]

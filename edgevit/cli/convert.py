@@ -117,7 +117,7 @@ def command(
           --target rk3588 --mean 0.5 --std 0.5 --crop squash --classes labels.txt
       edgevit convert clip-vit-base-patch32/ --calibration photos/ --validation more-photos/ \\
           --target rk3588 --output embedding
-      edgevit convert vit_base_patch16_224 --weights vit.pth --calibration calib/ --validation 50k.csv \
+      edgevit convert vit_base_patch16_224 --weights vit.pth --calibration calib/ --validation 50k.csv \\
           --target rk3588 --scheduler tcp://10.0.0.1:8786
     """
     from edgevit.console import progress

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,3 +103,17 @@ def spread(workers: Workers, following: Callable[[], Task | None], done: Callabl
             running -= 1
             done(each)
         more = True  # what has ended may have made room for others
+
+
+def run_all(
+    workers: Workers, tasks: Sequence[Task], done: Callable[[Ended], None] = lambda _: None
+) -> list[Ended]:
+    """Run tasks of different names; what each gave, in their order. `done` is told of each as it ends."""
+    waiting, found = iter(tasks), dict[str, Ended]()
+
+    def told(each: Ended) -> None:
+        found[each.task.name] = each
+        done(each)
+
+    spread(workers, lambda: next(waiting, None), told)
+    return [found[task.name] for task in tasks]

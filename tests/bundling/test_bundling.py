@@ -250,6 +250,7 @@ def test_an_embedding_finds_pictures_that_are_alike(
     assert "cosine 1.000" in alone(embedding, str(pictures[3]), "--like", known).stdout
     assert "embedding 32" in alone(embedding, str(pictures[3])).stdout
     project.run("predict", *map(str, pictures), "--model", "runs/embedding", "--save", str(tmp_path / "own"))
+    assert alone(embedding, str(pictures[3]), "--like", str(tmp_path / "own")).returncode == 0
     np.testing.assert_allclose(
         np.load(tmp_path / "known/embedding.npy"), np.load(tmp_path / "own/embedding.npy"), atol=1e-4
     )
@@ -274,7 +275,7 @@ def test_wrong_folders_of_pictures_are_one_line(
 @pytest.mark.slow
 def test_pictures_of_another_model_are_refused(embedding: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "embedding.npy", np.zeros((1, 31), np.float32))
-    (tmp_path / "pictures.json").write_text('{"pictures": ["a.png"]}')
+    (tmp_path / "pictures.json").write_text('["a.png"]')
     done = alone(embedding, "golden/0.ppm", "--like", str(tmp_path))
     assert done.stderr == f"error: {tmp_path} was saved by another model\n"
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from edgevit.cluster.tasks import Ended, Task, spread
+from edgevit.cluster.tasks import Task, run_all
 from edgevit.conversion.sources import demo_images
 from edgevit.files import write_atomically
 from edgevit.progress import QUIET
@@ -130,9 +130,9 @@ def overhead(workers: int) -> dict[str, Any]:
         machines(None, workers, needs, QUIET) as cluster,
     ):
         started = time.monotonic() - begun
-        waiting, ended = [Task(f"{number}", nothing, (number,)) for number in range(TASKS)], list[Ended]()
+        tasks = [Task(f"{number}", nothing, (number,)) for number in range(TASKS)]
         begun = time.monotonic()
-        spread(cluster, lambda: waiting.pop() if waiting else None, ended.append)
+        ended = run_all(cluster, tasks)
         seconds = time.monotonic() - begun
         memory = cluster.client.run(own_megabytes)
     assert len(ended) == TASKS and not any(each.error for each in ended)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +48,26 @@ TEXT, FILE = NonEmpty(), FilePath()
 SEED = click.IntRange(0, 2**32 - 1)
 
 
-def model_options(command: Command) -> Command:
-    """MODEL, its weights, where it is to run and in which numbers."""
-    for option in reversed(OPTIONS):
+def with_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """A command with options, in the order in which its help shows them."""
+    for option in reversed(options):
         command = option(command)
     return command
+
+
+def model_options(command: Command) -> Command:
+    """MODEL, its weights, where it is to run and in which numbers."""
+    return with_options(command, OPTIONS)
 
 
 def smaller_options(command: Command) -> Command:
     """How much smaller the model is to be."""
-    for option in reversed(SMALLER):
-        command = option(command)
-    return command
+    return with_options(command, SMALLER)
 
 
 def output_options(command: Command) -> Command:
     """Which of a model's outputs are wanted, and what they are."""
-    for option in reversed(OUTPUTS):
-        command = option(command)
-    return command
+    return with_options(command, OUTPUTS)
 
 
 OUTPUTS = (
@@ -85,9 +86,7 @@ OUTPUTS = (
 
 def cluster_options(command: Command) -> Command:
     """Which machines share the work."""
-    for option in reversed(CLUSTER):
-        command = option(command)
-    return command
+    return with_options(command, CLUSTER)
 
 
 CLUSTER = (
@@ -102,9 +101,7 @@ CLUSTER = (
 
 def preprocessing_options(command: Command) -> Command:
     """How the model's images are prepared, where it doesn't say so itself."""
-    for option in reversed(PREPROCESSING):
-        command = option(command)
-    return command
+    return with_options(command, PREPROCESSING)
 
 
 PREPROCESSING = (

@@ -25,9 +25,8 @@ from edgevit.targets.profiles import Board
 CONNECT_S = 15
 POLL_S = 2.0
 PATIENCE_S = 120.0  # without any worker
-TURN = (
-    threading.Lock()
-)  # a worker with several threads does one task at a time: exporters patch what all share
+# A worker with several threads does one task at a time: exporters patch what all share.
+TURN = threading.Lock()
 
 
 @dataclass

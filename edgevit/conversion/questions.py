@@ -14,7 +14,8 @@ from edgevit.files import sha256_file, write_atomically
 from edgevit.images.annotations import read_annotations
 from edgevit.images.label_maps import map_files, read_maps
 from edgevit.outputs import metric
-from edgevit.outputs.detections import by_annotations, places_of
+from edgevit.outputs.average_precision import by_annotations
+from edgevit.outputs.detections import places_of
 from edgevit.outputs.output import Outputs
 from edgevit.request.job import Job
 from edgevit.run.folder import Run

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgevit.backends.protocol import CompileRequest, CompileResult
 from edgevit.backends.registry import backend_of
-from edgevit.cluster.tasks import Ended, Task, Workers, spread
+from edgevit.cluster.tasks import Ended, Task, Workers, run_all
 from edgevit.errors import EdgevitError
 from edgevit.progress import Progress
 from edgevit.run.step import Step
@@ -43,20 +43,16 @@ def compile_in_shards(request: CompileRequest, workers: Workers, progress: Progr
         share(request, pixels[[0, *part]], folder / f"{number}")
         for number, part in enumerate(np.array_split(np.arange(len(pixels)), count))
     ]
-    waiting, made = list(tasks), dict[str, CompileResult]()
-
-    def following() -> Task | None:
-        return waiting.pop(0) if waiting else None
+    made = 0
 
     def done(answer: Ended) -> None:
+        nonlocal made
         if answer.error is not None:
-            waiting.clear()
             raise answer.error
-        made[answer.task.name] = answer.value
-        progress.advance(len(made), count, "shares of the images simulated")
+        made += 1
+        progress.advance(made, count, "shares of the images simulated")
 
-    spread(workers, following, done)
-    results = [made[task.name] for task in tasks]
+    results: list[CompileResult] = [each.value for each in run_all(workers, tasks, done)]
     rows = [np.load(result.outputs, allow_pickle=False) for result in results if result.outputs]
     if any((each[0] != rows[0][0]).any() for each in rows):
         raise EdgevitError(

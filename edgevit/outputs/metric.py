@@ -41,15 +41,22 @@ def with_scores(
     random = np.random.default_rng(0)
     drawn = [float(lost[random.integers(0, len(lost), len(lost))].mean()) for _ in range(DRAWS)]
     low, high = np.quantile(drawn, (0.025, 0.975))
+    return told_by(accuracy, name, (ours.mean(), theirs.mean()), (lost.mean(), low, high))
+
+
+def told_by(
+    accuracy: Accuracy, name: str, scores: tuple[float, float], lost: tuple[float, float, float]
+) -> Accuracy:
+    """A measurement told by a score: the artefact's and the float model's, what is lost and its 95 % interval."""
     no_figures: dict[str, Any] = dict.fromkeys(BY_LABELS)
     return replace(
         accuracy,
         metric=name,
-        score=float(ours.mean()),
-        reference_score=float(theirs.mean()),
-        drop_points=float(lost.mean()),
-        drop_low=float(low),
-        drop_high=float(high),
+        score=float(scores[0]),
+        reference_score=float(scores[1]),
+        drop_points=float(lost[0]),
+        drop_low=float(lost[1]),
+        drop_high=float(lost[2]),
         **no_figures,
     )
 
@@ -157,17 +164,8 @@ def by_label_maps(accuracy: Accuracy, outputs: Outputs, maps: Any, found: Rows, 
     drawn = [mean_iou_of((weights @ each.reshape(n, -1)).reshape(-1, classes, classes)) for each in counts]
     ours, theirs = (float(mean_iou_of(each.sum(0)[None])[0]) for each in counts)
     low, high = np.quantile(drawn[1] - drawn[0], (0.025, 0.975))
-    no_figures: dict[str, Any] = dict.fromkeys(BY_LABELS)
-    return replace(
-        accuracy,
-        metric="mean IoU by labels, %",
-        score=100 * ours,
-        reference_score=100 * theirs,
-        drop_points=100 * (theirs - ours),
-        drop_low=100 * float(low),
-        drop_high=100 * float(high),
-        **no_figures,
-    )
+    scores, lost = (100 * ours, 100 * theirs), (100 * (theirs - ours), 100 * low, 100 * high)
+    return told_by(accuracy, "mean IoU by labels, %", scores, lost)
 
 
 def confusion(found: Any, truth: Any, classes: int) -> Rows:

@@ -221,11 +221,11 @@ def save(source: Source, answered: Answered, folder: Path) -> list[Path]:
         with atomic_path(folder / f"{file_stem(output.name)}.npy") as staging, staging.open("wb") as file:
             np.save(file, values)
         made.append(folder / f"{file_stem(output.name)}.npy")
-        draw = output.means.draw
+        draw, shown = output.means.draw, worth_drawing(gives.each, parts, place)
         for number, (name, pixels) in enumerate(zip(read, seen, strict=True)):
             if draw is not None:
                 path = folder / f"{number + 1:04d}-{file_stem(Path(name).stem)}-{file_stem(output.name)}.png"
-                Image.fromarray(draw(worth_drawing(gives.each, parts, place, number), pixels)).save(path)
+                Image.fromarray(draw(shown[number], pixels)).save(path)
                 made.append(path)
     return made
 

@@ -9,7 +9,7 @@ import torch
 
 from edgevit.metrics.difference import Difference
 from edgevit.outputs.output import CLASS_SCORES, Outputs
-from edgevit.quantize.activations import forward, outputs_of
+from edgevit.quantize.activations import BATCH, forward, outputs_of
 from edgevit.quantize.fake_quantization import Ranges, quantize_weights, quantizer
 from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.statistics import Statistics
@@ -17,7 +17,6 @@ from edgevit.quantize.tensor_names import BLOCK_TAPS, kind_of
 
 # A token this many times larger than the median token leaves the others about 3 of 256 levels.
 MASSIVE = 20.0
-BATCH = 8
 SPARSE = 7  # every so many values show the median
 
 

@@ -9,14 +9,13 @@ import torch
 
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.activations import forward
+from edgevit.quantize.activations import BATCH, forward
 from edgevit.quantize.observers import TensorStatistics
 from edgevit.quantize.tensor_names import STREAM_TAPS, kind_of
 
 VALUES = 120_000  # kept of each tensor: enough for a range
 STREAM_VALUES = 400_000  # of the residual stream, whose rare tokens decide its rotation
 GRADIENT_IMAGES = 32  # of which gradients are taken: three times the work of an image without
-BATCH = 8
 GRADIENT_BATCH = 4  # every tensor of a batch is held, with its gradient: gigabytes for a ViT-B
 
 Statistics = dict[str, TensorStatistics]

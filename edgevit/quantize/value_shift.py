@@ -13,12 +13,10 @@ from typing import Any
 
 import torch
 
-from edgevit.quantize.activations import forward
+from edgevit.quantize.activations import BATCH, forward
 from edgevit.quantize.equalization import add_to_bias, value_rows
 from edgevit.quantize.fake_quantization import Ranges, fake_quantize
 from edgevit.quantize.tensor_names import kind_of
-
-BATCH = 8
 
 
 @dataclass

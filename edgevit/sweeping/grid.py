@@ -25,7 +25,7 @@ class Point:
     @property
     def variant(self) -> str:
         """What it is called apart from its target: the same float model for all of them."""
-        stem = Path(self.model.partition(":")[0] if ".py:" in self.model else self.model).name
+        stem = file_of(self.model).name
         parts = [stem.removesuffix(".py").removesuffix(".onnx")]
         parts += [f"{self.resolution} px"] * (self.resolution is not None)
         parts += [f"{self.heads} heads less"] * (self.heads is not None)
@@ -41,6 +41,11 @@ class Point:
     def folder(self) -> str:
         """A folder's name: no two points of a grid have one."""
         return re.sub(r"[^A-Za-z0-9.]+", "-", self.name).strip("-.")[:150]
+
+
+def file_of(model: str) -> Path:
+    """The file or folder that a model is named by, where it is named by one."""
+    return Path(model.partition(":")[0] if ".py:" in model else model)
 
 
 def points(spec: Spec) -> list[Point]:

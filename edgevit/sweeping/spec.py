@@ -13,12 +13,8 @@ from edgevit.targets.precisions import DEFAULT, PRECISIONS
 from edgevit.targets.profiles import Strict, explain, parse_toml
 
 MOST = 1000  # points of a grid
-FILES = (
-    "weights",
-    "calibration",
-    "validation",
-    "preprocessing",
-)  # or the last a name of torchvision's weights
+# Paths; the last may be a name of torchvision's weights.
+FILES = ("weights", "calibration", "validation", "preprocessing")
 OWN = "own"  # a resolution: the model's own
 Amount = str | int | float
 Positive = Annotated[float, Field(gt=0, lt=1e9)]

@@ -11,7 +11,7 @@ from edgevit.cluster.tasks import Here, Workers
 from edgevit.conversion.pipeline import affordable
 from edgevit.errors import InputError
 from edgevit.progress import Progress
-from edgevit.sweeping.grid import path
+from edgevit.sweeping.grid import file_of, path
 from edgevit.sweeping.spec import FILES, Spec
 from edgevit.targets.profiles import load_board
 
@@ -52,10 +52,7 @@ def by_whole_paths(spec: Spec) -> Spec:
         return str(Path(text).absolute())
 
     files = {name: getattr(spec, name) for name in FILES}
-    models = [
-        whole(each) if Path(each.partition(":")[0] if ".py:" in each else each).exists() else each
-        for each in spec.models
-    ]
+    models = [whole(each) if file_of(each).exists() else each for each in spec.models]
     return spec.model_copy(
         update={"models": models}
         | {name: whole(each) for name, each in files.items() if each and Path(each).exists()}
@@ -64,6 +61,6 @@ def by_whole_paths(spec: Spec) -> Spec:
 
 def files_of(spec: Spec) -> list[Path]:
     """What a sweep reads."""
-    models = [Path(each.partition(":")[0] if ".py:" in each else each) for each in spec.models]
+    models = [file_of(each) for each in spec.models]
     given = [path(getattr(spec, name)) for name in FILES]
     return [each for each in (*models, *given) if each is not None and each.exists()]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgevit.errors import InputError
-from edgevit.outputs import detections
+from edgevit.outputs import average_precision, detections
 from edgevit.outputs.output import Output, Outputs
 from edgevit.outputs.pictures import boxes_on_image
 
@@ -20,7 +20,7 @@ DETECTOR = Outputs(
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detections, "DRAWS", 25)
+    monkeypatch.setattr(average_precision, "DRAWS", 25)
 
 
 def answers(n: int = 8, seed: int = 0) -> tuple[Any, Any]:
@@ -106,11 +106,11 @@ def test_annotations_that_are_met_exactly_give_100_percent() -> None:
     told = DETECTOR.compare(reference, reference, None)
     truth, names = truth_of(boxes, scores), [f"kind {each}" for each in range(CLASSES)]
     parts = DETECTOR.split(reference)
-    found = detections.by_annotations(told, DETECTOR.each, truth, names, parts, parts)
+    found = average_precision.by_annotations(told, DETECTOR.each, truth, names, parts, parts)
     assert found.score == pytest.approx(100.0)
     assert found.drop_points == 0.0
     numbers = truth | {"categories": [{"id": 10 + each, "name": "x"} for each in range(CLASSES)]}
-    assert detections.categories(numbers, None) == {12: 12}
+    assert average_precision.categories(numbers, None) == {12: 12}
 
 
 def test_lost_boxes_lower_the_mean_average_precision() -> None:
@@ -121,7 +121,7 @@ def test_lost_boxes_lower_the_mean_average_precision() -> None:
     reference, found = rows(boxes, scores), rows(moved, scores)
     told = DETECTOR.compare(found, reference, None)
     names = [f"kind {each}" for each in range(CLASSES)]
-    lost = detections.by_annotations(
+    lost = average_precision.by_annotations(
         told, DETECTOR.each, truth_of(boxes, scores), names, DETECTOR.split(found), DETECTOR.split(reference)
     )
     assert lost.reference_score == pytest.approx(100.0)
@@ -132,13 +132,13 @@ def test_lost_boxes_lower_the_mean_average_precision() -> None:
 
 def test_annotations_of_other_classes_are_one_line() -> None:
     with pytest.raises(InputError, match="no class of the model is called 'kind 0' or 'kind 1'"):
-        detections.categories(truth_of(*answers()), ["cat", "dog"])
+        average_precision.categories(truth_of(*answers()), ["cat", "dog"])
 
 
 def test_what_is_drawn_are_the_boxes_that_it_is_sure_of() -> None:
     boxes, scores = answers()
-    sure = detections.worth_drawing(DETECTOR.each, [boxes, scores], 0, 3)
+    sure = detections.worth_drawing(DETECTOR.each, [boxes, scores], 0)[3]
     np.testing.assert_allclose(sure, boxes[3, :2])
     picture = boxes_on_image(sure, np.zeros((50, 60, 3), np.uint8))
     assert picture.shape == (50, 60, 3) and picture.any()
-    assert detections.worth_drawing(DETECTOR.each, [boxes, scores], 1, 3) is not None
+    assert detections.worth_drawing(DETECTOR.each, [boxes, scores], 1)[3] is not None

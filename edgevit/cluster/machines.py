@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +35,7 @@ class Begun:
 
     task: Task
     allowed: list[str]
-    failed_on: dict[str, str] = field(default_factory=dict)
+    failed_on: dict[str, str]
 
 
 class Machines:
@@ -73,36 +73,31 @@ class Machines:
 
     def start(self, task: Task) -> None:
         """Give it to the cluster."""
-        self.submit(Begun(task, self.able(task)))
+        self.submit(task, {})
 
-    def resources(self) -> dict[str, set[str]]:
-        """What each fit worker says it has."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
-        return {each: set(workers[each]["resources"]) for each in self.fit() if each in workers}
+    def able(self, task: Task) -> tuple[list[str], list[str]]:
+        """Workers that can take a task: fit, and with what it needs of them; and what of that is told at all."""
+        workers, fit = self.client.scheduler_info(n_workers=-1)["workers"], self.fit()
+        had = {each: set(workers[each]["resources"]) for each in fit if each in workers}
+        needed = [name for name in task.resources if any(name in own for own in had.values())]
+        return [each for each, own in had.items() if own.issuperset(needed)], needed
 
-    def declared(self, task: Task) -> list[str]:
-        """The resources of a task that some worker says it has."""
-        return [name for name in task.resources if any(name in had for had in self.resources().values())]
-
-    def able(self, task: Task) -> list[str]:
-        """Workers that can take a task: fit, and with what it needs of them."""
-        needed = set(self.declared(task))
-        return [each for each, had in self.resources().items() if needed <= had]
-
-    def submit(self, begun: Begun) -> None:
-        """Give a task to one of the workers that may take it."""
+    def submit(self, task: Task, failed_on: dict[str, str]) -> None:
+        """Give a task to one of the workers that can take it, to one that it has not failed on if there is any."""
+        able, needed = self.able(task)
+        allowed = [each for each in able if each not in failed_on] or able
         hosts = [urlsplit(each).hostname for each in self.fit()]
         neighbours = max((hosts.count(each) for each in hosts), default=1)
         future = self.client.submit(
             on_worker,
-            begun.task,
+            task,
             neighbours,
-            workers=begun.allowed,
-            resources=dict.fromkeys(self.declared(begun.task), 1),
+            workers=allowed,
+            resources=dict.fromkeys(needed, 1),
             pure=False,
             retries=0,
         )
-        self.running[future] = begun
+        self.running[future] = Begun(task, allowed, failed_on)
 
     def wait(self) -> list[Ended]:
         """What has ended."""
@@ -133,9 +128,7 @@ class Machines:
                 del self.running[future]
                 future.cancel()
                 self.progress.warn(f"the worker of {begun.task.name} is gone: begun again on another")
-                able = self.able(begun.task)
-                others = [each for each in able if each not in begun.failed_on]
-                self.submit(Begun(begun.task, others or able or fit, begun.failed_on))
+                self.submit(begun.task, begun.failed_on)
         return bool(fit)
 
     def outcome(self, future: Any) -> Ended | None:
@@ -148,10 +141,10 @@ class Machines:
                 self.known[each] = f"{begun.task.name} failed on it and not on {address}: {why}"
                 self.progress.warn(f"worker {each} gets no more work: {self.known[each]}")
             return found
-        others = [each for each in self.able(begun.task) if each != address and each not in failed_on]
-        if address is None or failed_on or not others:
+        able, _ = self.able(begun.task)
+        if address is None or failed_on or not set(able) - {address}:
             return found
-        self.submit(Begun(begun.task, others, {address: str(found.error)}))
+        self.submit(begun.task, {address: str(found.error)})
         return None
 
 

@@ -1,9 +1,9 @@
-"""The kinds of output there are. A new kind is a module beside this one and a line in `KINDS`."""
+"""The kinds of output there are. A new kind is a module beside this one and an entry of `KINDS`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgevit.metrics.classification import Accuracy
@@ -162,18 +162,6 @@ KINDS: dict[str, Kind] = {
         unit=COSINE_LOST,
         show=pictures.vectors,
     ),
-    "scores": Kind(
-        "class scores [queries, classes] of as many boxes",
-        OFF,
-        angles.difference,
-        angles.predicted,
-        angles.sampled,
-        angles.compare,
-        columns=ANGLES,
-        legend=ANGLES_LEGEND,
-        unit=COSINE_LOST,
-        show=pictures.vectors,
-    ),
     "boxes": Kind(
         "boxes [queries, 4]: centre, width and height, 0..1, before any suppression",
         "same box",
@@ -209,6 +197,8 @@ KINDS: dict[str, Kind] = {
         show=pictures.flat,
     ),
 }
+
+KINDS["scores"] = replace(KINDS["tokens"], description="class scores [queries, classes] of as many boxes")
 
 
 def columns_of(accuracy: Accuracy | None, means: Kind) -> tuple[Column, ...]:

@@ -43,7 +43,7 @@ class CompileRequest:
     backend whose `export_format` is a torch.export program (input float32 [1, height, width, channels],
     normalised), `vendor_float` the vendor's own float file made of it. `calibration` and `evaluate` are pixels,
     uint8 [n, height, width, channels] .npy; the artefact's outputs on `evaluate` are wanted too. `out` is an
-    existing folder for what is to be kept.
+    existing folder for what is to be kept. `description` is written into the artefact, where its format has room.
     """
 
     onnx: Path | None
@@ -54,6 +54,7 @@ class CompileRequest:
     calibration: Path
     evaluate: Path | None
     out: Path
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,12 @@ class OnBoard:
     `layer_times` reads the runtime's own table of times, as rows with `index`, `op`, `target`, `us`, `cycles`
     and `name`. `python_here` gives the Python that runs artefacts on this machine; None: they run on the board
     only. `android` and `benchmark_model` say whether artefacts run on Android without Python, by TensorFlow
-    Lite's own tool. `runtime_words` says for people what runs artefacts there, with the versions of `tools` filled
-    in; `takes_pixels` whether artefacts normalise by themselves; `layout` is that of their input; `cpp_sample` are
-    the sources of a program in C++ that includes a model.h. `native_runner`
-    are the sources of a runner for boards without Python. `dump_graph` makes a copy of an artefact whose every
-    tensor is an output.
+    Lite's own tool. `runtime_words` says for people what runs artefacts there, with the versions of `tools`
+    filled in; `takes_pixels` whether artefacts normalise by themselves; `layout` is that of their input;
+    `description_room` how many bytes of description they can hold. `cpp_sample` is what a bundle's program in
+    C++ needs: a runtime.h with the class Model, and a CMakeLists.txt; `android_sample` a class for an app.
+    `native_runner` are the sources of a runner for boards without Python. `dump_graph` makes a copy of an
+    artefact whose every tensor is an output.
     """
 
     runtime: Path
@@ -130,6 +132,8 @@ class OnBoard:
     takes_pixels: bool = False
     layout: Literal["NHWC", "NCHW"] = "NHWC"
     cpp_sample: tuple[Path, ...] = ()
+    android_sample: tuple[Path, ...] = ()
+    description_room: int | None = None
     dump_graph: Callable[[Path, Path], Path] | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ FOLDER = Path(__file__).parent
 LANGUAGES = {"README.md": "card.md", "README.zh.md": "card.zh.md"}
 
 
-def cards(run: RunFiles, result: Result, described: dict[str, Any]) -> dict[str, str]:
+def cards(
+    run: RunFiles, result: Result, described: dict[str, Any], samples: Collection[str]
+) -> dict[str, str]:
     """Each language's card by its file's name: the same headings, commands and figures."""
     import jinja2
 
@@ -23,15 +26,17 @@ def cards(run: RunFiles, result: Result, described: dict[str, Any]) -> dict[str,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    values = values_of(run, result, described)
+    values = values_of(run, result, described, samples)
     return {
         name: environment.from_string((FOLDER / template).read_text(encoding="utf-8")).render(values)
         for name, template in LANGUAGES.items()
     }
 
 
-def values_of(run: RunFiles, result: Result, described: dict[str, Any]) -> dict[str, Any]:
-    """What the cards say."""
+def values_of(
+    run: RunFiles, result: Result, described: dict[str, Any], samples: Collection[str]
+) -> dict[str, Any]:
+    """What the cards say; `samples` are the names of the files that show how it is used."""
     model, accuracy = run.manifest.model, result.accuracy
     on_board = backend_of(run.manifest.boards[result.target]).on_board
     shown = None
@@ -68,6 +73,10 @@ def values_of(run: RunFiles, result: Result, described: dict[str, Any]) -> dict[
         "images": result.preprocessing.describe(),
         "takes_pixels": on_board.takes_pixels,
         "layout": on_board.layout,
+        "takes": described["input"]["type"],
+        "oldest": ", ".join(f"{name} {version}" for name, version in result.details.needs_at_least.items()),
+        "cpp": "cpp/run.cpp" in samples,
+        "android": any(name.startswith("android/") for name in samples),
         "file": described["file"],  # a safe name
     }
 

@@ -27,6 +27,7 @@ from edgevit.run.results import Result
 FORMAT = 1
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry of a .zip: the same run, the same bytes
 SUMS = "SHA256SUMS"
+CPP = Path(__file__).parent / "cpp" / "run.cpp"
 WHAT = "cannot bundle"
 
 
@@ -69,26 +70,36 @@ def contents(run: RunFiles, result: Result) -> dict[str, bytes]:
     outputs = io.BytesIO()
     np.save(outputs, golden.outputs)
     labels, on_board = run.manifest.class_names, backend_of(board).on_board
-    # The program in C++ shows classes.
-    sample = (
-        on_board.cpp_sample if run.manifest.model.gives.classes and len(described["outputs"]) == 1 else ()
-    )
+    samples = samples_of(run, result, described, golden)
     files = {
         result.artefact: run.path_of(result).read_bytes(),
         "model.json": (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode(),
         "run.py": one_file(on_board).encode(),
-        **{name: text.encode() for name, text in cards(run, result, described).items()},
+        **{name: text.encode() for name, text in cards(run, result, described, samples).items()},
         **({"labels.txt": "".join(f"{name}\n" for name in labels).encode()} if labels else {}),
         **{
             f"golden/{name}": picture(pixels, channels)
             for name, pixels in zip(names, golden.pixels, strict=True)
         },
-        **{f"cpp/{path.name}": path.read_bytes() for path in sample},
-        **({"cpp/model.h": header(described, golden).encode()} if sample else {}),
+        **samples,
         **({"golden/outputs.npy": outputs.getvalue()} if names else {}),
     }
     sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
     return {**files, SUMS: sums.encode()}
+
+
+def samples_of(run: RunFiles, result: Result, described: dict[str, Any], golden: Golden) -> dict[str, bytes]:
+    """Programs for other languages, by their names; they show classes, and fit pictures in without a border."""
+    on_board = backend_of(run.manifest.boards[result.target]).on_board
+    classifies = bool(run.manifest.model.gives.classes) and len(described["outputs"]) == 1
+    if not classifies or result.preprocessing.crop_mode == "border":
+        return {}
+    floats = described["input"]["type"] == "float32"  # what the class in Kotlin gives
+    found = {f"android/{path.name}": path.read_bytes() for path in on_board.android_sample if floats}
+    if on_board.cpp_sample:
+        found |= {f"cpp/{path.name}": path.read_bytes() for path in (CPP, *on_board.cpp_sample)}
+        found["cpp/model.h"] = header(described, golden).encode()
+    return found
 
 
 def describe(run: RunFiles, result: Result, golden: Golden, names: list[str]) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def describe(run: RunFiles, result: Result, golden: Golden, names: list[str]) ->
         "runtime": backend.name,
         "npu_cores": board.npu.cores if board.npu else 0,
         "input": {
-            "type": "uint8" if inside else "float32",
+            "type": result.details.takes or ("uint8" if inside else "float32"),
             "layout": backend.on_board.layout,
             "size": list(preprocessing.size),
             "channels": preprocessing.channels,
@@ -132,6 +143,7 @@ def describe(run: RunFiles, result: Result, golden: Golden, names: list[str]) ->
         ],
         "labels": list(run.manifest.class_names or ()),
         "made_with": {"edgevit": __version__, **result.tools},
+        "needs_at_least": result.details.needs_at_least,
         "accuracy": None
         if accuracy is None
         else {
@@ -156,6 +168,10 @@ def header(described: dict[str, Any], golden: Golden) -> str:
     height, width = given["size"]
     to_height, to_width = given["resize"]
     names = ", ".join(quoted(name) for name in described["labels"])
+    mean, std = (
+        ", ".join(f"{255 * value:.9g}f" if value else "0" for value in given[each])
+        for each in ("mean", "std")
+    )
     return f"""// What this folder's model takes and gives; written by edgevit.
 #pragma once
 #include <cstddef>
@@ -168,6 +184,7 @@ constexpr int WIDTH = {width}, HEIGHT = {height}, CHANNELS = {len(given["mean"])
 constexpr int RESIZE_WIDTH = {to_width}, RESIZE_HEIGHT = {to_height};
 constexpr bool SQUASH = {str(given["crop_mode"] == "squash").lower()};
 constexpr bool BGR = {str(given["channels"] == "BGR").lower()};
+static const float MEAN[] = {{{mean}}}, STD[] = {{{std}}};  // of 0 to 255
 constexpr int NPU_CORES = {described["npu_cores"]}, GOLDEN = {len(golden.outputs)};
 constexpr size_t CLASSES = {described["outputs"][0]["classes"]};
 static const std::vector<std::string> LABELS = {{{names}}};

@@ -10,6 +10,7 @@ import numpy as np
 from edgevit.backends.protocol import CompileRequest, FloatRequest
 from edgevit.backends.registry import backend_of
 from edgevit.conversion import int8_check, proof, sources
+from edgevit.conversion.description import description_of
 from edgevit.conversion.inputs import Inputs
 from edgevit.conversion.plans import board_key, existing, plan_of
 from edgevit.conversion.pricing import price_of
@@ -128,6 +129,13 @@ class Conversion(Inputs):
         if self.job.recipe.observer == "vendor":
             return ["the recipe leaves ranges to the vendor; a conditioned model takes measured ones instead"]
         return []
+
+    def description(self, board: Board) -> str:
+        """What is written into a board's artefacts."""
+        images = self.image_sets["validation"]
+        labels = self.model.metrics["labels"] or (images.class_names if images else None)
+        room = backend_of(board).on_board.description_room
+        return description_of(self.preprocessing, self.outputs, labels, room)
 
     def name_of(self, board: Board, precision: str) -> str:
         """The name of the step that makes an artefact."""
@@ -270,6 +278,7 @@ class Conversion(Inputs):
             "plan": plan.to_json(),
             "board": board_key(board),
             "tools": backend.tools(board),
+            "description": self.description(board),
         }
 
         def make(folder: Path) -> dict[str, Any]:
@@ -292,6 +301,7 @@ class Conversion(Inputs):
                     calibration=self.probe.path("pixels.npy"),
                     evaluate=validation.path("pixels.npy") if validation else on_probe,
                     out=folder,
+                    description=self.description(board),
                 )
                 result = (
                     compile_in_shards(request, self.workers, self.progress)

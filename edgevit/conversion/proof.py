@@ -64,7 +64,7 @@ def proved(conversion: Conversion, board: Board, precision: str) -> Step | None:
         "validation": validation.key if validation else None,
         "plan": plan.to_json(),
         "board": board_key(board),
-        "artefact": wanted,
+        "artefact": conversion.description(board) if wanted else False,
         "tools": backend.tools(board),
     }
 
@@ -80,6 +80,7 @@ def proved(conversion: Conversion, board: Board, precision: str) -> Step | None:
                 calibration=probe.pixels,
                 evaluate=validation.path("pixels.npy") if validation else None,
                 out=folder,
+                description=conversion.description(board) if wanted else "",
             )
             try:
                 found = prove(request, probe, conversion.progress)

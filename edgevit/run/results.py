@@ -80,7 +80,11 @@ class Diagnosis(Record):
 
 
 class Details(Record):
-    """What the compiler told: an NPU's layers, or the pieces that a delegate split the graph into."""
+    """What the compiler told: an NPU's layers, or the pieces that a delegate split the graph into.
+
+    `needs_at_least`: the oldest versions that run it, by what they are of. `takes`: the type of its input, where it
+    is not what its format usually takes.
+    """
 
     placement: Placement | None = None
     disabled_rules: tuple[str, ...] = ()
@@ -88,6 +92,8 @@ class Details(Record):
     partitions: Count | None = None
     operations: dict[str, int] = Field(default_factory=dict)
     outside: dict[str, int] = Field(default_factory=dict)
+    needs_at_least: dict[str, str] = Field(default_factory=dict)
+    takes: str | None = None
 
     @field_serializer("placement")
     def totals_included(self, placement: Placement | None) -> dict[str, Any] | None:

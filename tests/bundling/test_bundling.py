@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from edgevit.bundling.card import plain
 from edgevit.bundling.one_file import one_file
 from edgevit.images.pixels import pixels_of
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.targets.facts import version
 from tests.conversion.conftest import Project, make_project
 
 # The program must not need anything of edgevit's.
@@ -77,6 +79,16 @@ def test_it_has_all_that_a_device_needs(bundled: Path) -> None:
     for line in (bundled / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")
         assert hashlib.sha256((bundled / name).read_bytes()).hexdigest() == digest
+
+
+def test_the_model_says_itself_what_it_takes_and_what_must_run_it(bundled: Path) -> None:
+    session = onnxruntime.InferenceSession(bundled / "model-onnx-int8.onnx")
+    told = json.loads(session.get_modelmeta().custom_metadata_map["edgevit"])
+    assert told["input"]["size"] == [32, 32]
+    assert told["outputs"] == [{"name": "logits", "kind": "logits"}]
+    described = json.loads((bundled / "model.json").read_text(encoding="utf-8"))
+    assert told["labels"] == described["labels"]
+    assert version(described["needs_at_least"]["onnxruntime"]) <= version(onnxruntime.__version__)
 
 
 def test_the_self_test_passes_where_the_model_computes_the_same(bundled: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from edgevit.backends.rknn.on_board import ON_BOARD
 from edgevit.bundling.golden import Golden, picture, suffix
-from edgevit.bundling.make import header, quoted
+from edgevit.bundling.make import CPP, header, quoted
 from edgevit.bundling.one_file import one_file
 from tests.bench.npu_library import answers, compiled, model, needs_compiler
 from tests.bundling.test_bundling import alone
@@ -48,7 +48,7 @@ def bundle(tmp_path: Path) -> Path:
         (tmp_path / "golden" / name).write_bytes(picture(one, "RGB"))
     np.save(tmp_path / "golden" / "outputs.npy", outputs)
     (tmp_path / "cpp").mkdir()
-    for path in ON_BOARD.cpp_sample:
+    for path in (CPP, *ON_BOARD.cpp_sample):
         shutil.copy(path, tmp_path / "cpp")
     (tmp_path / "cpp" / "model.h").write_text(header(described, Golden(pixels, outputs, "vendor simulator")))
     return tmp_path

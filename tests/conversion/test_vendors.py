@@ -34,6 +34,8 @@ def test_bundled_model_converts_for_every_backend_and_keeps_its_accuracy(project
         assert result["accuracy"]["agreement"] > 0.97
         assert result["gate"] == "met"
     assert results["rk3588"]["details"]["placement"]["cpu_layers"] == 0
+    artefact = project.folder / "runs/demo" / results["rk3588"]["artefact"]
+    assert b'{"made_by":"edgevit","input":{"size":' in artefact.read_bytes()
     assert results["tflite"]["details"]["partitions"] == 1
     assert "runs/demo" in done.stdout
 

@@ -56,7 +56,8 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
     """Make a .tflite that takes float32 [1, height, width, channels] normalised; run it on this machine's CPU.
 
     Details: `partitions` (pieces that XNNPACK runs; more than one costs time), `operations`, `outside` (those
-    XNNPACK does not run), `peak_bytes` of the largest worker.
+    XNNPACK does not run), `peak_bytes` of the largest worker, `needs_at_least` (versions on the device),
+    `takes` (the type of the input).
     """
     timeout_s = time_limit_s(request)
     peaks = []
@@ -82,6 +83,7 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
     else:
         assert request.vendor_float is not None
         publish(request.vendor_float, artefact)
+    told = call("describe", model=text(artefact), description=request.description)
     outputs = None
     if request.evaluate is not None:
         outputs = request.out / "outputs.npy"
@@ -97,6 +99,8 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
         ran = call("partitions", model=text(artefact))
     details = {name: ran[name] for name in ("partitions", "operations", "outside")}
     details["peak_bytes"] = max(peaks)
+    details["needs_at_least"] = {"TensorFlow Lite": told["oldest"]} if told["oldest"] else {}
+    details["takes"] = told["takes"]
     return CompileResult(artefact, outputs, "host CPU", tools(request.board), details)
 
 

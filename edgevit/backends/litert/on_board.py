@@ -31,8 +31,15 @@ def install(facts: Facts) -> Missing:
     )
 
 
+def sample(*names: str) -> tuple[Path, ...]:
+    """Files that show how an artefact is used."""
+    return tuple(Path(__file__).parent.joinpath("sample", name) for name in names)
+
+
 ON_BOARD = OnBoard(
     runtime=Path(__file__).with_name("runtime.py"),
+    cpp_sample=sample("runtime.h", "CMakeLists.txt"),
+    android_sample=sample("Classifier.kt"),
     packages=PACKAGES,
     needs=needs,
     install=install,

@@ -20,6 +20,16 @@ from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Progress
 from edgevit.targets.profiles import Board
 
+# Releases with the opset and the version of the file format that they brought.
+RELEASES = (
+    ("1.12", 17, 8),
+    ("1.14", 18, 8),
+    ("1.15", 19, 9),
+    ("1.17", 20, 9),
+    ("1.18", 21, 10),
+    ("1.20", 22, 10),
+)
+
 
 def candidates(delegate: str) -> tuple[Candidate, ...]:
     """Ways to quantize for the CPU, the most faithful first."""
@@ -41,12 +51,32 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
             quantize(request.onnx, staging, options, request.calibration, request.preprocessing)
         else:
             shutil.copyfile(request.onnx, staging)
+        oldest = described(staging, request.description)
     outputs = None
     if request.evaluate is not None:
         outputs = request.out / "outputs.npy"
         pixels = np.load(request.evaluate, mmap_mode="r", allow_pickle=False)
         np.save(outputs, run(artefact, pixels, request.preprocessing, progress))
-    return CompileResult(artefact, outputs, "host CPU", tools(request.board))
+    details = {"needs_at_least": {"onnxruntime": oldest}}
+    return CompileResult(artefact, outputs, "host CPU", tools(request.board), details)
+
+
+def described(model: Path, description: str) -> str:
+    """Write a description into a model's own metadata; the first release of ONNX Runtime that reads the model.
+
+    From onnxruntime.ai/docs/reference/compatibility.html.
+    """
+    import onnx
+
+    graph = onnx.load(str(model))
+    if description:
+        onnx.helper.set_model_props(graph, {"edgevit": description})
+        onnx.save(graph, str(model))
+    opset = max((each.version for each in graph.opset_import if each.domain in ("", "ai.onnx")), default=0)
+    for release, newest_opset, newest_ir in RELEASES:
+        if opset <= newest_opset and graph.ir_version <= newest_ir:
+            return release
+    return version("onnxruntime")
 
 
 def measure(request: TrialRequest, progress: Progress) -> Trials:

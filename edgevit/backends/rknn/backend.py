@@ -29,7 +29,7 @@ from edgevit.backends.protocol import (
 from edgevit.backends.rknn import hybrid
 from edgevit.backends.rknn.build import Build, build
 from edgevit.backends.rknn.log import parse_log
-from edgevit.backends.rknn.on_board import ON_BOARD
+from edgevit.backends.rknn.on_board import ON_BOARD, oldest
 from edgevit.errors import InputError
 from edgevit.placement.layers import Placement
 from edgevit.progress import Progress
@@ -99,9 +99,9 @@ def make(request: CompileRequest, progress: Progress) -> CompileResult:
 def made(
     request: CompileRequest, built: Build, artefact: Path, outputs: Path, progress: Progress
 ) -> CompileResult:
-    """What a build made. Details: `placement` (layers, cycles, memory), `disabled_rules`, `warnings`, `peak_bytes`
-    of the worker, `fixed_addresses` (whether a rebuild usually gives the same bytes; without, unused fields hold
-    other host addresses).
+    """What a build made. Details: `placement` (layers, cycles, memory), `disabled_rules`, `warnings`,
+    `peak_bytes` of the worker, `needs_at_least` (versions on the board), `fixed_addresses` (whether a rebuild
+    usually gives the same bytes; without, unused fields hold other host addresses).
     """
     warnings = warnings_in(built.log)
     for text in warnings:
@@ -116,6 +116,7 @@ def made(
             "disabled_rules": list(built.disabled_rules),
             "warnings": warnings,
             "peak_bytes": built.result["peak_bytes"],
+            "needs_at_least": oldest(built.result["toolkit"]),
             "fixed_addresses": built.result["addresses"] == "fixed",
         },
     )
@@ -186,7 +187,9 @@ def worker_arguments(request: CompileRequest, artefact: Path, outputs: Path) -> 
         "algorithm": options.algorithm,
         "disable_rules": list(options.disable_rules),
         # Keeps the last reshape of the outputs off the CPU; they come out as [1, classes, 1, 1].
-        "config": {"remove_reshape": True} | level_of(options.optimization_level),
+        "config": {"remove_reshape": True}
+        | level_of(options.optimization_level)
+        | ({"custom_string": request.description} if request.description else {}),
         "calibration": str(request.calibration.resolve()) if plan.quantized else None,
         "evaluate": evaluate,
         "outputs": str(outputs.resolve()) if evaluate else None,

@@ -87,6 +87,11 @@ def install(facts: Facts) -> Missing:
     return Missing(PACKAGE, "it runs .rknn artefacts", fix)
 
 
+def oldest(toolkit: str) -> dict[str, str]:
+    """The library must be of the toolkit's release or later, the driver one of those known to run softmax."""
+    return {"librknnrt.so or librknnmrt.so": toolkit, "rknpu driver": ".".join(map(str, OLDEST_GOOD_DRIVER))}
+
+
 ON_BOARD = OnBoard(
     runtime=Path(__file__).with_name("runtime.py"),
     beside=(Path(__file__).with_name("rknn_api.py"),),
@@ -96,8 +101,9 @@ ON_BOARD = OnBoard(
     runtime_words="librknnrt.so {rknn-toolkit2} or later with its NPU driver (or rknn-toolkit-lite2)",
     takes_pixels=True,
     cpp_sample=tuple(
-        Path(__file__).parent.joinpath("sample", name) for name in ("run.cpp", "CMakeLists.txt")
+        Path(__file__).parent.joinpath("sample", name) for name in ("runtime.h", "CMakeLists.txt")
     ),
+    description_room=1023,  # rknn_custom_string of rknn_api.h
     needs=needs,
     install=install,
     probe=PROBE,

@@ -89,6 +89,32 @@ def quantize(
     return {"artefact": artefact, "bytes": Path(artefact).stat().st_size}
 
 
+def describe(model: str, description: str) -> Values:
+    """Write a description into a .tflite's own metadata, under the name "edgevit".
+
+    Returns the oldest runtime that the file asks for, and the type of its input.
+    """
+    step("describe")
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    content = flatbuffer_utils.read_model(model)
+    known = {bytes(each.name): content.buffers[each.buffer].data for each in content.metadata or ()}
+    if description:
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = list(description.encode())
+        entry.name, entry.buffer = b"edgevit", len(content.buffers)
+        content.buffers.append(buffer)
+        content.metadata = [*(content.metadata or ()), entry]
+        with whole(model) as staging:
+            flatbuffer_utils.write_model(content, staging)
+    oldest = bytes(known.get(b"min_runtime_version", b"")).rstrip(b"\0").decode()
+    (graph, *_), types = content.subgraphs, vars(schema.TensorType)
+    given = graph.tensors[graph.inputs[0]].type
+    (takes,) = [name.lower() for name, value in types.items() if value == given and name.isupper()]
+    return {"oldest": oldest, "takes": takes}
+
+
 def extremes(session: Any, model: str, images: Values) -> Values:
     """The least and the largest value each tensor takes on any image.
 
@@ -202,6 +228,7 @@ CALLS: dict[str, Callable[..., Values]] = {
     "run": run,
     "benchmark": benchmark,
     "partitions": partitions,
+    "describe": describe,
 }
 
 

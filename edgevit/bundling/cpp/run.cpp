@@ -1,12 +1,10 @@
-// Runs this folder's model through Rockchip's rknn_api.h: pictures, a camera, and the self-test.
+// Runs this folder's model: pictures, a camera, and the self-test. CMakeLists.txt says what it needs.
 //
-//   cmake -B build -DRKNN_API_DIR=/path/to/rknn/include && cmake --build build
+//   cmake -B build && cmake --build build
 //   build/run --self-test
 //   build/run picture.ppm            with OpenCV also .jpg, .png, and: build/run --camera 0
 //
 // Without OpenCV pictures are binary .ppm or .pgm of the model's own size; golden/ has some.
-
-#include <rknn_api.h>
 
 #include <algorithm>
 #include <chrono>
@@ -20,7 +18,8 @@
 #include <string>
 #include <vector>
 
-#include "model.h"
+#include "model.h"    // what the model takes and gives
+#include "runtime.h"  // class Model, over the library that runs it
 
 #ifdef WITH_OPENCV
 #include <opencv2/opencv.hpp>
@@ -34,44 +33,6 @@ static Bytes read_file(const std::string &path) {
     if (!file) throw std::runtime_error("cannot read " + path);
     return Bytes(std::istreambuf_iterator<char>(file), {});
 }
-
-// The model, loaded; give pixels, get one number a class.
-class Model {
-public:
-    explicit Model(const std::string &path) {
-        Bytes file = read_file(path);
-        check(rknn_init(&context_, file.data(), static_cast<uint32_t>(file.size()), 0, nullptr), "rknn_init");
-        if (NPU_CORES > 1) check(rknn_set_core_mask(context_, RKNN_NPU_CORE_AUTO), "rknn_set_core_mask");
-    }
-    ~Model() { rknn_destroy(context_); }
-    Model(const Model &) = delete;
-    Model &operator=(const Model &) = delete;
-
-    Floats run(Bytes &pixels) {  // NHWC, normalised by the NPU itself
-        rknn_input input;
-        std::memset(&input, 0, sizeof(input));
-        input.buf = pixels.data();
-        input.size = static_cast<uint32_t>(pixels.size());
-        input.type = RKNN_TENSOR_UINT8;
-        input.fmt = RKNN_TENSOR_NHWC;
-        check(rknn_inputs_set(context_, 1, &input), "rknn_inputs_set");
-        check(rknn_run(context_, nullptr), "rknn_run");
-        rknn_output output;
-        std::memset(&output, 0, sizeof(output));
-        output.want_float = 1;
-        check(rknn_outputs_get(context_, 1, &output, nullptr), "rknn_outputs_get");
-        const float *values = static_cast<const float *>(output.buf);
-        Floats found(values, values + output.size / sizeof(float));
-        check(rknn_outputs_release(context_, 1, &output), "rknn_outputs_release");
-        return found;
-    }
-
-private:
-    static void check(int code, const char *what) {
-        if (code != RKNN_SUCC) throw std::runtime_error(std::string(what) + " failed with " + std::to_string(code));
-    }
-    rknn_context context_ = 0;
-};
 
 // Pixels of a binary .ppm (RGB) or .pgm of the model's size, in the model's order of channels.
 static Bytes read_pnm(const std::string &path) {
@@ -169,7 +130,7 @@ static int self_test(Model &model, const std::string &folder) {
 
 int main(int count, char **words) try {
     std::string folder = FOLDER;
-    Model model(folder + FILE_NAME);
+    Model model(read_file(folder + FILE_NAME));
     for (int at = 1; at < count; ++at) {
         std::string word = words[at];
         if (word == "--self-test") return self_test(model, folder);

@@ -25,6 +25,18 @@ from edgevit.cli.options import FILE, SEED, Finite, preprocessing_options
     metavar="backbone|N|none",
     help="What stays as it is: all but the classifier, the first N blocks, or nothing.",
 )
+@click.option(
+    "--lora",
+    type=click.IntRange(1, 1024),
+    metavar="RANK",
+    help="Adapters of this rank (8, 16) learn in place of the blocks: for large models. Needs peft.",
+)
+@click.option(
+    "--teacher", metavar="MODEL", help="A better model of the same classes, to learn its answers too."
+)
+@click.option(
+    "--teacher-weights", type=FILE, help="The teacher's weights, where its name does not bring them."
+)
 @click.option("--epochs", type=click.IntRange(1), help="At most; 30 by default.")
 @click.option("--minutes", type=Finite(0, min_open=True), help="At most; 30 by default.")
 @preprocessing_options
@@ -36,24 +48,31 @@ from edgevit.cli.options import FILE, SEED, Finite, preprocessing_options
 def command(model: str, as_json: bool, **options: Any) -> None:
     """Teach MODEL the classes of your own pictures.
 
-    MODEL is a timm name, torchvision:vit_b_16, file.py:function, or a folder of an earlier fine-tuning. A part of
-    the pictures is held out to tell when to stop; validation pictures are never learnt from. Killed, it goes on
-    where it was when it is started again. The folder it leaves is a MODEL for convert, inspect and finetune.
+    MODEL is a timm name, torchvision:vit_b_16, file.py:function, a Hugging Face folder, or a folder of an
+    earlier fine-tuning. A part of the pictures is held out to tell when to stop; validation pictures are never
+    learnt from. Killed, it goes on where it was when it is started again. The folder it leaves is a MODEL for
+    convert, inspect and finetune.
 
     \b
     Examples:
       edgevit finetune deit_tiny_patch16_224 --train defects/train --validation defects/test
       edgevit finetune deit_tiny_patch16_224 --train flowers/ --freeze none --minutes 60 --out runs/flowers
+      edgevit finetune deit_tiny_patch16_224 --train flowers/ --freeze none --teacher runs/flowers-base
+      accelerate launch --num_processes 4 -m edgevit finetune vit_base_patch16_224 --train flowers/ --lora 16
       edgevit convert runs/flowers --calibration flowers/ --validation other/ --target rk3588
     """
     from edgevit.console import progress
     from edgevit.finetuning.finetune import finetune
     from edgevit.finetuning.job import make_finetune_job
     from edgevit.finetuning.picture import draw
+    from edgevit.finetuning.team import team
 
     job = make_finetune_job(model, **options)
+    first = team().first
     with progress() as bars:
         result = finetune(job, bars)
+        if not first:
+            return
         draw(result, job.out)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from edgevit import __version__
 from edgevit.errors import EdgevitError
 from edgevit.files import write_atomically
+from edgevit.finetuning.learner import Learner
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import load_model
 from edgevit.models.huggingface_config import CONFIG
@@ -26,18 +28,38 @@ SAME = 1e-4
 
 
 def write_folder(
-    folder: Path,
-    model: str,
-    classifier: str,
-    module: nn.Module,
-    preprocessing: Preprocessing,
-    names: tuple[str, ...],
-    training: dict[str, Any],
+    folder: Path, learner: Learner, module: nn.Module, names: tuple[str, ...], training: dict[str, Any]
 ) -> None:
-    """Write a fine-tuned model, and prove that it is read back the same. Raises EdgevitError where it is not.
+    """Write what a learner became, and prove that it is read back the same. Raises EdgevitError where it is not.
 
-    `model` is what it was built from: a timm name, or file.py:function with the path of its `classifier`.
+    In timm's layout; a model of transformers in that of transformers.
     """
+    write_atomically(folder / LABELS, "".join(f"{name}\n" for name in names))
+    write_atomically(folder / HISTORY, json.dumps(training, indent=1) + "\n")
+    if learner.save is not None:
+        write_own_layout(folder, learner)
+    else:
+        write_timm_layout(folder, learner, module, names)
+    prove(folder, module, learner.preprocessing)
+
+
+def write_own_layout(folder: Path, learner: Learner) -> None:
+    """The files that a model's own library writes, and what edgevit adds to their configuration."""
+    assert learner.save is not None
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as staging:
+        learner.save(Path(staging))
+        config = Path(staging) / CONFIG
+        values = json.loads(config.read_text(encoding="utf-8"))
+        own = {"version": __version__, "preprocessing": learner.preprocessing.to_json()}
+        write_atomically(config, json.dumps(values | {"edgevit": own}, indent=1) + "\n")
+        for path in sorted(Path(staging).iterdir(), key=lambda path: path.name == CONFIG):
+            path.replace(folder / path.name)
+
+
+def write_timm_layout(folder: Path, learner: Learner, module: nn.Module, names: tuple[str, ...]) -> None:
+    """`model.safetensors` and `config.json` as timm writes them."""
+    preprocessing, model = learner.preprocessing, learner.built_from
+    assert model is not None
     config: dict[str, Any] = {
         "num_classes": len(names),
         "label_names": list(names),
@@ -54,15 +76,12 @@ def write_folder(
     if ".py:" in model:
         file, _, function = model.rpartition(":")
         config["edgevit"][BUILT_BY] = f"{Path(file).resolve()}:{function}"
-        config["edgevit"]["classifier"] = classifier
+        config["edgevit"]["classifier"] = learner.classifier
     else:
         config["architecture"] = model
     state = {name: each.detach().cpu().contiguous() for name, each in module.state_dict().items()}
     write_atomically(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
-    write_atomically(folder / LABELS, "".join(f"{name}\n" for name in names))
-    write_atomically(folder / HISTORY, json.dumps(training, indent=1) + "\n")
     write_atomically(folder / CONFIG, json.dumps(config, indent=1) + "\n")
-    prove(folder, module, preprocessing)
 
 
 def prove(folder: Path, module: nn.Module, preprocessing: Preprocessing) -> None:

@@ -23,6 +23,8 @@ class FinetuneJob:
 
     `freeze`: all but the classifier ("backbone"), so many blocks from the input, or "none". Training ends after
     `epochs` or `minutes`, whichever comes first. `weights` are what it starts from; None: as the model comes.
+    The answers of a `teacher` are learnt beside the labels. `lora`: the rank of adapters that learn in place of
+    the blocks they stand beside; None: none.
     """
 
     model: str
@@ -35,10 +37,15 @@ class FinetuneJob:
     minutes: float = MINUTES
     seed: int = 0
     preprocessing: PreprocessingRequest = PreprocessingRequest()
+    teacher: str | None = None
+    teacher_weights: Path | None = None
+    lora: int | None = None
 
     def settings(self) -> dict[str, Any]:
         """What decides the result beside model and pictures."""
-        return {"freeze": self.freeze, "epochs": self.epochs, "seed": self.seed}
+        found: dict[str, Any] = {"freeze": self.freeze, "epochs": self.epochs, "seed": self.seed}
+        extra = {"teacher": self.teacher, "teacher_weights": self.teacher_weights, "lora": self.lora}
+        return found | {name: value for name, value in extra.items() if value}
 
 
 def make_finetune_job(
@@ -54,6 +61,13 @@ def make_finetune_job(
     """Check a request. Raises InputError."""
     if model == DEMO:
         raise InputError("cannot fine-tune", "no model is named", "Name one, such as deit_tiny_patch16_224")
+    if options.get("teacher") and parse_freeze(freeze) == BACKBONE and not options.get("lora"):
+        why = "with a frozen backbone the best classifier of the labels is computed"
+        raise InputError("--teacher can't be used", why, "Add --freeze none, a number of blocks, or --lora 8")
+    if options.get("teacher_weights") and not options.get("teacher"):
+        raise InputError(
+            "--teacher-weights can't be used", "no --teacher is named", "Name it, or leave them out"
+        )
     preprocessing = parse_preprocessing(options)
     if preprocessing.classes is not None:
         why = "class names are those of the folders in --train"

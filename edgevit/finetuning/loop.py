@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch import nn
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
 from edgevit.finetuning.pictures import Batch
+from edgevit.finetuning.teacher import SHARE, distance
+from edgevit.finetuning.team import Team
 from edgevit.progress import Progress
 from edgevit.training.loop import share_of_rate, weights_of
 from edgevit.training.loss import mixed_precision
@@ -24,6 +26,7 @@ from timm.optim._param_groups import param_groups_layer_decay  # isort: skip
 Tensor = torch.Tensor
 BATCH = 32
 RATE, DECAY, LAYER_DECAY = 5e-4, 0.05, 0.75
+ADAPTERS_RATE = 4.0  # times RATE: they start from nothing, and what they stand beside stays
 LEAST = 0.02  # of the full rate, where the warm-up begins
 SMOOTHING = 0.1
 MIXUP, CUTMIX, MIXED = 0.2, 1.0, 0.5
@@ -57,24 +60,23 @@ class Training:
     def __init__(
         self,
         module: nn.Module,
-        frozen: int,
         classes: int,
         class_weights: Tensor,
         *,
+        frozen: Sequence[nn.Module],
+        groups: list[dict[str, Any]],
         steps: int,
         epochs: int,
         seconds: float,
-        device: torch.device,
+        me: Team,
+        teacher: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.module, self.device = module.to(device), device
+        self.module, self.me, self.teacher = module.to(me.device), me, teacher
         self.steps_an_epoch, self.epochs, self.seconds = steps, epochs, seconds
-        self.module.requires_grad_(True)
-        self.frozen = freeze(self.module, frozen)
-        self.optimizer = torch.optim.AdamW(
-            param_groups_layer_decay(self.module, DECAY, layer_decay=LAYER_DECAY), lr=RATE
-        )
+        self.frozen = frozen
+        self.called, self.optimizer = me.together(self.module, torch.optim.AdamW(groups, lr=RATE))
         self.scales = [group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
-        self.class_weights = class_weights.to(device)
+        self.class_weights = class_weights.to(me.device)
         self.mixup = Mixup(  # type: ignore[no-untyped-call]
             mixup_alpha=MIXUP,
             cutmix_alpha=CUTMIX,
@@ -120,15 +122,16 @@ class Training:
             for batch in batches(epoch, done):  # those before were learnt from before a kill
                 losses.append(self.learn(*batch))
                 self.step += 1
-                self.spent = before + time.monotonic() - begun
+                self.spent = self.me.agreed(before + time.monotonic() - begun)
                 progress.advance(self.step, self.expected_steps(), self.told(losses))
-                if time.monotonic() - saved > SAVE_EVERY_S:
+                if self.me.first and time.monotonic() - saved > SAVE_EVERY_S:
                     save()
                     saved = time.monotonic()
                 if self.spent > self.seconds:
                     break
             self.look(held_out, losses)
-            save()
+            if self.me.first:
+                save()
             if self.spent > self.seconds:
                 return "time is up"
             if self.history.stale():
@@ -146,12 +149,17 @@ class Training:
         self.module.train()
         for part in self.frozen:
             part.eval()
-        counts = self.class_weights[labels.to(self.device)]
-        targets = targets.to(self.device)
-        with mixed_precision(self.device):
-            outputs = self.module(views.to(self.device))
-        each = -(targets * outputs.float().log_softmax(-1)).sum(-1)
-        loss = (each * counts).sum() / counts.sum()
+        device = self.me.device
+        counts, targets, views = self.class_weights[labels.to(device)], targets.to(device), views.to(device)
+        with mixed_precision(device):
+            outputs = self.called(views)
+            wanted = None if self.teacher is None else self.teacher(views)
+        outputs = outputs.float()
+        each = -(targets * outputs.log_softmax(-1)).sum(-1)
+        if wanted is not None:
+            each = (1 - SHARE) * each + SHARE * distance(outputs, wanted)
+        # Gradients are averaged over the processes: what is left is the mean over all that they learn from.
+        loss = (each * counts).sum() * self.me.size / self.me.total(counts.sum())
         if not torch.isfinite(loss):
             raise InputError(
                 "cannot go on training",
@@ -159,16 +167,17 @@ class Training:
                 "Use --freeze backbone, or report it",
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.me.backward(loss)
         nn.utils.clip_grad_norm_([each for each in self.module.parameters() if each.requires_grad], 1.0)
         self.optimizer.step()
-        return float(loss.detach())
+        return float(self.me.total(loss.detach())) / self.me.size
 
     def look(self, held_out: Callable[[nn.Module], tuple[float, float]], losses: list[float]) -> None:
         """Measure on held-out pictures, and keep the best weights."""
         begun = time.monotonic()
-        loss, right = held_out(self.module.eval())
-        self.spent += time.monotonic() - begun
+        self.module.eval()
+        loss, right = self.me.agreed(held_out(self.module) if self.me.first else None)
+        self.spent = self.me.agreed(self.spent + time.monotonic() - begun)
         row = {
             "loss": sum(losses) / max(1, len(losses)),
             "held_out_loss": loss,
@@ -198,6 +207,23 @@ class Training:
         held = self.history.epochs[-1]["held_out_right"] if self.history.epochs else None
         right = f", {100 * held:.1f} % of held-out pictures right" if held is not None else ""
         return f"epoch {len(self.history.epochs) + 1}, loss {sum(recent) / len(recent):.3f}{right}"
+
+
+def partly_frozen(module: nn.Module, kept: int) -> dict[str, Any]:
+    """For Training: all learns, earlier layers more slowly, but for the first `kept` blocks and all before them."""
+    module.requires_grad_(True)
+    frozen = freeze(module, kept)
+    return {"frozen": frozen, "groups": param_groups_layer_decay(module, DECAY, layer_decay=LAYER_DECAY)}
+
+
+def adapted(module: nn.Module) -> dict[str, Any]:
+    """For Training: adapters and classifier, which learn already, at one rate; statistics stay as they are."""
+    learning = [each for each in module.parameters() if each.requires_grad]
+    frozen = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    return {
+        "frozen": frozen,
+        "groups": [{"params": learning, "lr_scale": ADAPTERS_RATE, "weight_decay": 0.0}],
+    }
 
 
 def freeze(module: nn.Module, count: int) -> list[nn.Module]:

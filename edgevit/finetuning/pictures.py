@@ -151,20 +151,31 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def batches(
-    paths: Sequence[Path], labels: torch.Tensor, views: Views, mix: Mix, size: int, seed: int, done: int = 0
+    paths: Sequence[Path],
+    labels: torch.Tensor,
+    views: Views,
+    mix: Mix,
+    size: int,
+    seed: int,
+    done: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Every picture once, shuffled by the seed: views [n, channels, height, width], targets
     [n, classes], labels [n].
 
-    `mix` makes targets of labels, and mixes views of an even number. The first `done` batches are left out. The
+    `mix` makes targets of labels, and mixes views of an even number. The first `done` batches are left out; `share`
+    (number, of so many) is the part of each batch that one of several processes learns from. The
     next batch is read while one is learnt from, all of it in one thread: timm's transforms draw from global
     generators.
     """
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed)).tolist()
+    number, parts = share
     groups = [order[start : start + size] for start in range(0, len(order), size)][done:]
-    random.seed(seed + done)
-    np.random.seed((seed + done) % 2**32)
-    torch.manual_seed(seed + done)
+    groups = [rows[number::parts] or rows[:1] for rows in groups]
+    own_seed = seed + done + 1_000_003 * number
+    random.seed(own_seed)
+    np.random.seed(own_seed % 2**32)
+    torch.manual_seed(own_seed)
 
     def read(rows: list[int]) -> Batch:
         rows = rows + rows[:1] if len(rows) % 2 else rows
@@ -173,8 +184,8 @@ def batches(
 
     with ThreadPoolExecutor(1) as reader:
         following = reader.submit(read, groups[0]) if groups else None
-        for number in range(len(groups)):
+        for at in range(len(groups)):
             assert following is not None
             found = following.result()
-            following = reader.submit(read, groups[number + 1]) if number + 1 < len(groups) else None
+            following = reader.submit(read, groups[at + 1]) if at + 1 < len(groups) else None
             yield found

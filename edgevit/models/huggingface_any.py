@@ -13,7 +13,12 @@ from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models.checkpoint import one_line
 from edgevit.models.huggingface_config import CONFIG, PREPROCESSOR, Preprocessor, read_json
-from edgevit.models.huggingface_preprocessing import geometry, preprocessing_from, preprocessing_of
+from edgevit.models.huggingface_preprocessing import (
+    geometry,
+    preprocessing_from,
+    preprocessing_of,
+    recorded,
+)
 from edgevit.models.model import LoadedModel, finish
 
 # What a head gives, by how transformers names its class: the outputs worth having, and their kinds.
@@ -75,8 +80,7 @@ def load(
             f"transformers {transformers.__version__} has no image model {architecture} that edgevit knows",
             "Write a Python file that builds it and name that (file.py:function)",
         )
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    silence(transformers)
     try:
         model, told = make.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except Exception as error:  # it raises whatever its parts do
@@ -92,7 +96,64 @@ def load(
             f"{len(missing)} of its weights are missing ({', '.join(missing[:3])})",
             "Copy or download the directory again, or train its classifier first",
         )
-    notes: list[str] = []
+    return answering(
+        folder, model, head, transformers, size, pooled=not pooler, labels=labels, num_classes=num_classes
+    )
+
+
+def for_classes(
+    folder: Path, names: tuple[str, ...], *, size: tuple[int, int] | None = None
+) -> tuple[LoadedModel, Any]:
+    """The model of a directory with an untrained classifier of these classes, and transformers' own object of it.
+
+    Raises InputError where transformers has no classifier of its kind, or other weights are missing.
+    """
+    what = f"cannot fine-tune {folder}"
+    transformers = imported(what, "a Hugging Face directory")
+    silence(transformers)
+    numbers = dict(enumerate(names))
+    try:
+        model, told = transformers.AutoModelForImageClassification.from_pretrained(
+            folder,
+            num_labels=len(names),
+            id2label=numbers,
+            label2id={name: number for number, name in numbers.items()},
+            ignore_mismatched_sizes=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # it raises whatever its parts do
+        raise InputError(
+            what, f"transformers says {one_line(error)}", "Name a directory of an image model's"
+        ) from error
+    missing = sorted(key for key in told["missing_keys"] if "classifier" not in key and "pooler" not in key)
+    if missing:
+        why = f"{len(missing)} of its weights are missing ({', '.join(missing[:3])})"
+        raise InputError(what, why, "Copy or download the directory again")
+    head = HEADS["ForImageClassification"]
+    model = model.eval().requires_grad_(False)
+    return answering(folder, model, head, transformers, size, pooled=True, labels=names), model
+
+
+def silence(transformers: Any) -> None:
+    """Leave what is said to edgevit."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def answering(
+    folder: Path,
+    model: Any,
+    head: dict[str, str],
+    transformers: Any,
+    size: tuple[int, int] | None,
+    *,
+    pooled: bool,
+    labels: tuple[str, ...] | None,
+    num_classes: int | None = None,
+) -> LoadedModel:
+    """A model of transformers with its image processor as preprocessing. Raises InputError."""
+    what, notes = f"cannot load {folder}", list[str]()
     values, channels = processor_of(transformers, folder, what), int(getattr(model.config, "num_channels", 3))
     own = size_of(folder, model.config, values)
     if size is not None and size != own:
@@ -100,16 +161,17 @@ def load(
             f"{what} at {size[0]}x{size[1]}", f"its images are {own[0]}x{own[1]}", "Load it at its own size"
         )
     preprocessing = preprocessing_of_values(folder, values, channels, own, notes)
+    name = type(model).__name__
     return finish(
         str(folder),
         Answers(
             model,
             head,
             flipped=bool(values and values.get("do_flip_channel_order")),
-            pooled=not pooler and gives_pooled(model, preprocessing),
+            pooled=pooled and gives_pooled(model, preprocessing),
         ),
         preprocessing,
-        source=f"Hugging Face {architecture} in {folder.name}, by transformers {transformers.__version__}",
+        source=f"Hugging Face {name} in {folder.name}, by transformers {transformers.__version__}",
         num_classes=num_classes,
         labels=labels,
         notes=notes,
@@ -176,8 +238,9 @@ def preprocessing_of_values(
     folder: Path, values: Mapping[str, Any] | None, channels: int, own: tuple[int, int], notes: list[str]
 ) -> Preprocessing:
     """The image processor's values as preprocessing."""
-    if values is None:
-        return preprocessing_of(folder, channels, own, notes)
+    kept = recorded(folder)
+    if values is None or kept is not None:
+        return kept or preprocessing_of(folder, channels, own, notes)
     return preprocessing_from(read_values(values), folder / PREPROCESSOR, channels, own, notes)
 
 

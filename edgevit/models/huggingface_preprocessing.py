@@ -7,7 +7,15 @@ from pathlib import Path
 
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.models.huggingface_config import PREPROCESSOR, Preprocessor, Size, invalid, read
+from edgevit.models.huggingface_config import (
+    CONFIG,
+    PREPROCESSOR,
+    Preprocessor,
+    Size,
+    invalid,
+    read,
+    read_json,
+)
 
 # PIL's numbers, which the files store.
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -19,6 +27,9 @@ def preprocessing_of(folder: Path, channels: int, own: tuple[int, int], notes: l
     Without the file, the processors' defaults: resize to the model's size, bilinear, mean and deviation 0.5.
     Raises InputError where the file isn't valid or its images don't have the model's size.
     """
+    kept = recorded(folder)
+    if kept is not None:
+        return kept
     path = folder / PREPROCESSOR
     whole = Size(height=own[0], width=own[1])
     if path.is_file():
@@ -30,6 +41,18 @@ def preprocessing_of(folder: Path, channels: int, own: tuple[int, int], notes: l
             "mean and deviation 0.5"
         )
     return preprocessing_from(values, path, channels, own, notes)
+
+
+def recorded(folder: Path) -> Preprocessing | None:
+    """What edgevit itself wrote into a directory's configuration; None where it did not. Raises InputError."""
+    own = read_json(folder, CONFIG).get("edgevit") if (folder / CONFIG).is_file() else None
+    if not isinstance(own, dict) or not isinstance(own.get("preprocessing"), dict):
+        return None
+    try:
+        return Preprocessing.from_json(own["preprocessing"])
+    except (TypeError, ValueError, KeyError) as error:
+        why = f"the preprocessing in its {CONFIG} is not valid ({type(error).__name__})"
+        raise InputError(f"cannot load {folder}", why, "Copy it again") from None
 
 
 def preprocessing_from(

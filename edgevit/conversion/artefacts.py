@@ -44,6 +44,7 @@ class Conversion(Inputs):
         conditioned = self.could_condition(board, precision) and not missing_to_condition(rewrites)
         if quantized(precision) and not conditioned and self.calibration is not None:
             rewrites = [each for each in rewrites if each not in NEED_CONDITIONING]
+        streams = not conditioned and self.conditions_streams(board, precision)
         limits = board.npu.model_dump(mode="json", exclude=NOT_IN_GRAPH) if board.npu else None
         inputs = {
             "model": self.exporting_key,
@@ -52,7 +53,9 @@ class Conversion(Inputs):
             "rewrites": rewrites,
             "limits": limits if rewrites else None,
             "npu": board.npu is not None,
-            "conditioning": [recipe.observer, recipe.seed] if conditioned else None,
+            "conditioning": [recipe.observer, recipe.seed]
+            if conditioned
+            else streams and ["graph", recipe.seed],
             "priced": [board_key(board), backend.tools(board)] if backend.place and rewrites else None,
         }
 
@@ -85,6 +88,8 @@ class Conversion(Inputs):
                 board.npu,
                 price,
                 self.progress,
+                np.asarray(pixels) if streams else None,
+                recipe.seed,
             )
 
         return self.run.step("export", inputs, make)
@@ -111,6 +116,11 @@ class Conversion(Inputs):
         """Whether recipe, model and backend agree to condition for int8."""
         able = self.model.metrics["conditionable"] and backend_of(board).takes_ranges
         return bool(self.job.recipe.conditioning and quantized(precision) and able)
+
+    def conditions_streams(self, board: Board, precision: str) -> bool:
+        """Whether a graph's residual streams are made ready for int8, where the model is no plain ViT."""
+        wanted = quantized(precision) and self.job.recipe.conditioning and self.calibration is not None
+        return wanted and backend_of(board).takes_ranges
 
     def notes(self, board: Board, precision: str) -> list[str]:
         """Where a target does not follow the recipe and why, and what was left out of its build."""

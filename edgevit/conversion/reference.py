@@ -24,6 +24,7 @@ from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.mixed_precision import measured_effects
 from edgevit.quantize.prepare import MEASURED, prepare_int8, save_module
 from edgevit.rewrites.equivalence import apply_rewrites
+from edgevit.rewrites.graph.apply import difference_of
 from edgevit.rewrites.graph.confirm import rewrite_where_it_pays
 from edgevit.rewrites.result import RewriteRecord
 from edgevit.rewrites.roles import ON_GRAPHS
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 BATCH = 16
 PARITY_IMAGES = 8
 PROBE_IMAGES = 16
+CONDITIONED = "condition-streams"
 EXPECTED = "expected.npy"  # of an export: the model's outputs on the first of its probe images
 SENSITIVITY_IMAGES = 8
 
@@ -129,10 +131,13 @@ def export(
     npu: Npu | None,
     price: Price | None,
     progress: Progress,
+    conditioning: np.ndarray[Any, Any] | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Rewrite exactly for the target, write the graph a backend starts from, prove it equal to torch on `pixels`.
 
-    `export_format` is "onnx" or "program". Returns the largest output difference to the model as loaded, and
+    `export_format` is "onnx" or "program". With the calibration images `conditioning`, pixels, a graph's residual
+    streams are made ready for int8 first. Returns the largest output difference to the model as loaded, and
     what each rewrite did: those of modules for a plain ViT, those of graphs for any model whose backend starts from
     one. Raises ParityError beyond the tolerance.
     """
@@ -160,6 +165,8 @@ def export(
         )
     else:
         path = export_program(module, size, channels, folder / "model.pt2")
+    if export_format == "onnx" and conditioning is not None:
+        records += condition_file(path, loaded, conditioning, seed, inputs.numpy(), progress)
     if export_format == "onnx":
         records += rewrite_file(path, rewrites, inputs.numpy(), npu, price, progress)
     write_expected(loaded, pixels, folder)
@@ -167,6 +174,37 @@ def export(
         "max_output_difference": parity(path, loaded.module, few, loaded.preprocessing),
         "rewrites": [asdict(record) for record in records],
     }
+
+
+def condition_file(
+    path: Path,
+    loaded: LoadedModel,
+    pixels: np.ndarray[Any, Any],
+    seed: int,
+    few: np.ndarray[Any, Any],
+    progress: Progress,
+) -> list[RewriteRecord]:
+    """Make an exported graph's residual streams ready for int8, in its own file; what was kept, proved on `few`."""
+    from edgevit.quantize.graph.conditioning import condition
+
+    progress.stage("condition the graph for int8")
+    before = onnx.load(path)
+    images = torch.from_numpy(loaded.preprocessing.normalise(pixels))
+    try:
+        found = condition(before, images, seed=seed, outputs=loaded.outputs, progress=progress)
+    except EdgevitError as error:  # an operation that isn't known: int8 goes without
+        progress.warn(f"int8 without conditioning: {error}")
+        return []
+    kept = [step for step in found.steps if step.kept]
+    if not kept:
+        return []
+    off, allowed = difference_of(found.graph, before, few)
+    what = "; ".join(step.what for step in kept)
+    if off > allowed:
+        return [RewriteRecord(CONDITIONED, False, f"left out, it moves an output by {off:.2g}", None)]
+    write_graph(found.graph, path, for_npu=False)
+    give_back_memory()
+    return [RewriteRecord(CONDITIONED, True, what, off)]
 
 
 def names_of(loaded: LoadedModel) -> list[str]:

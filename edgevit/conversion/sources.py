@@ -83,7 +83,9 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
     from edgevit.quantize.activations import why_not_tapped
 
     problem = why_not_tapped(loaded.module) if loaded.canonical else None
-    notes = [] if problem is None else [f"int8 for NPUs goes without rotating the model: {problem}"]
+    notes = (
+        [] if problem is None else [f"int8 for NPUs is prepared on the graph, not on the module: {problem}"]
+    )
     return {
         "name": loaded.name,
         "source": loaded.source,

@@ -12,7 +12,6 @@ from torch import nn
 
 from edgevit.errors import InputError
 
-
 PATIENCE = timedelta(hours=6)  # while the first computes features, or measures
 
 

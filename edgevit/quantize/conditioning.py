@@ -130,17 +130,26 @@ def rotations(vit: Any, statistics: Statistics, seed: int, images: torch.Tensor)
         for name, observed in statistics.items()
         if kind_of(name) in (*STREAM_TAPS, "patch")
     ]
-    dim = vit.embed_dim
+    drawn = drawn_rotations(streams, vit.embed_dim, seed)
+    learned = learned_rotation(drawn[0][1], streams)
+    for what, rotation in [(f"learned from {drawn[0][0]}", learned), *drawn[: TRIED - 1]]:
+        yield "rotation", what, rotate(vit, rotation)
+
+
+def drawn_rotations(
+    streams: list[tuple[torch.Tensor, float]], dim: int, seed: int
+) -> list[tuple[str, Matrix]]:
+    """A few dozen rotations with what they are, those that leave the narrowest streams first.
+
+    `streams` are (rows [n, dim], importance) of each tensor.
+    """
     makers = {"structured": structured_rotation, "random": random_rotation}
     drawn = [
         (f"{kind} rotation, seed {seed + number}", make(dim, seed + number))
         for kind, make in makers.items()
         for number in range(SCREENED)
     ]
-    drawn.sort(key=lambda pair: stream_effect(streams, pair[1]))
-    learned = learned_rotation(drawn[0][1], streams)
-    for what, rotation in [(f"learned from {drawn[0][0]}", learned), *drawn[: TRIED - 1]]:
-        yield "rotation", what, rotate(vit, rotation)
+    return sorted(drawn, key=lambda pair: stream_effect(streams, pair[1]))
 
 
 def stream_effect(streams: list[tuple[torch.Tensor, float]], rotation: Matrix) -> float:

@@ -141,10 +141,7 @@ def rewrite_graph(graph: onnx.ModelProto, names: Sequence[str], images: Images, 
             if not done:
                 continue
             found = proto_of(model)
-            off = [
-                (float(np.abs(ours - theirs).max()), allowed_for(theirs))
-                for ours, theirs in zip(outputs_of(found, images), expected, strict=True)
-            ]
+            off = differences(outputs_of(found, images), expected)
             difference = max(moved for moved, _ in off)
         except Exception as error:  # of the rewriter, the shape inference, ONNX Runtime
             lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -157,6 +154,20 @@ def rewrite_graph(graph: onnx.ModelProto, names: Sequence[str], images: Images, 
             what = f"left out, it moves an output by {difference:.2g}"
         records |= {label: RewriteRecord(label, False, what, None)}
     return Rewritten(graph, tuple(records.values()))
+
+
+def differences(found: list[Images], expected: list[Images]) -> list[tuple[float, float]]:
+    """How far each output moved, and how far it may."""
+    return [
+        (float(np.abs(ours - theirs).max()), allowed_for(theirs))
+        for ours, theirs in zip(found, expected, strict=True)
+    ]
+
+
+def difference_of(found: onnx.ModelProto, graph: onnx.ModelProto, images: Images) -> tuple[float, float]:
+    """Of the output of a changed graph that moved furthest beside what it may: how far, and how far it may."""
+    off = differences(outputs_of(found, images), outputs_of(graph, images))
+    return max(off, key=lambda pair: pair[0] / pair[1])
 
 
 def rule(kind: Any, *arguments: Any, **options: Any) -> Any:

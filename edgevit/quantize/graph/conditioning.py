@@ -1,0 +1,184 @@
+"""Exact changes that make a graph's residual streams fit int8, kept where images they were not fitted on say so.
+
+What `quantize.conditioning` does for a plain ViT's own stream, for any stream that a graph has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from edgevit.metrics.difference import Difference
+from edgevit.outputs.output import CLASS_SCORES, Outputs
+from edgevit.progress import QUIET, Progress
+from edgevit.quantize.conditioning import Transform, drawn_rotations
+from edgevit.quantize.graph.forward import Graph, keep
+from edgevit.quantize.graph.operations import Tensor
+from edgevit.quantize.graph.rounding import int8_outputs
+from edgevit.quantize.graph.statistics import collect, extremes
+from edgevit.quantize.graph.structure import Structure, computed, structure_of
+from edgevit.quantize.rotation import Matrix, learned_rotation
+from edgevit.rewrites.graph.apply import proto_of
+from edgevit.rewrites.graph.scales import fold_scales
+from edgevit.rewrites.graph.streams import Stream, streams_of
+from edgevit.rewrites.graph.turning import centre, rotate
+from edgevit.rewrites.graph.values import opened
+
+# Multiply-accumulates that one look at held-out images may take, and how many images that is at least and at most.
+LOOK, FEWEST, MOST = 8e10, 8, 64
+ROWS = 2048  # kept of each tensor, those with the largest norms
+TRIED = 2
+
+Move = Callable[[ir.Graph, Stream], None]
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """A graph of the same function, and every change tried with its gain."""
+
+    graph: onnx.ModelProto
+    steps: tuple[Transform, ...]
+
+
+def condition(
+    proto: onnx.ModelProto,
+    images: Tensor,
+    *,
+    seed: int,
+    outputs: Outputs = CLASS_SCORES,
+    progress: Progress = QUIET,
+) -> Conditioned:
+    """The best version of a float graph found for int8, its streams rotated and centred where that helps.
+
+    `images` [n, channels, height, width] are normalised calibration images; half of those used fit, half evaluate.
+    Raises EdgevitError for a graph with an operation that isn't known.
+    """
+    proto = with_scales_folded(proto)
+    names, steps = [name_of(each) for each in streams_of(opened(proto).graph)], list[Transform]()
+    for number, name in enumerate(names):
+        progress.advance(number, len(names), "conditioning the residual streams")
+        for step, found in conditioned_stream(proto, name, images, seed, outputs):
+            steps.append(step)
+            proto = found if step.kept else proto
+    return Conditioned(proto, tuple(steps))
+
+
+def with_scales_folded(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with LayerScale in the layers that it follows: a factor a channel can't be rotated."""
+    model = opened(proto)
+    return proto_of(model) if fold_scales(model.graph) else proto
+
+
+def name_of(stream: Stream) -> str:
+    """What a stream keeps through every change: what its first norm makes."""
+    return str(stream.norms[0].outputs[0].name)
+
+
+def stream_named(graph: ir.Graph, name: str) -> Stream:
+    """The stream of this name."""
+    (found,) = [each for each in streams_of(graph) if name_of(each) == name]
+    return found
+
+
+def conditioned_stream(
+    proto: onnx.ModelProto, name: str, images: Tensor, seed: int, outputs: Outputs
+) -> Iterator[tuple[Transform, onnx.ModelProto]]:
+    """The best rotation of one stream, then the stream without its mean; each against what was kept before."""
+    judge = Judge(proto, images, outputs)
+    stream = stream_named(opened(proto).graph, name)
+    before = judge.error(proto, name)
+    width, tried = stream.width, list[tuple[str, Matrix]]()
+    rows = judge.rows(proto, stream, seed)
+    if rows:
+        drawn = drawn_rotations(rows, width, seed)
+        learned = learned_rotation(drawn[0][1], rows)
+        tried = [(f"learned from {drawn[0][0]}", learned), *drawn[: TRIED - 1]]
+    found = [
+        (judge.error(turned, name), what, turned)
+        for what, rotation in tried
+        for turned in (moved(proto, name, lambda graph, each, by=rotation: rotate(graph, each, by)),)  # type: ignore[misc]
+    ]
+    if found:
+        after, what, turned = min(found, key=lambda each: each[0].error_score)
+        kept = after.error_score < before.error_score
+        told = f"residual stream of {width} channels: {what}"
+        yield Transform("rotation", told, kept, before, after), turned
+        proto, before = (turned, after) if kept else (proto, before)
+    if stream_named(opened(proto).graph, name).only_normed:
+        centred = moved(proto, name, centre)
+        after = judge.error(centred, name)
+        what = f"no mean over the {width} channels of a residual stream"
+        yield Transform("centre-stream", what, after.error_score < before.error_score, before, after), centred
+
+
+def moved(proto: onnx.ModelProto, name: str, move: Move) -> onnx.ModelProto:
+    """A graph with one of its streams changed."""
+    model = opened(proto)
+    move(model.graph, stream_named(model.graph, name))
+    return proto_of(model)
+
+
+class Judge:
+    """Errors of a graph whose streams alone are int8: ranges by half of the images, errors on the other half."""
+
+    def __init__(self, proto: onnx.ModelProto, images: Tensor, outputs: Outputs) -> None:
+        macs = sum(
+            layer.rows * layer.inputs * layer.outputs
+            for operation in everything(proto).operations.values()
+            for layer in operation.layers
+        )
+        half = int(min(MOST, len(images) // 2, max(FEWEST, LOOK // max(1, macs))))
+        self.outputs = outputs
+        self.fit, self.held_out = images[:half], images[-half:]
+        self.expected = Graph(proto).outputs(self.held_out, keep)
+
+    def error(self, proto: onnx.ModelProto, name: str) -> Difference:
+        """What rounding one stream, what its norms make of it, and all weights changes."""
+        graph, same = Graph(proto), computed(proto)
+        stream = stream_named(opened(proto).graph, name)
+        wanted = {same[each] for each in stream.names if each in same}
+        ends = extremes(graph, wanted, self.fit)
+        spans = {each: (float(low.min()), float(high.max())) for each, (low, high) in ends.items()}
+        found = int8_outputs(graph, everything(proto), self.held_out, spans)
+        return self.outputs.difference(found, self.expected)
+
+    def rows(self, proto: onnx.ModelProto, stream: Stream, seed: int) -> list[tuple[Tensor, float]]:
+        """The largest rows [n, width] of each tensor that is added up, and what an error in it costs."""
+        graph = Graph(proto)
+        axes = {str(value.name): axis for value, axis in stream.values.items()}
+        sums = [
+            name for name in axes if name in {output for node, _ in graph.nodes for output in node.output}
+        ]
+        ends = extremes(graph, sums, self.fit[:FEWEST])
+        statistics = collect(graph, sums, self.fit, ends, seed=seed, outputs=self.outputs)
+        kept: dict[str, list[Tensor]] = {name: [] for name in statistics}
+
+        def tap(name: str, value: Tensor) -> Tensor:
+            if name in kept:
+                kept[name].append(value)
+            return value
+
+        with torch.inference_mode():
+            for image in self.fit:
+                graph.run(image, tap)
+        return [
+            (largest(kept[name], axes[name]), statistics[name].importance)
+            for name in kept
+            if statistics[name].importance > 0
+        ]
+
+
+def largest(values: list[Tensor], axis: int) -> Tensor:
+    """Of a tensor on several images, the rows of channels with the largest norms, [n, width]."""
+    rows = torch.cat([value.movedim(axis, -1).flatten(0, -2) for value in values])
+    order = rows.norm(dim=1).argsort(descending=True)
+    return rows[order[:ROWS]].clone()
+
+
+def everything(proto: onnx.ModelProto) -> Structure:
+    """The structure of a graph all of whose tensors are stored."""
+    return structure_of(proto, frozenset(computed(proto).values()))

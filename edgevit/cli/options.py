@@ -78,7 +78,8 @@ OUTPUTS = (
         multiple=True,
         metavar="[NAME:]KIND",
         help="An output to keep, and what it is: embedding, dense, segmentation, depth, tokens, boxes, scores, "
-        "tensor, logits; repeatable. embedding of a classifier is what its last layer reads.",
+        "tensor, logits; repeatable. embedding of a classifier is what its last layer reads; features "
+        "are maps of the last stages of a model of timm's.",
     ),
     click.option("--normalize", is_flag=True, help="Divide an embedding by its length, inside the model."),
 )

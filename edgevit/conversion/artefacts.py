@@ -16,7 +16,7 @@ from edgevit.conversion.plans import board_key, existing, plan_of
 from edgevit.conversion.pricing import price_of
 from edgevit.conversion.shards import compile_in_shards, worth_sharing
 from edgevit.quantize.plan import PrecisionPlan, read_plan
-from edgevit.rewrites.roles import NEED_CONDITIONING, ON_GRAPHS, missing_to_condition
+from edgevit.rewrites.roles import NEED_CONDITIONING, ON_GRAPHS, ON_STREAMS, missing_to_condition
 from edgevit.run.step import Step
 from edgevit.targets.precisions import quantized
 from edgevit.targets.profiles import Board
@@ -120,7 +120,8 @@ class Conversion(Inputs):
     def conditions_streams(self, board: Board, precision: str) -> bool:
         """Whether a graph's residual streams are made ready for int8, where the model is no plain ViT."""
         wanted = quantized(precision) and self.job.recipe.conditioning and self.calibration is not None
-        return wanted and backend_of(board).takes_ranges
+        left_out = set(ON_STREAMS) & set(self.job.without)
+        return wanted and backend_of(board).takes_ranges and not left_out
 
     def notes(self, board: Board, precision: str) -> list[str]:
         """Where a target does not follow the recipe and why, and what was left out of its build."""

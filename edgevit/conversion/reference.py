@@ -27,7 +27,7 @@ from edgevit.rewrites.equivalence import apply_rewrites
 from edgevit.rewrites.graph.apply import difference_of
 from edgevit.rewrites.graph.confirm import rewrite_where_it_pays
 from edgevit.rewrites.result import RewriteRecord
-from edgevit.rewrites.roles import ON_GRAPHS
+from edgevit.rewrites.roles import ON_GRAPHS, ON_STREAMS
 from edgevit.targets.profiles import Npu, Recipe
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 BATCH = 16
 PARITY_IMAGES = 8
 PROBE_IMAGES = 16
-CONDITIONED = "condition-streams"
 EXPECTED = "expected.npy"  # of an export: the model's outputs on the first of its probe images
 SENSITIVITY_IMAGES = 8
 
@@ -201,10 +200,10 @@ def condition_file(
     off, allowed = difference_of(found.graph, before, few)
     what = "; ".join(step.what for step in kept)
     if off > allowed:
-        return [RewriteRecord(CONDITIONED, False, f"left out, it moves an output by {off:.2g}", None)]
+        return [RewriteRecord(*ON_STREAMS, False, f"left out, it moves an output by {off:.2g}", None)]
     write_graph(found.graph, path, for_npu=False)
     give_back_memory()
-    return [RewriteRecord(CONDITIONED, True, what, off)]
+    return [RewriteRecord(*ON_STREAMS, True, what, off)]
 
 
 def names_of(loaded: LoadedModel) -> list[str]:

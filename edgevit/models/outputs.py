@@ -20,6 +20,7 @@ from edgevit.outputs.output import Output, Outputs
 if TYPE_CHECKING:
     from edgevit.models.model import LoadedModel
 
+FEATURES, STAGES = "features", 4  # what --output calls them, and how many of the last there are
 UNIT = 1e-3  # from a length of one: then a vector was normalised
 
 
@@ -42,6 +43,20 @@ class Selected(nn.Module):
         found = dict(named(self.module(images)))
         chosen = tuple(found[name] for name in self.names)
         return chosen[0] if len(chosen) == 1 else chosen
+
+
+class Features(nn.Module):
+    """Maps [n, channels, rows, columns] of the last stages, or blocks, of a model of timm's (features_only)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = self.module.forward_intermediates(  # type: ignore[operator]
+            images, indices=STAGES, output_fmt="NCHW", intermediates_only=True
+        )
+        return {f"features_{number}": each for number, each in enumerate(found)}
 
 
 class Normalised(nn.Module):
@@ -117,9 +132,12 @@ def with_scores(outputs: Sequence[Output]) -> tuple[Output, ...]:
 def with_requested(loaded: LoadedModel, wanted: Sequence[str], normalize: bool) -> LoadedModel:
     """The model with the outputs that the user wants, each NAME:KIND, NAME or (of its only one) KIND.
 
-    An embedding of a classifier is what its last layer reads. `normalize` divides an embedding by its length inside
-    the model. Raises InputError for an output or a kind that there is not.
+    An embedding of a classifier is what its last layer reads; its features are maps of its last stages.
+    `normalize` divides an embedding by its length inside the model. Raises InputError for an output or a kind
+    that there is not.
     """
+    if list(wanted) == [FEATURES] and FEATURES not in (each.name for each in loaded.outputs.each):
+        loaded, wanted = with_features(loaded), ()
     name, module, outputs = loaded.name, loaded.module, loaded.outputs
     chosen = [requested(each, outputs) for each in wanted]
     places = [place for place, _ in chosen]
@@ -161,6 +179,25 @@ def with_requested(loaded: LoadedModel, wanted: Sequence[str], normalize: bool) 
         canonical=canonical,
         labels=loaded.labels if fits else None,
     )
+
+
+def with_features(loaded: LoadedModel) -> LoadedModel:
+    """A model of timm's that gives maps of its last stages. Raises InputError for one that can't."""
+    what = f"cannot take the features of {loaded.name}"
+    whole = inner(loaded.module)
+    if not callable(getattr(whole, "forward_intermediates", None)):
+        why = "only timm's models tell what they compute on the way"
+        raise InputError(what, why, "Name a timm model, or write a file.py:function that returns the maps")
+    module = Features(whole).eval()
+    shape = (1, len(loaded.preprocessing.mean), *loaded.preprocessing.size)
+    try:
+        with torch.inference_mode():
+            found = module(torch.zeros(shape))
+    except Exception as error:  # of timm's own code: some have no stages that make maps
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(what, why, "Write a file.py:function that returns the maps") from error
+    outputs = tuple(Output(name, "dense", tuple(value.shape[1:])) for name, value in found.items())
+    return replace(loaded, module=Selected(module, list(found)), outputs=Outputs(outputs), canonical=False)
 
 
 def without_classifier(loaded: LoadedModel) -> tuple[nn.Module, Outputs]:

@@ -6,6 +6,9 @@ from __future__ import annotations
 # conditioned for int8, or isn't ONNX, the module is trimmed.
 ON_GRAPHS = ("split-strides", "trim-tokens", "pad-tokens", "softmax-by-norm", "token-rows")
 
+# Of any graph's residual streams, for int8 alone, and only where held-out images say that it helps.
+ON_STREAMS = ("condition-streams",)
+
 # Conditioning scales q and k, which only the folded attention scale leaves room for; not every compiler takes it.
 NEEDED_TO_CONDITION = frozenset({"fold-attention-scale"})
 

@@ -191,9 +191,13 @@ def condition_file(
     images = torch.from_numpy(loaded.preprocessing.normalise(pixels))
     try:
         found = condition(before, images, seed=seed, outputs=loaded.outputs, progress=progress)
-    except EdgevitError as error:  # an operation that isn't known: int8 goes without
-        progress.warn(f"int8 without conditioning: {error}")
-        return []
+    except (
+        Exception
+    ) as error:  # of operations that aren't known, shape inference, ONNX Runtime: int8 goes without
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return [
+            RewriteRecord(*ON_STREAMS, False, f"left out, it fails on this graph: {lines[0][:200]}", None)
+        ]
     kept = [step for step in found.steps if step.kept]
     if not kept:
         return []

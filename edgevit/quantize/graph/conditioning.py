@@ -25,7 +25,7 @@ from edgevit.quantize.rotation import Matrix, learned_rotation
 from edgevit.rewrites.graph.apply import proto_of
 from edgevit.rewrites.graph.scales import fold_scales
 from edgevit.rewrites.graph.streams import Stream, streams_of
-from edgevit.rewrites.graph.turning import centre, rotate
+from edgevit.rewrites.graph.turning import before, centre, rotate
 from edgevit.rewrites.graph.values import opened
 
 # Multiply-accumulates that one look at held-out images may take, and how many images that is at least and at most.
@@ -79,8 +79,8 @@ def name_of(stream: Stream) -> str:
 
 
 def stream_named(graph: ir.Graph, name: str) -> Stream:
-    """The stream of this name."""
-    (found,) = [each for each in streams_of(graph) if name_of(each) == name]
+    """The stream of this name; a norm that made an output has a product behind it since."""
+    (found,) = [each for each in streams_of(graph) if name_of(each) in (name, before(name))]
     return found
 
 
@@ -159,24 +159,22 @@ class Judge:
 
         def tap(name: str, value: Tensor) -> Tensor:
             if name in kept:
-                kept[name].append(value)
+                kept[name].append(largest(value.movedim(axes[name], -1).flatten(0, -2), ROWS // FEWEST))
             return value
 
         with torch.inference_mode():
             for image in self.fit:
                 graph.run(image, tap)
         return [
-            (largest(kept[name], axes[name]), statistics[name].importance)
+            (largest(torch.cat(kept[name]), ROWS), statistics[name].importance)
             for name in kept
             if statistics[name].importance > 0
         ]
 
 
-def largest(values: list[Tensor], axis: int) -> Tensor:
-    """Of a tensor on several images, the rows of channels with the largest norms, [n, width]."""
-    rows = torch.cat([value.movedim(axis, -1).flatten(0, -2) for value in values])
-    order = rows.norm(dim=1).argsort(descending=True)
-    return rows[order[:ROWS]].clone()
+def largest(rows: Tensor, count: int) -> Tensor:
+    """The rows [n, width] with the largest norms, so many at most."""
+    return rows[rows.norm(dim=1).argsort(descending=True)[:count]].clone()
 
 
 def everything(proto: onnx.ModelProto) -> Structure:

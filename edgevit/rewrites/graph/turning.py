@@ -153,9 +153,14 @@ def after(graph: ir.Graph, value: ir.Value, kind: str, inputs: list[ir.Value], n
     return made.outputs[0]
 
 
+def before(output: str) -> str:
+    """What a value is called once another took its place as an output."""
+    return f"{output}_before"
+
+
 def take_the_place(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     """Make a value the graph's output in another's place, under its name."""
     for number, each in enumerate(graph.outputs):
         if each is old:
-            old.name, new.name = f"{old.name}_before", old.name
+            old.name, new.name = before(str(old.name)), old.name
             graph.outputs[number] = new

@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from edgevit.conversion.pricing import Price
+from edgevit.conversion.stream_conditioning import condition_file
 from edgevit.errors import EdgevitError
 from edgevit.export import export_graph, export_onnx, export_program, parity
 from edgevit.export.onnx_graph import give_back_memory, write_graph
@@ -24,10 +25,9 @@ from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.mixed_precision import measured_effects
 from edgevit.quantize.prepare import MEASURED, prepare_int8, save_module
 from edgevit.rewrites.equivalence import apply_rewrites
-from edgevit.rewrites.graph.apply import difference_of
 from edgevit.rewrites.graph.confirm import rewrite_where_it_pays
 from edgevit.rewrites.result import RewriteRecord
-from edgevit.rewrites.roles import ON_GRAPHS, ON_STREAMS
+from edgevit.rewrites.roles import ON_GRAPHS
 from edgevit.targets.profiles import Npu, Recipe
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def export(
     else:
         path = export_program(module, size, channels, folder / "model.pt2")
     if export_format == "onnx" and conditioning is not None:
-        records += condition_file(path, loaded, conditioning, seed, inputs.numpy(), progress)
+        records.append(condition_file(path, loaded, conditioning, seed, inputs.numpy(), progress))
     if export_format == "onnx":
         records += rewrite_file(path, rewrites, inputs.numpy(), npu, price, progress)
     write_expected(loaded, pixels, folder)
@@ -173,41 +173,6 @@ def export(
         "max_output_difference": parity(path, loaded.module, few, loaded.preprocessing),
         "rewrites": [asdict(record) for record in records],
     }
-
-
-def condition_file(
-    path: Path,
-    loaded: LoadedModel,
-    pixels: np.ndarray[Any, Any],
-    seed: int,
-    few: np.ndarray[Any, Any],
-    progress: Progress,
-) -> list[RewriteRecord]:
-    """Make an exported graph's residual streams ready for int8, in its own file; what was kept, proved on `few`."""
-    from edgevit.quantize.graph.conditioning import condition
-
-    progress.stage("condition the graph for int8")
-    before = onnx.load(path)
-    images = torch.from_numpy(loaded.preprocessing.normalise(pixels))
-    try:
-        found = condition(before, images, seed=seed, outputs=loaded.outputs, progress=progress)
-    except (
-        Exception
-    ) as error:  # of operations that aren't known, shape inference, ONNX Runtime: int8 goes without
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return [
-            RewriteRecord(*ON_STREAMS, False, f"left out, it fails on this graph: {lines[0][:200]}", None)
-        ]
-    kept = [step for step in found.steps if step.kept]
-    if not kept:
-        return []
-    off, allowed = difference_of(found.graph, before, few)
-    what = "; ".join(step.what for step in kept)
-    if off > allowed:
-        return [RewriteRecord(*ON_STREAMS, False, f"left out, it moves an output by {off:.2g}", None)]
-    write_graph(found.graph, path, for_npu=False)
-    give_back_memory()
-    return [RewriteRecord(*ON_STREAMS, True, what, off)]
 
 
 def names_of(loaded: LoadedModel) -> list[str]:

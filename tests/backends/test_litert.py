@@ -41,6 +41,7 @@ def request(folder: Path, precision: str = "float", recipe: str = "dynamic_wi8_a
         calibration=folder / "calibration.npy",
         evaluate=folder / "evaluate.npy",
         out=out,
+        description="what it takes",
     )
 
 
@@ -59,7 +60,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, di
         calls.append((name, args))
         if "artefact" in args:
             Path(args["artefact"]).write_bytes(b"model")
-        return {"partitions": 1, "operations": {"ADD": 1}, "outside": {}, "peak_bytes": len(calls)}
+        told = {"oldest": "2.9.0", "takes": "float32"} if name == "describe" else {}
+        return {"partitions": 1, "operations": {"ADD": 1}, "outside": {}, "peak_bytes": len(calls), **told}
 
     monkeypatch.setattr(backend, "run_job", record)
     monkeypatch.setattr(backend, "tools", lambda board: {"litert-torch": "1"})
@@ -70,11 +72,19 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, di
 
 def test_float_is_run_as_it_is(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
     result = backend.make(request(tmp_path), QUIET)
-    assert [name for name, _ in asked] == ["run"]
-    assert asked[0][1]["mean"] == pytest.approx(MEAN)
+    assert [name for name, _ in asked] == ["describe", "run"]
+    assert asked[0][1]["description"] == "what it takes"
+    assert asked[1][1]["mean"] == pytest.approx(MEAN)
     assert result.artefact.read_bytes() == b"float"
     assert result.how == "host CPU"
-    assert result.details == {"partitions": 1, "operations": {"ADD": 1}, "outside": {}, "peak_bytes": 1}
+    assert result.details == {
+        "partitions": 1,
+        "operations": {"ADD": 1},
+        "outside": {},
+        "peak_bytes": 2,
+        "needs_at_least": {"TensorFlow Lite": "2.9.0"},
+        "takes": "float32",
+    }
 
 
 def test_int8_is_quantized_from_float_by_the_plans_recipe(
@@ -82,7 +92,7 @@ def test_int8_is_quantized_from_float_by_the_plans_recipe(
 ) -> None:
     wanted = request(tmp_path, "int8", "static_wi8_ai8")
     backend.make(wanted, QUIET)
-    assert [name for name, _ in asked] == ["quantize", "run"]
+    assert [name for name, _ in asked] == ["quantize", "describe", "run"]
     quantize = asked[0][1]
     assert quantize["model"] == str(wanted.vendor_float)
     assert (quantize["recipe"], quantize["calibration"]) == ("static_wi8_ai8", str(wanted.calibration))
@@ -91,7 +101,7 @@ def test_int8_is_quantized_from_float_by_the_plans_recipe(
 
 def test_without_images_nothing_is_run(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> None:
     result = backend.make(dataclasses.replace(request(tmp_path), evaluate=None), QUIET)
-    assert [name for name, _ in asked] == ["partitions"]
+    assert [name for name, _ in asked] == ["describe", "partitions"]
     assert result.outputs is None
 
 

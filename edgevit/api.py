@@ -296,6 +296,7 @@ PATHS = (
     "text_embeddings",
     "label_maps",
     "annotations",
+    "teacher_weights",
 )
 
 

@@ -156,13 +156,14 @@ def test_a_hugging_face_folder_learns_and_stays_one(here: Path, kind: str) -> No
     folder = here / "hub"
     model.save_pretrained(folder)
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    for freeze in ("backbone", "1"):
-        out = here / f"run-{freeze}"
+    for freeze, lora in (("backbone", None), ("1", None), ("backbone", 2)):
+        out = here / f"run-{freeze}-{lora}"
         job = make_finetune_job(
             str(folder),
             here / "train",
             out=out,
             freeze=freeze,
+            lora=lora,
             epochs=2,
             validation=here / "test",
             mean="0.4",

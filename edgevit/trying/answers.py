@@ -1,4 +1,4 @@
-"""What the page asks: a picture's classes by several of a run's artefacts, and where the float model looks."""
+"""What the page asks: a picture's classes or other outputs by some artefacts, where the float model looks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from edgevit.conversion.reference import outputs_of
 from edgevit.errors import EdgevitError, InputError
 from edgevit.models import LoadedModel
+from edgevit.outputs.output import Outputs
 from edgevit.prediction.predict import TORCH, Source, choose, float_model, guesses, read_images, runner_of
 from edgevit.progress import QUIET
 from edgevit.run.reading import RunFiles, read_run
 
 TOP = 5
+Picture = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,6 @@ class Answers:
 
     def __init__(self, folder: Path) -> None:
         self.run: RunFiles = read_run(folder, "cannot try")
-        gives = self.run.manifest.model.gives
-        if gives.classes is None:
-            raise InputError(
-                f"cannot try {folder}",
-                f"the page shows classes, and its model gives {gives.first.means.description}",
-                "Use edgevit predict --save for its outputs",
-            )
         self.sources: dict[str, Source] = {}
         for result in self.run.results:
             try:
@@ -61,9 +58,10 @@ class Answers:
         """Artefacts that only their board can run."""
         return [each.title for each in self.run.results if each.title not in self.sources]
 
-    def classes(self, picture: Path, key: str) -> dict[str, Any]:
-        """The likeliest classes of a picture by one artefact, and the milliseconds that it took with loading.
+    def answer(self, picture: Path, key: str) -> dict[str, Any]:
+        """What one artefact says of a picture, and the milliseconds that it took with loading.
 
+        The likeliest classes, or each output of another kind in words and, where it can be drawn, as a data URL.
         Raises EdgevitError where the picture can't be read or the artefact can't be run.
         """
         begun = time.perf_counter()
@@ -77,9 +75,23 @@ class Answers:
             run = runner_of(source.artefact)
             assert run is not None  # choose() took only those
             outputs = run(source.artefact, pixels[None], source.preprocessing, QUIET)
-        found = guesses(self.run.manifest.model.gives.split(outputs)[0][0], source.names, TOP)
         took = round(1000 * (time.perf_counter() - begun), 1)
+        gives = self.run.manifest.model.gives
+        if gives.classes is None:
+            seen = rgb(pixels, source.preprocessing.channels)
+            reference = None if key == "float" else self.float_outputs(picture)
+            return {"key": key, "outputs": told(gives, outputs, reference, seen), "ms": took}
+        found = guesses(gives.split(outputs)[0][0], source.names, TOP)
         return {"key": key, "classes": [[each.name, each.probability] for each in found], "ms": took}
+
+    def float_outputs(self, picture: Path) -> Rows | None:
+        """The float model's outputs [1, values]; None where it is gone."""
+        try:
+            (pixels,) = read_images([picture], self.loaded.preprocessing)
+            assert not isinstance(pixels, str)  # it was read before
+            return outputs_of(self.loaded.module, pixels[None], self.loaded.preprocessing, QUIET)
+        except EdgevitError:
+            return None
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -107,8 +119,33 @@ class Answers:
         weight = np.asarray(
             Image.fromarray(np.uint8(255 * scaled)).resize((width, height), Image.Resampling.BICUBIC)
         )
-        shown = pixels[..., ::-1] if self.loaded.preprocessing.channels == "BGR" else pixels
-        lit = shown.astype(np.float32) * (0.25 + 0.75 * weight[..., None].astype(np.float32) / 255)
-        buffer = io.BytesIO()
-        Image.fromarray(np.uint8(lit if lit.shape[2] == 3 else lit.repeat(3, axis=2))).save(buffer, "PNG")
-        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        shown = rgb(pixels, self.loaded.preprocessing.channels).astype(np.float32)
+        lit = shown * (0.25 + 0.75 * weight[..., None].astype(np.float32) / 255)
+        return data_url(lit.astype(np.uint8))
+
+
+def told(gives: Outputs, outputs: Rows, reference: Rows | None, seen: Picture) -> list[dict[str, Any]]:
+    """Each output [1, ...] in words, and as a picture where its kind can be drawn; how close it is to float."""
+    known = [None] * len(gives.each) if reference is None else gives.split(reference)
+    found = []
+    for output, ours, theirs in zip(gives.each, gives.split(outputs), known, strict=True):
+        words = f"{output.kind}, " + " x ".join(map(str, ours.shape[1:]))
+        if theirs is not None:
+            words += f"; cosine to the float model {output.means.difference(ours, theirs).cosine:.4f}"
+        draw = output.means.draw
+        picture = None if draw is None else data_url(draw(ours[0], seen))
+        found.append({"name": output.name, "words": words, "picture": picture})
+    return found
+
+
+def rgb(pixels: Picture, channels: str) -> Picture:
+    """A picture as people see it, whatever the model's order of channels."""
+    shown = pixels[..., ::-1] if channels == "BGR" else pixels
+    return shown if shown.shape[2] == 3 else shown.repeat(3, axis=2)
+
+
+def data_url(picture: Picture) -> str:
+    """A picture inside a page."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -29,11 +29,15 @@ def application(answers: Answers) -> Any:
     @app.get("/")
     def page() -> str:
         model = answers.run.manifest.model
-        shown = {"model": model.name, "classes": model.num_classes}
+        gives = ", ".join(f"{each.name} ({each.kind})" for each in model.gives.each)
+        shown = {
+            "model": model.name,
+            "gives": gives if model.gives.classes is None else f"{model.num_classes} classes",
+        }
         return render_template_string(template, **shown, choices=answers.choices, left_out=answers.left_out)
 
-    @app.post("/classes")
-    def classes() -> Any:
+    @app.post("/answers")
+    def said() -> Any:
         sent, keys = request.files.get("picture"), request.form.getlist("artefact")
         known = [key for key in keys if key in answers.sources]
         if sent is None or not known:
@@ -42,7 +46,7 @@ def application(answers: Answers) -> Any:
             sent.save(file.name)
             picture = Path(file.name)
             try:
-                found = [answers.classes(picture, key) for key in known]
+                found = [answers.answer(picture, key) for key in known]
                 return jsonify({"answers": found, "attention": answers.attention(picture)})
             except EdgevitError as error:
                 return jsonify({"error": f"{error.what}: {error.why}"}), 400

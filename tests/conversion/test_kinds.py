@@ -147,12 +147,6 @@ def test_what_can_not_be_asked_is_one_line(
     assert project.error(*arguments).startswith(message)
 
 
-def test_what_shows_classes_says_that_there_are_none(project: Project) -> None:
-    project.convert("--output", "embedding", "--precision", "float", "--out", "run")
-    tried = project.run("try", "run", check=1)
-    assert "the page shows classes, and its model gives a vector" in tried.stderr
-
-
 METRIC = """
 def brightest(outputs, labels):
     return outputs.max(axis=1)

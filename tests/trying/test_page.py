@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import io
 import socket
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from edgevit.errors import InputError
 from edgevit.trying.answers import Answers
 from edgevit.trying.page import MOST_BYTES, application
 from tests.conversion.conftest import MODEL, Project
+from tests.conversion.test_kinds import TWO
 from tests.images.pictures import class_folders, picture, truncated
 from tests.reporting.chromium import Browser, executable
 
@@ -70,7 +73,7 @@ def test_the_page_offers_what_runs_here(client: Any) -> None:
 
 
 def test_a_picture_is_answered_by_each_artefact_asked(client: Any) -> None:
-    said = client.post("/classes", data=sent(png(), "onnx float", "float")).get_json()
+    said = client.post("/answers", data=sent(png(), "onnx float", "float")).get_json()
     assert [each["key"] for each in said["answers"]] == ["onnx float", "float"]
     first, second = (dict(each["classes"]) for each in said["answers"])
     assert first == pytest.approx(second, abs=1e-3)  # the float artefact computes what torch does
@@ -91,15 +94,47 @@ def test_a_picture_is_answered_by_each_artefact_asked(client: Any) -> None:
 def test_what_cannot_be_answered_is_one_line(
     client: Any, data: dict[str, Any], code: int, error: str
 ) -> None:
-    answer = client.post("/classes", data=data)
+    answer = client.post("/answers", data=data)
     assert (answer.status_code, answer.get_json()) == (code, {"error": error})
 
 
 def test_a_damaged_and_a_huge_picture_are_one_line(client: Any, tmp_path: Path) -> None:
-    damaged = client.post("/classes", data=sent(truncated(tmp_path / "cut.jpg").read_bytes(), "onnx float"))
+    damaged = client.post("/answers", data=sent(truncated(tmp_path / "cut.jpg").read_bytes(), "onnx float"))
     assert damaged.get_json()["error"].startswith("cannot read the picture: ")
-    huge = client.post("/classes", data=sent(b"x" * (MOST_BYTES + 1), "onnx float"))
+    huge = client.post("/answers", data=sent(b"x" * (MOST_BYTES + 1), "onnx float"))
     assert (huge.status_code, huge.get_json()) == (413, {"error": "the picture is larger than 32 MiB"})
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """A run of a model that gives a vector and a map."""
+    folder = tmp_path_factory.mktemp("maps")
+    (folder / "model.py").write_text(MODEL + TWO)
+    for seed, role in enumerate(("calibration", "validation")):
+        class_folders(folder / "images" / role, 16, seed=seed)
+    images = ("--calibration", "images/calibration", "--validation", "images/validation")
+    precisions = ("--precision", "float", "--precision", "int8")
+    Project(folder).run(
+        "convert", "model.py:features", "--target", "onnx", *images, *precisions, "--out", "run"
+    )
+    return Answers(folder / "run")
+
+
+@pytest.mark.slow
+def test_outputs_that_are_no_classes_are_told_and_drawn(
+    maps: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(maps.run.folder.parent)
+    client = application(maps).test_client()
+    assert "Gives vector (embedding), grid (dense)" in client.get("/").get_data(as_text=True)
+    said = client.post("/answers", data=sent(png(), "onnx int8", "float")).get_json()["answers"]
+    vector, grid = said[0]["outputs"]
+    assert vector["picture"] is None
+    cosine = float(vector["words"].rpartition(" ")[2])
+    assert vector["words"].startswith("embedding, 32; cosine to the float model ") and 0.9 < cosine <= 1
+    drawn = Image.open(io.BytesIO(base64.b64decode(grid["picture"].partition(",")[2])))
+    assert drawn.mode == "RGB"
+    assert said[1]["outputs"][1]["words"] == "dense, 32 x 2 x 2"
 
 
 def test_hostile_names_are_escaped(answers: Answers) -> None:

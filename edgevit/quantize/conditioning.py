@@ -35,7 +35,8 @@ from edgevit.quantize.value_shift import shift_values
 
 from edgevit.progress import QUIET, Progress  # isort: skip
 
-IMAGES = 128  # used of the calibration set: half to fit, half to evaluate
+# Images of a half of those used, one half to fit, one to evaluate: as many as so many multiply-accumulates allow.
+LOOK, FEWEST, MOST = 3e11, 8, 64
 SCREENED = 16  # rotations of each sort whose stream widths are compared before any is tried on images
 TRIED = 2
 SHIFT_IMAGES = 32
@@ -58,12 +59,28 @@ class Transform:
         return asdict(self)
 
 
+def images_of_a_half(multiplications: float, available: int) -> int:
+    """How many images candidates are fitted on, and how many others they are evaluated on.
+
+    `multiplications` are a model's for one image: a large one is looked at on fewer.
+    """
+    return int(min(MOST, available // 2, max(FEWEST, LOOK // max(1.0, multiplications))))
+
+
+def multiplications_of(vit: Any) -> int:
+    """Of the linear layers in a ViT's blocks, for one image."""
+    tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
+    layers = [each for each in vit.blocks.modules() if isinstance(each, torch.nn.Linear)]
+    return int(tokens * sum(each.weight.numel() for each in layers))
+
+
 class Evaluator:
     """Calibrates a candidate on one half of the images and scores it on the other."""
 
     def __init__(self, vit: Any, images: torch.Tensor, fusion: Fusion, outputs: Outputs) -> None:
         self.fusion, self.outputs = fusion, outputs
-        self.fit, self.held_out = images[: len(images) // 2], images[len(images) // 2 :]
+        half = images_of_a_half(multiplications_of(vit), len(images))
+        self.fit, self.held_out = images[:half], images[half : 2 * half]
         self.reference = outputs_of(vit, self.held_out)
 
     def __call__(self, vit: Any, kinds: Kinds | None = None) -> Difference:
@@ -93,9 +110,9 @@ def condition(
 ) -> tuple[Any, list[Transform]]:
     """The best version of a `prepared` ViT found, and every step with its gain.
 
-    `images` [n, channels, H, W] are normalised calibration images; the first IMAGES of them are used.
+    `images` [n, channels, H, W] are normalised calibration images; the first of them are used.
     """
-    evaluate = Evaluator(vit, images[:IMAGES], fusion, outputs)
+    evaluate = Evaluator(vit, images, fusion, outputs)
     statistics: Statistics | None = None
     current, steps = vit, []
     known: dict[Kinds, Difference] = {}

@@ -17,10 +17,11 @@ from edgevit.progress import QUIET, Progress
 from edgevit.quantize.activations import outputs_of, prepared
 from edgevit.quantize.calibration import NARROWINGS, Stability, narrowed, ranges_of, stability
 from edgevit.quantize.conditioning import (
-    IMAGES,
     Transform,
     condition,
     full_ranges,
+    images_of_a_half,
+    multiplications_of,
 )
 from edgevit.quantize.diagnosis import MassiveActivation, explain, massive_activations
 from edgevit.quantize.fake_quantization import int8_outputs
@@ -96,7 +97,7 @@ def prepare_int8(
     vit = prepared(model)
     massive = massive_activations(vit, images[:DIAGNOSED_IMAGES])
     vit, steps = condition(vit, images, fusion, seed=seed, outputs=outputs, progress=progress)
-    half = min(IMAGES, len(images)) // 2
+    half = images_of_a_half(multiplications_of(vit), len(images))
     statistics = collect(vit, images[:half], seed=seed, outputs=outputs, progress=progress)
     held_out = images[half : 2 * half]
     names = (

@@ -182,3 +182,13 @@ def test_each_transform_reads_what_the_ones_before_it_left(monkeypatch: pytest.M
     assert unevenness(evened, inputs[:8]) < 0.1 * unevenness(vit, inputs[:8])
     stale = equalization.equalise_queries(centred_vit, before)
     assert unevenness(stale, inputs[:8]) > 0.5 * unevenness(vit, inputs[:8])
+
+
+@pytest.mark.parametrize(
+    ("multiplications", "available", "half"),
+    [(1e9, 256, 64), (17e9, 256, 17), (1e12, 64, 8), (1e9, 20, 10), (0, 9, 4)],
+)
+def test_a_large_model_is_looked_at_on_fewer_images(
+    multiplications: float, available: int, half: int
+) -> None:
+    assert conditioning.images_of_a_half(multiplications, available) == half

@@ -15,7 +15,7 @@ import torch
 from edgevit.metrics.difference import Difference
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.conditioning import Transform, drawn_rotations
+from edgevit.quantize.conditioning import FEWEST, Transform, drawn_rotations, images_of_a_half
 from edgevit.quantize.graph.forward import Graph, keep
 from edgevit.quantize.graph.operations import Tensor
 from edgevit.quantize.graph.rounding import int8_outputs
@@ -28,8 +28,6 @@ from edgevit.rewrites.graph.streams import Stream, streams_of
 from edgevit.rewrites.graph.turning import before, centre, rotate
 from edgevit.rewrites.graph.values import opened
 
-# Multiply-accumulates that one look at held-out images may take, and how many images that is at least and at most.
-LOOK, FEWEST, MOST = 8e10, 8, 64
 ROWS = 2048  # kept of each tensor, those with the largest norms
 TRIED = 2
 
@@ -131,7 +129,7 @@ class Judge:
             for operation in everything(proto).operations.values()
             for layer in operation.layers
         )
-        half = int(min(MOST, len(images) // 2, max(FEWEST, LOOK // max(1, macs))))
+        half = images_of_a_half(macs, len(images))
         self.outputs = outputs
         self.fit, self.held_out = images[:half], images[-half:]
         self.expected = Graph(proto).outputs(self.held_out, keep)

@@ -22,6 +22,8 @@ from edgevit.models import load_model
 from edgevit.progress import QUIET
 from tests.finetuning.test_finetune import MODEL, refused, run, write
 
+pytestmark = pytest.mark.slow  # together: peft and transformers are imported
+
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -188,7 +190,6 @@ def test_a_folder_that_transformers_cannot_classify_with_is_one_line(here: Path)
     assert "transformers says" in refused(lambda: finetune(job, QUIET))
 
 
-@pytest.mark.slow
 def test_two_processes_learn_what_one_does(here: Path) -> None:
     # As `accelerate launch` starts them on several GPUs; on processors it is torch's own launcher.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

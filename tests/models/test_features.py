@@ -35,6 +35,7 @@ def loaded(name: str) -> LoadedModel:
     return finish(name, module, Preprocessing((size, size)), source="a test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_the_maps_are_those_of_timms_features_only(name: str, tmp_path: Path) -> None:
     model = loaded(name)

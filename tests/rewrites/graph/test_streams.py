@@ -126,6 +126,7 @@ def test_a_stream_that_norms_read_is_rotated_and_no_output_notices(
     same(graph, changed, 2 * grid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", READS)
 def test_a_norm_that_writes_to_the_stream_and_outputs_that_read_it_get_a_product_each(reads: str) -> None:
     torch.manual_seed(0)

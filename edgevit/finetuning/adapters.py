@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,16 +14,26 @@ SCALE = 2  # alpha over rank
 
 
 def with_adapters(module: nn.Module, blocks: Sequence[nn.Module], classifier: str, rank: int) -> nn.Module:
-    """The module with an adapter beside each linear layer of `blocks`; only those and the classifier learn.
+    """The module with an adapter beside each linear layer of `blocks`; only those and the classifier learn."""
+    import peft
+
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=SCALE * rank, target_modules=targets_of(module, blocks, classifier, rank)
+    )
+    changed: nn.Module = peft.inject_adapter_in_model(config, module)
+    changed.get_submodule(classifier).requires_grad_(True)
+    return changed
+
+
+def targets_of(module: nn.Module, blocks: Sequence[nn.Module], classifier: str, rank: int) -> list[str]:
+    """The paths of the linear layers that adapters stand beside: to be said before any work.
 
     Raises InputError where peft is not installed, or the blocks have no linear layers.
     """
-    try:
-        import peft
-    except ImportError as error:
+    if importlib.util.find_spec("peft") is None:
         raise InputError(
             f"cannot use --lora {rank}", "it needs the package peft", 'Run "pip install edgevit[finetune]"'
-        ) from error
+        )
     inside = {id(each) for block in blocks for each in block.modules()}
     # Attention of torch's own reads its projection's weights itself: an adapter beside them would not be seen.
     hidden = {
@@ -42,10 +53,7 @@ def with_adapters(module: nn.Module, blocks: Sequence[nn.Module], classifier: st
             "the model has no linear layers beside which adapters could be put",
             "Use --freeze none, or a number of blocks",
         )
-    config = peft.LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules=targets)
-    changed: nn.Module = peft.inject_adapter_in_model(config, module)
-    changed.get_submodule(classifier).requires_grad_(True)
-    return changed
+    return targets
 
 
 def merged(module: nn.Module) -> nn.Module:

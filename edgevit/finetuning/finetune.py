@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from edgevit.errors import InputError
 from edgevit.finetuning import loop
-from edgevit.finetuning.adapters import merged, with_adapters
+from edgevit.finetuning.adapters import merged, targets_of, with_adapters
 from edgevit.finetuning.features import fit_classifier, gather
 from edgevit.finetuning.folder import write_folder
 from edgevit.finetuning.job import BACKBONE, FinetuneJob
@@ -83,6 +83,8 @@ def finetune(job: FinetuneJob, progress: Progress) -> Finetuned:
         pictures = readable(pictures, preprocessing, progress)
         weights = class_weights(pictures)
         kept = blocks_kept(job, module)
+        if job.lora and kept is not None:
+            targets_of(module, loop.blocks_of(module, kept)[kept:], learner.classifier, job.lora)
         teacher = None
         if job.teacher is not None:
             teacher = teacher_of(job.teacher, job.teacher_weights, pictures.names, preprocessing, me.device)

@@ -129,7 +129,8 @@ def stop(*_: object) -> None:
 
 
 def test_what_cannot_be_adapted_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("edgevit.finetuning.finetune.start_classifier", stop)  # it is said before any work
     assert refused(lambda: run(here, lora=4)).endswith(
         'it needs the package peft. Run "pip install edgevit[finetune]".'
     )

@@ -45,6 +45,9 @@ class Conversion(Inputs):
         if quantized(precision) and not conditioned and self.calibration is not None:
             rewrites = [each for each in rewrites if each not in NEED_CONDITIONING]
         streams = not conditioned and self.conditions_streams(board, precision)
+        conditioning = (
+            [recipe.observer, recipe.seed] if conditioned else ["graph", recipe.seed] if streams else None
+        )
         limits = board.npu.model_dump(mode="json", exclude=NOT_IN_GRAPH) if board.npu else None
         inputs = {
             "model": self.exporting_key,
@@ -53,9 +56,7 @@ class Conversion(Inputs):
             "rewrites": rewrites,
             "limits": limits if rewrites else None,
             "npu": board.npu is not None,
-            "conditioning": [recipe.observer, recipe.seed]
-            if conditioned
-            else streams and ["graph", recipe.seed],
+            "conditioning": conditioning,
             "priced": [board_key(board), backend.tools(board)] if backend.place and rewrites else None,
         }
 

@@ -16,6 +16,7 @@ from edgevit.rewrites.graph.apply import difference_of
 from edgevit.rewrites.result import RewriteRecord
 from edgevit.rewrites.roles import ON_STREAMS
 
+MIN_IMAGES = 8
 NO_STREAM = "the graph has no residual stream that only norms and layers read"
 NO_GAIN = "held-out images don't say that it helps"
 
@@ -35,6 +36,9 @@ def condition_file(
     from edgevit.quantize.graph.conditioning import condition
 
     (name,) = ON_STREAMS
+    if len(pixels) < MIN_IMAGES:
+        why = f"{len(pixels)} calibration images are too few to tell whether it helps"
+        return RewriteRecord(name, False, f"left out: {why}", None)
     progress.stage("condition the graph for int8")
     before = onnx.load(path)
     images = torch.from_numpy(loaded.preprocessing.normalise(pixels))

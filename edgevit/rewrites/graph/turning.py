@@ -18,7 +18,12 @@ def rotate(graph: ir.Graph, stream: Stream, rotation: Array) -> None:
         scale, shift = affine.get(id(each.norm), (None, None))
         read(graph, each, rotation, scale, shift)
     straight: dict[tuple[ir.Value, int | None], ir.Value] = {}
+    as_they_were = {value for value, _ in stream.turned}  # before the product behind them
     for use in stream.straightened:
+        if use.value in as_they_were and use.norm is None:
+            if use.node is not None:
+                use.node.replace_input_with(use.number, use.value)
+            continue
         scale, shift = affine.get(id(use.norm), (None, None))
         key = (use.value, id(use.norm) if use.norm else None)
         if key not in straight:

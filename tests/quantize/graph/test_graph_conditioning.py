@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 import torch
 
+from edgevit.conversion.stream_conditioning import condition_file
+from edgevit.images.preprocessing import Preprocessing
+from edgevit.models.model import finish
+from edgevit.progress import QUIET
 from edgevit.quantize.graph.conditioning import condition
 from edgevit.rewrites.graph.apply import outputs_of
 from tests.rewrites.graph.graphs import Classifier, graph_of, noise
@@ -68,3 +75,30 @@ def test_a_graph_without_such_a_stream_stays_as_it_is() -> None:
     found = condition(graph, torch.from_numpy(noise(16, 3, SIDE, SIDE)), seed=0)
     assert found.steps == ()
     assert found.graph is graph
+
+
+def test_with_few_images_nothing_is_done_and_it_is_said(tmp_path: Path) -> None:
+    loaded = finish("mine", model(massive=True), Preprocessing((SIDE, SIDE)), source="a test")
+    path, few = tmp_path / "model.onnx", noise(2, 3, SIDE, SIDE)
+    onnx.save(graph_of(loaded.module, 1, 3, SIDE, SIDE), path)
+    written = path.read_bytes()
+    pixels = np.zeros((4, SIDE, SIDE, 3), np.uint8)
+    record = condition_file(path, loaded, pixels, 0, few, QUIET)
+    assert (record.changed, record.what) == (
+        False,
+        "left out: 4 calibration images are too few to tell whether it helps",
+    )
+    assert path.read_bytes() == written
+
+
+@pytest.mark.slow
+def test_a_graph_in_a_file_is_conditioned_there_and_proved(tmp_path: Path) -> None:
+    loaded = finish("mine", model(massive=True), Preprocessing((SIDE, SIDE)), source="a test")
+    path, few = tmp_path / "model.onnx", noise(2, 3, SIDE, SIDE)
+    onnx.save(graph_of(loaded.module, 1, 3, SIDE, SIDE), path)
+    before = outputs_of(onnx.load(path), few)[0]
+    pixels = np.random.default_rng(0).integers(0, 256, (32, SIDE, SIDE, 3), dtype=np.uint8)
+    record = condition_file(path, loaded, pixels, 0, few, QUIET)
+    assert record.changed
+    assert record.what.startswith("residual stream of 24 channels: ")
+    np.testing.assert_allclose(outputs_of(onnx.load(path), few)[0], before, rtol=1e-3, atol=1e-3)

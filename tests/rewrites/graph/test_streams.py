@@ -140,6 +140,26 @@ def test_a_norm_that_writes_to_the_stream_and_outputs_that_read_it_get_a_product
     same(graph, changed, 4)
 
 
+def test_what_begins_a_stream_and_is_read_elsewhere_too_stays_for_those() -> None:
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            options = {"scaled": False, "bias": True, "windows": False}
+            self.patches = nn.Conv2d(3, 16, 2, 2)
+            self.blocks = nn.Sequential(*(Block(16, 4, **options) for _ in range(12)))
+            self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 5)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            x = self.patches(image).flatten(2).transpose(1, 2).tanh()
+            return self.head(self.norm(self.blocks(x)).mean(1)) + x.exp().mean((1, 2))[:, None]
+
+    torch.manual_seed(0)
+    graph = graph_of(Skip().eval(), 1, 3, 4, 4)
+    changed, count = turned(graph)
+    assert count == 1
+    same(graph, changed, 4)
+
+
 def test_every_stage_of_a_pyramid_has_a_stream_of_its_own() -> None:
     class Pyramid(nn.Module):
         def __init__(self) -> None:

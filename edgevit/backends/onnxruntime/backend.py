@@ -70,7 +70,7 @@ def described(model: Path, description: str) -> str:
 
     graph = onnx.load(str(model))
     if description:
-        onnx.helper.set_model_props(graph, {"edgevit": description})
+        graph.metadata_props.add(key="edgevit", value=description)
         onnx.save(graph, str(model))
     opset = max((each.version for each in graph.opset_import if each.domain in ("", "ai.onnx")), default=0)
     for release, newest_opset, newest_ir in RELEASES:

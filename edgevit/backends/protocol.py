@@ -112,7 +112,7 @@ class OnBoard:
     Lite's own tool. `runtime_words` says for people what runs artefacts there, with the versions of `tools`
     filled in; `takes_pixels` whether artefacts normalise by themselves; `layout` is that of their input;
     `description_room` how many bytes of description they can hold. `cpp_sample` is what a bundle's program in
-    C++ needs: a runtime.h with the class Model, and a CMakeLists.txt; `android_sample` a class for an app.
+    C++ needs: a runtime.h with the class Model, and a runtime.cmake; `android_sample` a class for an app.
     `native_runner` are the sources of a runner for boards without Python. `dump_graph` makes a copy of an
     artefact whose every tensor is an output.
     """

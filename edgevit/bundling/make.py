@@ -27,7 +27,7 @@ from edgevit.run.results import Result
 FORMAT = 1
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry of a .zip: the same run, the same bytes
 SUMS = "SHA256SUMS"
-CPP = Path(__file__).parent / "cpp" / "run.cpp"
+CPP = tuple(Path(__file__).parent.joinpath("cpp", name) for name in ("run.cpp", "CMakeLists.txt"))
 WHAT = "cannot bundle"
 
 
@@ -97,7 +97,7 @@ def samples_of(run: RunFiles, result: Result, described: dict[str, Any], golden:
     floats = described["input"]["type"] == "float32"  # what the class in Kotlin gives
     found = {f"android/{path.name}": path.read_bytes() for path in on_board.android_sample if floats}
     if on_board.cpp_sample:
-        found |= {f"cpp/{path.name}": path.read_bytes() for path in (CPP, *on_board.cpp_sample)}
+        found |= {f"cpp/{path.name}": path.read_bytes() for path in (*CPP, *on_board.cpp_sample)}
         found["cpp/model.h"] = header(described, golden).encode()
     return found
 
@@ -121,13 +121,7 @@ def describe(run: RunFiles, result: Result, golden: Golden, names: list[str]) ->
         "input": {
             "type": result.details.takes or ("uint8" if inside else "float32"),
             "layout": backend.on_board.layout,
-            "size": list(preprocessing.size),
-            "channels": preprocessing.channels,
-            "resize": list(preprocessing.resized_size),
-            "crop_mode": preprocessing.crop_mode,
-            "interpolation": preprocessing.interpolation,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
+            **preprocessing.for_programs(),
             "normalisation": "inside the file: give pixels"
             if inside
             else "(pixel / 255 - mean) / std, to be done",

@@ -16,11 +16,7 @@ def description_of(
     told = {
         "made_by": "edgevit",
         "input": {
-            "size": list(preprocessing.size),
-            "resize": list(preprocessing.resized_size),
-            "crop_mode": preprocessing.crop_mode,
-            "interpolation": preprocessing.interpolation,
-            "channels": preprocessing.channels,
+            **preprocessing.for_programs(),
             "mean": [round(value, 6) for value in preprocessing.mean],
             "std": [round(value, 6) for value in preprocessing.std],
         },

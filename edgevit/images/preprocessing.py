@@ -59,6 +59,18 @@ class Preprocessing:
         """Plain values for a manifest."""
         return asdict(self)
 
+    def for_programs(self) -> dict[str, Any]:
+        """All that a program must do to an image, in plain values."""
+        return {
+            "size": list(self.size),
+            "channels": self.channels,
+            "resize": list(self.resized_size),
+            "crop_mode": self.crop_mode,
+            "interpolation": self.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocessing:
         """The inverse of `to_json`."""

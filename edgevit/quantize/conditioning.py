@@ -147,16 +147,15 @@ def rotations(vit: Any, statistics: Statistics, seed: int, images: torch.Tensor)
         for name, observed in statistics.items()
         if kind_of(name) in (*STREAM_TAPS, "patch")
     ]
-    drawn = drawn_rotations(streams, vit.embed_dim, seed)
-    learned = learned_rotation(drawn[0][1], streams)
-    for what, rotation in [(f"learned from {drawn[0][0]}", learned), *drawn[: TRIED - 1]]:
+    for what, rotation in promising_rotations(streams, vit.embed_dim, seed):
         yield "rotation", what, rotate(vit, rotation)
 
 
-def drawn_rotations(
+def promising_rotations(
     streams: list[tuple[torch.Tensor, float]], dim: int, seed: int
 ) -> list[tuple[str, Matrix]]:
-    """A few dozen rotations with what they are, those that leave the narrowest streams first.
+    """The rotations worth trying, with what they are: those of a few dozen that leave the narrowest streams, and
+    first one learned from the best of them.
 
     `streams` are (rows [n, dim], importance) of each tensor.
     """
@@ -166,7 +165,9 @@ def drawn_rotations(
         for kind, make in makers.items()
         for number in range(SCREENED)
     ]
-    return sorted(drawn, key=lambda pair: stream_effect(streams, pair[1]))
+    drawn.sort(key=lambda pair: stream_effect(streams, pair[1]))
+    learned = learned_rotation(drawn[0][1], streams)
+    return [(f"learned from {drawn[0][0]}", learned), *drawn[: TRIED - 1]]
 
 
 def stream_effect(streams: list[tuple[torch.Tensor, float]], rotation: Matrix) -> float:

@@ -20,6 +20,7 @@ from edgevit.models import LoadedModel
 from edgevit.outputs.output import Outputs
 from edgevit.prediction.predict import TORCH, Source, choose, float_model, guesses, read_images, runner_of
 from edgevit.progress import QUIET
+from edgevit.reporting.changes import as_rgb
 from edgevit.run.reading import RunFiles, read_run
 
 TOP = 5
@@ -78,7 +79,7 @@ class Answers:
         took = round(1000 * (time.perf_counter() - begun), 1)
         gives = self.run.manifest.model.gives
         if gives.classes is None:
-            seen = rgb(pixels, source.preprocessing.channels)
+            seen = as_rgb(pixels, source.preprocessing.channels)
             reference = None if key == "float" else self.float_outputs(picture)
             return {"key": key, "outputs": told(gives, outputs, reference, seen), "ms": took}
         found = guesses(gives.split(outputs)[0][0], source.names, TOP)
@@ -119,7 +120,7 @@ class Answers:
         weight = np.asarray(
             Image.fromarray(np.uint8(255 * scaled)).resize((width, height), Image.Resampling.BICUBIC)
         )
-        shown = rgb(pixels, self.loaded.preprocessing.channels).astype(np.float32)
+        shown = as_rgb(pixels, self.loaded.preprocessing.channels).astype(np.float32)
         lit = shown * (0.25 + 0.75 * weight[..., None].astype(np.float32) / 255)
         return data_url(lit.astype(np.uint8))
 
@@ -138,14 +139,8 @@ def told(gives: Outputs, outputs: Rows, reference: Rows | None, seen: Picture) -
     return found
 
 
-def rgb(pixels: Picture, channels: str) -> Picture:
-    """A picture as people see it, whatever the model's order of channels."""
-    shown = pixels[..., ::-1] if channels == "BGR" else pixels
-    return shown if shown.shape[2] == 3 else shown.repeat(3, axis=2)
-
-
 def data_url(picture: Picture) -> str:
     """A picture inside a page."""
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG")
+    Image.fromarray(picture).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

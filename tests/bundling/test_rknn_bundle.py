@@ -48,7 +48,7 @@ def bundle(tmp_path: Path) -> Path:
         (tmp_path / "golden" / name).write_bytes(picture(one, "RGB"))
     np.save(tmp_path / "golden" / "outputs.npy", outputs)
     (tmp_path / "cpp").mkdir()
-    for path in (CPP, *ON_BOARD.cpp_sample):
+    for path in (*CPP, *ON_BOARD.cpp_sample):
         shutil.copy(path, tmp_path / "cpp")
     (tmp_path / "cpp" / "model.h").write_text(header(described, Golden(pixels, outputs, "vendor simulator")))
     return tmp_path

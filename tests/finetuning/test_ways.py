@@ -20,20 +20,11 @@ from edgevit.finetuning.teacher import distance, teacher_of
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import load_model
 from edgevit.progress import QUIET
-from tests.finetuning.test_finetune import MODEL, refused, run, write
+from tests.finetuning.test_finetune import refused, run
 
 pytestmark = pytest.mark.slow  # together: peft and transformers are imported
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """A user's folder: model.py, train/ and test/."""
-    (tmp_path / "model.py").write_text(MODEL)
-    write(tmp_path / "train", 16)
-    write(tmp_path / "test", 6, seed=1)
-    return tmp_path
 
 
 def test_a_teachers_answers_are_learnt_beside_the_labels(here: Path) -> None:

@@ -38,7 +38,7 @@ def sample(*names: str) -> tuple[Path, ...]:
 
 ON_BOARD = OnBoard(
     runtime=Path(__file__).with_name("runtime.py"),
-    cpp_sample=sample("runtime.h", "CMakeLists.txt"),
+    cpp_sample=sample("runtime.h", "runtime.cmake"),
     android_sample=sample("Classifier.kt"),
     packages=PACKAGES,
     needs=needs,

@@ -101,7 +101,7 @@ ON_BOARD = OnBoard(
     runtime_words="librknnrt.so {rknn-toolkit2} or later with its NPU driver (or rknn-toolkit-lite2)",
     takes_pixels=True,
     cpp_sample=tuple(
-        Path(__file__).parent.joinpath("sample", name) for name in ("runtime.h", "CMakeLists.txt")
+        Path(__file__).parent.joinpath("sample", name) for name in ("runtime.h", "runtime.cmake")
     ),
     description_room=1023,  # rknn_custom_string of rknn_api.h
     needs=needs,

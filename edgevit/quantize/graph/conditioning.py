@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import onnx
 import onnx_ir as ir
@@ -15,13 +16,12 @@ import torch
 from edgevit.metrics.difference import Difference
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.conditioning import FEWEST, Transform, drawn_rotations, images_of_a_half
+from edgevit.quantize.conditioning import FEWEST, Transform, images_of_a_half, promising_rotations
 from edgevit.quantize.graph.forward import Graph, keep
 from edgevit.quantize.graph.operations import Tensor
 from edgevit.quantize.graph.rounding import int8_outputs
 from edgevit.quantize.graph.statistics import collect, extremes
 from edgevit.quantize.graph.structure import Structure, computed, structure_of
-from edgevit.quantize.rotation import Matrix, learned_rotation
 from edgevit.rewrites.graph.apply import proto_of
 from edgevit.rewrites.graph.scales import fold_scales
 from edgevit.rewrites.graph.streams import Stream, streams_of
@@ -29,7 +29,6 @@ from edgevit.rewrites.graph.turning import before, centre, rotate
 from edgevit.rewrites.graph.values import opened
 
 ROWS = 2048  # kept of each tensor, those with the largest norms
-TRIED = 2
 
 Move = Callable[[ir.Graph, Stream], None]
 
@@ -88,29 +87,22 @@ def conditioned_stream(
     """The best rotation of one stream, then the stream without its mean; each against what was kept before."""
     judge = Judge(proto, images, outputs)
     stream = stream_named(opened(proto).graph, name)
-    before = judge.error(proto, name)
-    width, tried = stream.width, list[tuple[str, Matrix]]()
-    rows = judge.rows(proto, stream, seed)
-    if rows:
-        drawn = drawn_rotations(rows, width, seed)
-        learned = learned_rotation(drawn[0][1], rows)
-        tried = [(f"learned from {drawn[0][0]}", learned), *drawn[: TRIED - 1]]
-    found = [
-        (judge.error(turned, name), what, turned)
-        for what, rotation in tried
-        for turned in (moved(proto, name, lambda graph, each, by=rotation: rotate(graph, each, by)),)  # type: ignore[misc]
-    ]
+    width, rows, now = stream.width, judge.rows(proto, stream, seed), judge.error(proto, name)
+    found = []
+    for what, rotation in promising_rotations(rows, width, seed) if rows else ():
+        turned = moved(proto, name, partial(rotate, rotation=rotation))
+        found.append((judge.error(turned, name), what, turned))
     if found:
         after, what, turned = min(found, key=lambda each: each[0].error_score)
-        kept = after.error_score < before.error_score
+        kept = after.error_score < now.error_score
         told = f"residual stream of {width} channels: {what}"
-        yield Transform("rotation", told, kept, before, after), turned
-        proto, before = (turned, after) if kept else (proto, before)
+        yield Transform("rotation", told, kept, now, after), turned
+        proto, now = (turned, after) if kept else (proto, now)
     if stream_named(opened(proto).graph, name).only_normed:
         centred = moved(proto, name, centre)
         after = judge.error(centred, name)
         what = f"no mean over the {width} channels of a residual stream"
-        yield Transform("centre-stream", what, after.error_score < before.error_score, before, after), centred
+        yield Transform("centre-stream", what, after.error_score < now.error_score, now, after), centred
 
 
 def moved(proto: onnx.ModelProto, name: str, move: Move) -> onnx.ModelProto:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from edgevit.export.operations import Tensor
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.graph.forward import Graph, keep
 from edgevit.quantize.graph.groups import candidate_plans
-from edgevit.quantize.graph.operations import Tensor
 from edgevit.quantize.graph.rounding import int8_outputs, scaled_effects
 from edgevit.quantize.graph.statistics import Ends, collect, extremes
 from edgevit.quantize.graph.structure import Structure, computed, structure_of

@@ -14,7 +14,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from edgevit.errors import EdgevitError
-from edgevit.quantize.graph.operations import OPERATIONS, Tensor
+from edgevit.export.operations import OPERATIONS, Tensor
 
 # Called with a tensor's name and its value, gives what its readers see.
 Tap = Callable[[str, Tensor], Tensor]

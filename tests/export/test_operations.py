@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper
 
 from edgevit.errors import EdgevitError
-from edgevit.quantize.graph.forward import Graph, keep
+from edgevit.export.graph_in_torch import Graph, keep
 
 WAYS = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 

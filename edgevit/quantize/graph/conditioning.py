@@ -13,12 +13,12 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from edgevit.export.graph_in_torch import Graph, keep
 from edgevit.export.operations import Tensor
 from edgevit.metrics.difference import Difference
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.conditioning import FEWEST, Transform, images_of_a_half, promising_rotations
-from edgevit.quantize.graph.forward import Graph, keep
 from edgevit.quantize.graph.rounding import int8_outputs
 from edgevit.quantize.graph.statistics import collect, extremes
 from edgevit.quantize.graph.structure import Structure, computed, structure_of

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from edgevit.export.graph_in_torch import Graph, keep
 from edgevit.export.operations import Tensor
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.graph.forward import Graph, keep
 from edgevit.quantize.graph.groups import candidate_plans
 from edgevit.quantize.graph.rounding import int8_outputs, scaled_effects
 from edgevit.quantize.graph.statistics import Ends, collect, extremes

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from edgevit.errors import EdgevitError
+from edgevit.export.graph_in_torch import Graph, keep
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.quantize.graph.find import find_plan, observe, prepare, worst_tensors
-from edgevit.quantize.graph.forward import Graph, keep
 from edgevit.quantize.graph.groups import candidate_plans
 from edgevit.quantize.graph.rounding import int8_outputs
 from edgevit.quantize.graph.structure import ORDERS, structure_of

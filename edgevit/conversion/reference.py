@@ -13,8 +13,8 @@ import torch
 
 from edgevit.conversion.pricing import Price
 from edgevit.conversion.stream_conditioning import condition_file
-from edgevit.errors import EdgevitError
 from edgevit.export import export_graph, export_onnx, export_program, parity
+from edgevit.export.graph_in_torch import as_module
 from edgevit.export.onnx_graph import give_back_memory, write_graph
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import LoadedModel
@@ -147,12 +147,6 @@ def export(
     module, records = apply_rewrites(loaded.module, on_modules, inputs, npu=npu)
     if export_format == "onnx" and loaded.graph is not None:
         path = export_graph(loaded.graph, folder / "model.onnx", for_npu=npu is not None)
-    elif loaded.graph is not None:
-        raise EdgevitError(
-            f"cannot export {loaded.name} for a converter that starts from PyTorch",
-            "it is an ONNX file",
-            "Leave this target out, or name the PyTorch model (file.py:function)",
-        )
     elif export_format == "onnx":
         path = export_onnx(
             module,
@@ -163,6 +157,8 @@ def export(
             for_npu=npu is not None,
         )
     else:
+        if loaded.graph is not None:
+            module = as_module(loaded.graph)
         path = export_program(module, size, channels, folder / "model.pt2")
     if export_format == "onnx" and conditioning is not None:
         records.append(condition_file(path, loaded, conditioning, seed, inputs.numpy(), progress))

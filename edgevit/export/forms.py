@@ -114,6 +114,66 @@ def pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
+class PlainOperations(TorchFunctionMode):
+    """Operations that exporters refuse, as others: pools whose cells differ in size, sliding windows, RMSNorm."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        plain = PLAIN.get(function, function)
+        return plain(*args, **(kwargs or {}))
+
+
+def adaptive_pool(input: torch.Tensor, output_size: Any) -> torch.Tensor:
+    """`torch.nn.functional.adaptive_avg_pool2d`; where its cells differ in size, by a matrix of weights an axis."""
+    asked = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    sizes = [
+        int(given if size is None else size) for size, given in zip(asked, input.shape[-2:], strict=True)
+    ]
+    if not any(given % size for size, given in zip(sizes, input.shape[-2:], strict=True)):
+        return functional.adaptive_avg_pool2d(input, (sizes[0], sizes[1]))
+    rows, columns = (
+        cells(int(given), size).to(input.dtype) for size, given in zip(sizes, input.shape[-2:], strict=True)
+    )
+    return (rows @ input) @ columns.T
+
+
+def cells(length: int, count: int) -> torch.Tensor:
+    """Weights [count, length] of each cell's mean, from floor(i length / count) to ceil((i + 1) length / count)."""
+    weights = np.zeros((count, length))
+    for number in range(count):
+        first, last = number * length // count, -(-(number + 1) * length // count)
+        weights[number, first:last] = 1 / (last - first)
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def sliding(input: torch.Tensor, dimension: int, size: int, step: int) -> torch.Tensor:
+    """`torch.Tensor.unfold`: windows along an axis, their places last, as slices."""
+    axis = dimension % input.ndim
+    count = (input.shape[axis] - size) // step + 1
+    places = [input.narrow(axis, place, (count - 1) * step + 1) for place in range(size)]
+    every = (slice(None),) * axis + (slice(None, None, step),)
+    return torch.stack([place[every] for place in places], -1)
+
+
+def rms_norm(
+    input: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, eps: float | None = None
+) -> torch.Tensor:
+    """`torch.nn.functional.rms_norm`, spelt out."""
+    axes = tuple(range(-len(normalized_shape), 0))
+    epsilon = torch.finfo(input.dtype).eps if eps is None else eps
+    normed = input * torch.rsqrt(input.square().mean(axes, keepdim=True) + epsilon)
+    return normed if weight is None else normed * weight
+
+
+PLAIN: dict[Any, Any] = {
+    functional.adaptive_avg_pool2d: adaptive_pool,
+    functional.rms_norm: rms_norm,
+    torch.rms_norm: rms_norm,
+    torch.Tensor.unfold: sliding,
+}
+
+
 class FlatLinears(TorchFunctionMode):
     """Linear layers over more than three dimensions run over two, and their outputs get the shape back.
 

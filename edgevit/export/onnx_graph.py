@@ -13,18 +13,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch import nn
 
 from edgevit.errors import EdgevitError
-from edgevit.export.forms import PlainWindows
-from edgevit.export.opset import brought_down
+from edgevit.export.forms import PlainOperations, PlainWindows
+from edgevit.export.opset import brought_down, brought_up
 from edgevit.export.pooling import count_padding
 from edgevit.files import write_atomically
 from edgevit.models.onnx_file import opset_of
+from edgevit.rewrites.graph.norms import fuse_norms
+from edgevit.rewrites.graph.values import opened
 
 # 17 and later have LayerNormalization as one node (a decomposed one overflows in float16); RKNN stops at 19.
-OPSET = 19
+OPSET, FIRST_WITH_NORMS = 19, 17
 INPUT, OUTPUT = "input", "logits"  # an output that nobody named
 
 
@@ -42,22 +45,49 @@ def export_onnx(
     [1, ...] each.
 
     `for_npu`: what some NPUs leave to the CPU is written, exactly, as something they don't. The same module gives
-    the same bytes. A module whose trace fails, or gives a graph that does not run, is traced as the program that
-    torch.export makes of it. Raises EdgevitError naming what can't be exported.
+    the same bytes. Where a trace fails, or gives a graph that does not run, the program that torch.export makes of
+    the module is traced, then written by torch's newer exporter. Raises EdgevitError naming what can't be exported.
     """
     example = torch.zeros(1, channels, *size)
-    try:
-        write_graph(traced(module, example, outputs, opset), out, for_npu=for_npu)
-        refuse_unrunnable(out)
-    except Exception as error:
+    first: Exception | None = None
+    for way in (traced, traced_program, from_program):
         try:
-            program = as_program(module, example)
-            write_graph(traced(program, example, outputs, opset), out, for_npu=for_npu)
+            write_graph(way(module, example, outputs, opset), out, for_npu=for_npu)
             refuse_unrunnable(out)
-        except Exception:  # what the usual way says is worth more
-            raise not_exportable("ONNX", error) from error
+            break
+        except Exception as error:  # whatever the exporters raise; what the usual way says is worth most
+            first = first or error
+    else:
+        assert first is not None
+        raise not_exportable("ONNX", first) from first
     give_back_memory()
     return out
+
+
+def traced_program(
+    module: nn.Module, example: torch.Tensor, outputs: Sequence[str], opset: int
+) -> onnx.ModelProto:
+    """The graph of a module's program."""
+    return traced(as_program(module, example), example, outputs, opset)
+
+
+def from_program(
+    module: nn.Module, example: torch.Tensor, outputs: Sequence[str], opset: int
+) -> onnx.ModelProto:
+    """The graph that torch's newer exporter makes, which knows more operations and spells them in its own way."""
+    with unfused_attention(module), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=list(outputs),
+        )
+    assert program is not None
+    return program.model_proto
 
 
 def as_program(module: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -74,7 +104,9 @@ def traced(module: nn.Module, example: torch.Tensor, outputs: Sequence[str], ops
     with (
         TemporaryDirectory() as folder,
         unfused_attention(module),
+        PlainOperations(),
         PlainWindows(grouped=True),
+        quiet_exporter(),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # the tracer's remarks on shapes, which are static here
@@ -92,6 +124,21 @@ def traced(module: nn.Module, example: torch.Tensor, outputs: Sequence[str], ops
         return onnx.load(plain)
 
 
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Keep the exporter from printing the whole graph, thousands of lines, where it fails.
+
+    torch means to do so only if its log is on, but takes it for on: it tests a function instead of calling it.
+    """
+    binding: Any = torch._C
+    log = binding._jit_onnx_log
+    binding._jit_onnx_log = lambda *parts: None
+    try:
+        yield
+    finally:
+        binding._jit_onnx_log = log
+
+
 def refuse_unrunnable(path: Path) -> None:
     """Raises what ONNX Runtime raises for a graph that it can't run."""
     import onnxruntime
@@ -105,12 +152,15 @@ def refuse_unrunnable(path: Path) -> None:
 def export_graph(given: onnx.ModelProto, out: Path, *, opset: int = OPSET, for_npu: bool = False) -> Path:
     """Write a graph [1, channels, height, width] -> its outputs as `export_onnx` writes a module's.
 
-    One of a later opset is brought down to `opset`. Raises EdgevitError where that can't be done.
+    One of a later opset is brought down to `opset`, an earlier one up if that can be done. Raises EdgevitError
+    where one can't be brought down.
     """
     graph = onnx.ModelProto()
     graph.CopyFrom(given)
     if opset_of(graph) > opset:
         graph = brought_down(simplified(graph), opset)
+    elif opset_of(graph) < opset:
+        graph = brought_up(simplified(graph), opset)
     write_graph(graph, out, for_npu=for_npu)
     del graph
     give_back_memory()
@@ -120,6 +170,9 @@ def export_graph(given: onnx.ModelProto, out: Path, *, opset: int = OPSET, for_n
 def write_graph(graph: onnx.ModelProto, out: Path, *, for_npu: bool) -> None:
     """Simplify a graph and write it."""
     graph = simplified(graph)
+    if opset_of(graph) >= FIRST_WITH_NORMS:
+        model = opened(graph)
+        graph = ir.to_proto(model) if fuse_norms(model) else graph
     if for_npu:
         graph = count_padding(graph)
     onnx.checker.check_model(graph)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch.nn import functional
 
-from edgevit.errors import EdgevitError
-
-Tensor = torch.Tensor
-Attributes = Mapping[str, Any]
-
-
-def ints(value: Any) -> list[int]:
-    """A constant of integers, as an array or a tensor."""
-    return [int(each) for each in np.asarray(value).reshape(-1)]
+from edgevit.export.convolutions import (
+    convolution,
+    depth_to_space,
+    pooled,
+    space_to_depth,
+    transposed_convolution,
+)
+from edgevit.export.operands import Attributes, Tensor, as_tensor, ints
+from edgevit.export.resizing import resized
 
 
 def axes_of(given: Sequence[Any], attributes: Attributes, position: int = 1) -> list[int] | None:
@@ -38,65 +37,6 @@ def reduced(how: Callable[..., Tensor]) -> Callable[[Sequence[Any], Attributes],
         return how(given[0], tuple(axes), bool(attributes.get("keepdims", 1)))
 
     return run
-
-
-def padded(value: Tensor, attributes: Attributes, fill: float = 0.0) -> Tensor:
-    """An image with the borders of a convolution or pool around it."""
-    pads = list(attributes.get("pads", [0, 0, 0, 0]))
-    if not any(pads):
-        return value
-    half = len(pads) // 2
-    sides = [pads[axis + half * end] for axis in reversed(range(half)) for end in (0, 1)]
-    return functional.pad(value, sides, value=fill)
-
-
-def convolution(given: Sequence[Any], attributes: Attributes) -> Any:
-    x, weight, bias = given[0], given[1], given[2] if len(given) > 2 else None
-    flat = weight.ndim == 3
-    run = functional.conv1d if flat else functional.conv2d
-    ones = [1] * (weight.ndim - 2)
-    return run(
-        padded(x, attributes),
-        weight,
-        bias,
-        attributes.get("strides", ones),
-        0,
-        attributes.get("dilations", ones),
-        int(attributes.get("group", 1)),
-    )
-
-
-def transposed_convolution(given: Sequence[Any], attributes: Attributes) -> Any:
-    pads = list(attributes.get("pads", [0, 0, 0, 0]))
-    more = [end - begin for begin, end in zip(pads[:2], pads[2:], strict=True)]
-    rest = [extra - each for extra, each in zip(attributes.get("output_padding", [0, 0]), more, strict=True)]
-    return functional.conv_transpose2d(
-        given[0],
-        given[1],
-        given[2] if len(given) > 2 else None,
-        attributes.get("strides", [1, 1]),
-        pads[:2],
-        rest,
-        int(attributes.get("group", 1)),
-        attributes.get("dilations", [1, 1]),
-    )
-
-
-def pooled(given: Sequence[Any], attributes: Attributes, *, largest: bool) -> Any:
-    kernel, strides = (
-        attributes["kernel_shape"],
-        attributes.get("strides", [1] * len(attributes["kernel_shape"])),
-    )
-    ceil = bool(attributes.get("ceil_mode", 0))
-    if largest:
-        return functional.max_pool2d(padded(given[0], attributes, -math.inf), kernel, strides, ceil_mode=ceil)
-    means = functional.avg_pool2d(padded(given[0], attributes), kernel, strides, ceil_mode=ceil)
-    if attributes.get("count_include_pad", 0) or not any(attributes.get("pads", [0])):
-        return means
-    inside = functional.avg_pool2d(
-        padded(torch.ones_like(given[0]), attributes), kernel, strides, ceil_mode=ceil
-    )
-    return means / inside
 
 
 def normalised(given: Sequence[Any], attributes: Attributes) -> Any:
@@ -121,12 +61,15 @@ def instance_normalised(given: Sequence[Any], attributes: Attributes) -> Any:
 
 
 def matrix_product(given: Sequence[Any], attributes: Attributes) -> Any:
+    factors = [float(attributes.get(name, 1.0)) for name in ("alpha", "beta")]
+    bias = given[2] if len(given) > 2 else None
+    weight = given[1] if attributes.get("transB", 0) else given[1].T
+    whole = bias is None or tuple(bias.shape) == (len(weight),)
+    if factors == [1, 1] and not attributes.get("transA", 0) and whole:
+        return functional.linear(given[0], weight, bias)
     a = given[0].T if attributes.get("transA", 0) else given[0]
-    b = given[1].T if attributes.get("transB", 0) else given[1]
-    product = float(attributes.get("alpha", 1.0)) * (a @ b)
-    if len(given) < 3 or given[2] is None:
-        return product
-    return product + float(attributes.get("beta", 1.0)) * given[2]
+    product = factors[0] * (a @ weight.T)
+    return product if bias is None else product + factors[1] * bias
 
 
 def reshaped(given: Sequence[Any], attributes: Attributes) -> Any:
@@ -160,8 +103,11 @@ def cut(given: Sequence[Any], attributes: Attributes) -> Any:
     axes = ints(given[3]) if len(given) > 3 and given[3] is not None else list(range(len(starts)))
     steps = ints(given[4]) if len(given) > 4 and given[4] is not None else [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        chosen = list(range(value.shape[axis]))[slice(start, max(end, -(2**31)) if step > 0 else end, step)]
-        value = value.index_select(axis, torch.tensor(chosen, dtype=torch.long))
+        chosen = range(value.shape[axis])[slice(start, max(end, -(2**31)) if step > 0 else end, step)]
+        if step > 1 and len(chosen):
+            value = value[(slice(None),) * (axis % value.ndim) + (slice(chosen[0], chosen[-1] + 1, step),)]
+        else:
+            value = picked(value, axis, chosen)
     return value
 
 
@@ -178,9 +124,15 @@ def gathered(given: Sequence[Any], attributes: Attributes) -> Any:
     if not isinstance(given[0], Tensor):
         return np.take(given[0], chosen, axis)
     axis %= given[0].ndim
-    flat = torch.from_numpy(chosen.reshape(-1) % given[0].shape[axis]).long()
     shape = [*given[0].shape[:axis], *chosen.shape, *given[0].shape[axis + 1 :]]
-    return given[0].index_select(axis, flat).reshape(shape)
+    return picked(given[0], axis, ints(chosen % given[0].shape[axis])).reshape(shape)
+
+
+def picked(value: Tensor, axis: int, chosen: Sequence[int]) -> Tensor:
+    """These places of an axis; neighbours as a slice, which compilers run and gather they may not."""
+    if len(chosen) and list(chosen) == list(range(chosen[0], chosen[0] + len(chosen))):
+        return value.narrow(axis, chosen[0], len(chosen))
+    return value.index_select(axis, as_tensor(np.asarray(chosen, np.int64)))
 
 
 def bordered(given: Sequence[Any], attributes: Attributes) -> Any:
@@ -207,73 +159,34 @@ def gelu(given: Sequence[Any], attributes: Attributes) -> Any:
     return functional.gelu(given[0], approximate=attributes.get("approximate", b"none").decode())
 
 
+def cast(given: Sequence[Any], attributes: Attributes) -> Any:
+    """Real numbers are float32 here, whatever their length; whole numbers that no image decides are arrays."""
+    value = given[0]
+    kind = helper.tensor_dtype_to_np_dtype(int(attributes["to"]))
+    if not np.issubdtype(kind, np.integer) and kind != np.bool_:
+        return value.float() if isinstance(value, Tensor) else as_tensor(value.astype(np.float32))
+    return (
+        value.to(torch.bool if kind == np.bool_ else torch.long)
+        if isinstance(value, Tensor)
+        else value.astype(kind)
+    )
+
+
 def constant(given: Sequence[Any], attributes: Attributes) -> Any:
     array = numpy_helper.to_array(attributes["value"])
     return torch.from_numpy(np.array(array)) if array.dtype == np.float32 else array
 
 
-def resized(given: Sequence[Any], attributes: Attributes) -> Any:
-    """Every axis on its own, by a matrix of the weights that ONNX defines for it."""
-    value = given[0]
-    scales = np.asarray(given[2]).reshape(-1) if len(given) > 2 and given[2] is not None else np.empty(0)
-    sizes = ints(given[3]) if len(given) > 3 and given[3] is not None else []
-    axes = list(attributes.get("axes", range(value.ndim)))
-    for place, axis in enumerate(axes):
-        length = value.shape[axis]
-        size = sizes[place] if sizes else int(math.floor(length * float(scales[place])))
-        factor = float(scales[place]) if len(scales) else size / length
-        if size == length and factor == 1:
-            continue
-        weights = torch.from_numpy(resizing(length, size, factor, attributes))
-        value = (value.movedim(axis, -1) @ weights.T).movedim(-1, axis)
-    return value
+def scaled_elu(value: Tensor, attributes: Attributes) -> Tensor:
+    """ONNX Selu with its own constants."""
+    alpha = float(attributes.get("alpha", 1.67326319217681884765625))
+    return float(attributes.get("gamma", 1.05070102214813232421875)) * functional.elu(value, alpha)
 
 
-def cubic(distance: npt.NDArray[np.float64], a: float) -> npt.NDArray[np.float64]:
-    """The cubic convolution's weight at a distance of up to two (Keys 1981)."""
-    near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
-    return np.where(distance <= 1, near, a * (distance**3 - 5 * distance**2 + 8 * distance - 4))
-
-
-def resizing(length: int, size: int, factor: float, attributes: Attributes) -> npt.NDArray[np.float32]:
-    """Weights [size, length] of an axis that is resized (ONNX Resize, opset 19)."""
-    mode = attributes.get("mode", b"nearest").decode()
-    way = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
-    places = np.arange(size, dtype=np.float64)
-    if way == "align_corners":
-        places = places * (length - 1) / max(size - 1, 1)
-    elif way == "asymmetric":
-        places = places / factor
-    elif way == "pytorch_half_pixel" and size == 1:
-        places = np.zeros(1)
-    elif way in ("half_pixel", "pytorch_half_pixel"):
-        places = (places + 0.5) / factor - 0.5
-    else:
-        raise EdgevitError(
-            "cannot compute the graph step by step", f"it resizes by {way}", "Report the model"
-        )
-    found = np.zeros((size, length))
-    if mode == "nearest":
-        rounding = attributes.get("nearest_mode", b"round_prefer_floor").decode()
-        how: dict[str, Callable[[Any], Any]] = {
-            "round_prefer_floor": lambda x: np.ceil(x - 0.5),
-            "round_prefer_ceil": lambda x: np.floor(x + 0.5),
-            "floor": np.floor,
-            "ceil": np.ceil,
-        }
-        chosen = np.clip(how[rounding](places), 0, length - 1).astype(int)
-        found[np.arange(size), chosen] = 1
-        return found.astype(np.float32)
-    below = np.floor(places)
-    share = places - below
-    if mode == "linear":
-        taps = {0: 1 - share, 1: share}
-    else:
-        a = float(attributes.get("cubic_coeff_a", -0.75))
-        taps = {offset: cubic(np.abs(share - offset), a) for offset in (-1, 0, 1, 2)}
-    for offset, weight in taps.items():
-        np.add.at(found, (np.arange(size), np.clip(below + offset, 0, length - 1).astype(int)), weight)
-    return found.astype(np.float32)
+def group_normalised(given: Sequence[Any], attributes: Attributes) -> Any:
+    """ONNX GroupNormalization of opset 21: a factor and a shift a channel."""
+    groups, epsilon = int(attributes["num_groups"]), float(attributes.get("epsilon", 1e-5))
+    return functional.group_norm(given[0], groups, given[1], given[2], epsilon)
 
 
 OPERATIONS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
@@ -285,6 +198,7 @@ OPERATIONS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
     "Max": simple(torch.maximum),
     "Min": simple(torch.minimum),
     "MatMul": simple(torch.matmul),
+    "Linear": lambda given, attributes: functional.linear(*given),  # edgevit's own: [outputs, inputs]
     "Sqrt": simple(torch.sqrt),
     "Reciprocal": simple(torch.reciprocal),
     "Neg": simple(torch.neg),
@@ -299,7 +213,7 @@ OPERATIONS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
     "Mish": simple(functional.mish),
     "HardSwish": simple(functional.hardswish),
     "Identity": simple(lambda value: value),
-    "Cast": simple(lambda value: value),
+    "Cast": cast,
     "Gelu": gelu,
     "Elu": lambda given, attributes: functional.elu(given[0], float(attributes.get("alpha", 1.0))),
     "LeakyRelu": lambda given, attributes: functional.leaky_relu(
@@ -338,9 +252,33 @@ OPERATIONS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
     "Slice": cut,
     "Concat": lambda given, attributes: torch.cat(list(given), int(attributes["axis"])),
     "Gather": gathered,
-    "Expand": lambda given, attributes: given[0] * torch.ones(ints(given[1])),
+    "Expand": lambda given, attributes: given[0].expand(
+        np.broadcast_shapes(given[0].shape, tuple(ints(given[1])))
+    ),
     "Pad": bordered,
-    "Where": simple(lambda condition, yes, no: torch.where(torch.as_tensor(condition), yes, no)),
+    "Where": simple(lambda condition, yes, no: torch.where(as_tensor(condition), yes, no)),
     "Constant": constant,
+    "Sin": simple(torch.sin),
+    "Cos": simple(torch.cos),
+    "Floor": simple(torch.floor),
+    "Ceil": simple(torch.ceil),
+    "Round": simple(torch.round),
+    "Sign": simple(torch.sign),
+    "Softsign": simple(functional.softsign),
+    "PRelu": simple(lambda value, slope: torch.where(value < 0, slope * value, value)),
+    "Selu": lambda given, attributes: scaled_elu(given[0], attributes),
+    "Celu": lambda given, attributes: functional.celu(given[0], float(attributes.get("alpha", 1.0))),
+    "LogSoftmax": lambda given, attributes: given[0].log_softmax(int(attributes.get("axis", -1))),
+    "Sum": lambda given, attributes: sum(given[1:], start=given[0]),
+    "Mean": lambda given, attributes: sum(given[1:], start=given[0]) / len(given),
+    "ReduceSumSquare": reduced(lambda value, axes, keep: value.square().sum(axes, keep)),
+    "GroupNormalization": group_normalised,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
+    "Einsum": lambda given, attributes: torch.einsum(attributes["equation"].decode(), *given),
+    "Greater": simple(torch.gt),
+    "Less": simple(torch.lt),
+    "Equal": simple(torch.eq),
+    "Not": simple(torch.logical_not),
     "Tile": lambda given, attributes: given[0].repeat(*ints(given[1])),
 }

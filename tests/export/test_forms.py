@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgevit.export import export_onnx, export_program
-from edgevit.export.forms import PlainWindows
+from edgevit.export.forms import PlainOperations, PlainWindows
 
 
 @st.composite
@@ -79,3 +80,49 @@ def test_exported_graphs_have_convolutions_for_windows(tmp_path: Path) -> None:
     assert not any("col" in str(node.target) for node in program.graph.nodes)
     image = torch.randn(1, 8, 8, 3)
     torch.testing.assert_close(program.module()(image), Outlook()(image.permute(0, 3, 1, 2)))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+@settings(deadline=None, max_examples=60)
+def test_pools_of_cells_that_differ(height: int, width: int, rows: int, columns: int) -> None:
+    image = torch.randn(2, 3, height, width)
+    expected = functional.adaptive_avg_pool2d(image, (rows, columns))
+    with PlainOperations():
+        ours = functional.adaptive_avg_pool2d(image, (rows, columns))
+    torch.testing.assert_close(ours, expected)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(-3, 2))
+@settings(deadline=None, max_examples=60)
+def test_sliding_windows(length: int, size: int, step: int, axis: int) -> None:
+    image = torch.randn(length, length, length)
+    size = min(size, length)
+    with PlainOperations():
+        ours = image.unfold(axis, size, step)
+    torch.testing.assert_close(ours, image.unfold(axis, size, step), atol=0, rtol=0)
+
+
+class Refused(nn.Module):
+    """What torch's older exporter has no way to write, each of them met in a published model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(6)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        pooled = functional.adaptive_avg_pool2d(image, (None, 6))
+        windows: torch.Tensor = self.norm(pooled).unfold(2, 3, 2)
+        return windows.mean((2, 3, 4))
+
+
+def test_what_the_exporter_refuses_is_exported(tmp_path: Path) -> None:
+    module = Refused().eval()
+    nn.init.normal_(module.norm.weight)
+    image = torch.randn(1, 3, 8, 8)
+    session = onnxruntime.InferenceSession(export_onnx(module, (8, 8), 3, tmp_path / "model.onnx"))
+    (found,) = session.run(None, {"input": image.numpy()})
+    with torch.inference_mode():
+        expected = module(image)
+        program = torch.export.load(export_program(module, (8, 8), 3, tmp_path / "model.pt2")).module()
+        torch.testing.assert_close(program(image.permute(0, 2, 3, 1)), expected)
+    torch.testing.assert_close(torch.from_numpy(found), expected)

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgevit.errors import EdgevitError
 from edgevit.export.graph_in_torch import Graph, keep
@@ -43,3 +43,84 @@ def test_another_way_to_resize_is_one_line() -> None:
     model = resize((10, 14), mode="linear", coordinate_transformation_mode="tf_crop_and_resize")
     with pytest.raises(EdgevitError, match="it resizes by tf_crop_and_resize"):
         Graph(model).run(torch.zeros(3, 5, 7), keep)
+
+
+def single(kind: str, shapes: list[tuple[int, ...]], **attributes: Any) -> Any:
+    """A graph of one operation on an image and constants."""
+    rng = np.random.default_rng(0)
+    constants = [rng.normal(size=shape).astype(np.float32) for shape in shapes[1:]]
+    names = [f"c{number}" for number in range(len(constants))]
+    node = helper.make_node(kind, ["x", *names], ["y"], **attributes)
+    graph = helper.make_graph(
+        [node],
+        "single",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, *shapes[0]))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(each, name) for each, name in zip(constants, names, strict=True)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+IMAGE = (4, 6, 8)
+KERNEL = (4, 4, 3, 2)
+
+
+@pytest.mark.parametrize(("transA", "transB", "alpha"), itertools.product((0, 1), (0, 1), (1.0, 0.5)))
+@pytest.mark.parametrize("bias", [None, (4,), (1,), (1, 1)])
+def test_linear_layers(transA: int, transB: int, alpha: float, bias: tuple[int, ...] | None) -> None:
+    flat = helper.make_node("Reshape", ["x", "sizes"], ["flat"])
+    names = ["flat", "weight", *([] if bias is None else ["bias"])]
+    gemm = helper.make_node("Gemm", names, ["y"], transA=transA, transB=transB, alpha=alpha, beta=alpha)
+    rng, rows = np.random.default_rng(0), 1 if transA else 6
+    weight = rng.normal(size=(4, rows) if transB else (rows, 4)).astype(np.float32)
+    constants = [
+        numpy_helper.from_array(np.array([1, 6]), "sizes"),
+        numpy_helper.from_array(weight, "weight"),
+    ]
+    if bias is not None:
+        constants.append(numpy_helper.from_array(rng.normal(size=bias).astype(np.float32), "bias"))
+    graph = helper.make_graph(
+        [flat, gemm],
+        "gemm",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 6))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    image = rng.normal(size=6).astype(np.float32)
+    (right,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": image[None]})
+    found = Graph(model).run(torch.from_numpy(image), keep)
+    np.testing.assert_allclose(found.numpy(), right.reshape(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "attributes"),
+    [
+        ("Conv", [KERNEL], {"auto_pad": "SAME_UPPER", "strides": [2, 1]}),
+        ("Conv", [KERNEL], {"auto_pad": "SAME_LOWER", "strides": [1, 2]}),
+        ("Conv", [KERNEL], {"auto_pad": "VALID"}),
+        ("Conv", [KERNEL], {"pads": [1, 1, 1, 1]}),
+        ("Conv", [KERNEL], {"pads": [2, 0, 1, 1]}),
+        ("MaxPool", [], {"kernel_shape": [3, 2], "auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+        ("AveragePool", [], {"kernel_shape": [3, 2], "auto_pad": "SAME_LOWER", "strides": [1, 2]}),
+        ("DepthToSpace", [], {"blocksize": 2}),
+        ("DepthToSpace", [], {"blocksize": 2, "mode": "CRD"}),
+        ("SpaceToDepth", [], {"blocksize": 2}),
+        ("PRelu", [(4, 1, 1)], {}),
+        ("Selu", [], {}),
+        ("Celu", [], {"alpha": 0.7}),
+        ("Softsign", [], {}),
+        ("Sign", [], {}),
+        ("Round", [], {}),
+        ("LogSoftmax", [], {"axis": 1}),
+        ("Sum", [(8,), (6, 1)], {}),
+        ("Mean", [(8,), (6, 1)], {}),
+        ("Einsum", [(8, 3)], {"equation": "bchw,wk->bkch"}),
+    ],
+)
+def test_single_operations(kind: str, more: list[tuple[int, ...]], attributes: dict[str, Any]) -> None:
+    model = single(kind, [IMAGE, *more], **attributes)
+    image = np.random.default_rng(1).normal(size=IMAGE).astype(np.float32)
+    (right,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": image[None]})
+    found = Graph(model).run(torch.from_numpy(image), keep)
+    np.testing.assert_allclose(found.numpy(), right.reshape(-1), atol=1e-5)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 from edgevit.export.graph_in_torch import Graph, keep
-from edgevit.export.operations import Tensor
+from edgevit.export.operands import Tensor
 from edgevit.metrics.difference import Difference
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress

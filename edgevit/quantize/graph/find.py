@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from edgevit.export.graph_in_torch import Graph, keep
-from edgevit.export.operations import Tensor
+from edgevit.export.operands import Tensor
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.graph.groups import candidate_plans

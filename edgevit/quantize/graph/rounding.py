@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from edgevit.export.graph_in_torch import Graph
-from edgevit.export.operations import Tensor
+from edgevit.export.operands import Tensor
 from edgevit.quantize.fake_quantization import fake_quantize, rounded_rows
 from edgevit.quantize.graph.structure import Structure
 

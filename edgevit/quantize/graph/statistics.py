@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 
 from edgevit.export.graph_in_torch import Graph
-from edgevit.export.operations import Tensor
+from edgevit.export.operands import Tensor
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.observers import TensorStatistics

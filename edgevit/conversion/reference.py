@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from edgevit.conversion.pricing import Price
 from edgevit.conversion.stream_conditioning import condition_file
+from edgevit.errors import EdgevitError
 from edgevit.export import export_graph, export_onnx, export_program, parity
 from edgevit.export.graph_in_torch import as_module
 from edgevit.export.onnx_graph import give_back_memory, write_graph
@@ -157,9 +159,7 @@ def export(
             for_npu=npu is not None,
         )
     else:
-        if loaded.graph is not None:
-            module = as_module(loaded.graph)
-        path = export_program(module, size, channels, folder / "model.pt2")
+        path = write_program(loaded, module, folder / "model.pt2")
     if export_format == "onnx" and conditioning is not None:
         records.append(condition_file(path, loaded, conditioning, seed, inputs.numpy(), progress))
     if export_format == "onnx":
@@ -169,6 +169,22 @@ def export(
         "max_output_difference": parity(path, loaded.module, few, loaded.preprocessing),
         "rewrites": [asdict(record) for record in records],
     }
+
+
+def write_program(loaded: LoadedModel, module: nn.Module, out: Path) -> Path:
+    """A torch.export program of the model; by way of its graph where it is one, or where torch can't export it."""
+    size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
+    if loaded.graph is not None:
+        return export_program(as_module(loaded.graph), size, channels, out)
+    try:
+        return export_program(module, size, channels, out)
+    except EdgevitError as error:
+        try:
+            with TemporaryDirectory() as folder:
+                graph = onnx.load(export_onnx(module, size, channels, Path(folder) / "model.onnx"))
+            return export_program(as_module(graph), size, channels, out)
+        except EdgevitError:  # what the usual way says is worth more
+            raise error from None
 
 
 def names_of(loaded: LoadedModel) -> list[str]:

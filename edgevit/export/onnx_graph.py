@@ -12,14 +12,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
 
-from edgevit.errors import EdgevitError
+from edgevit.errors import EdgevitError, ParityError
 from edgevit.export.forms import PlainOperations, PlainWindows
 from edgevit.export.opset import brought_down, brought_up
+from edgevit.export.parity import moved
 from edgevit.export.pooling import count_padding
 from edgevit.files import write_atomically
 from edgevit.models.onnx_file import opset_of
@@ -45,20 +47,24 @@ def export_onnx(
     [1, ...] each.
 
     `for_npu`: what some NPUs leave to the CPU is written, exactly, as something they don't. The same module gives
-    the same bytes. Where a trace fails, or gives a graph that does not run, the program that torch.export makes of
-    the module is traced, then written by torch's newer exporter. Raises EdgevitError naming what can't be exported.
+    the same bytes. Where a trace fails, or its graph does not run or computes something else, the program that
+    torch.export makes of the module is traced, then written by torch's newer exporter. Raises EdgevitError naming
+    what can't be exported, ParityError where no way computes the same.
     """
     example = torch.zeros(1, channels, *size)
+    probe = np.random.default_rng(0).standard_normal(example.shape).astype(np.float32)
     first: Exception | None = None
     for way in (traced, traced_program, from_program):
         try:
             write_graph(way(module, example, outputs, opset), out, for_npu=for_npu)
-            refuse_unrunnable(out)
+            moved(out, module, probe)
             break
         except Exception as error:  # whatever the exporters raise; what the usual way says is worth most
             first = first or error
     else:
         assert first is not None
+        if isinstance(first, ParityError):
+            raise first
         raise not_exportable("ONNX", first) from first
     give_back_memory()
     return out
@@ -137,16 +143,6 @@ def quiet_exporter() -> Iterator[None]:
         yield
     finally:
         binding._jit_onnx_log = log
-
-
-def refuse_unrunnable(path: Path) -> None:
-    """Raises what ONNX Runtime raises for a graph that it can't run."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def export_graph(given: onnx.ModelProto, out: Path, *, opset: int = OPSET, for_npu: bool = False) -> Path:

@@ -26,7 +26,11 @@ def parity(
     `pixels` are uint8 [n, height, width, channels]. Raises ParityError when it exceeds 1e-4 times an
     output's largest value (at least 0.01), of maps 1e-3.
     """
-    inputs = preprocessing.normalise(pixels)
+    return moved(exported, module, preprocessing.normalise(pixels))
+
+
+def moved(exported: Path, module: nn.Module, inputs: npt.NDArray[np.float32]) -> float:
+    """The same for inputs [n, channels, height, width]."""
     with torch.inference_mode():
         given = module(torch.from_numpy(inputs))
     parts = given if isinstance(given, tuple) else (given,)

@@ -103,6 +103,16 @@ def test_what_only_the_newer_exporter_knows_goes_through_it_quietly(
     assert len((said.out + said.err).splitlines()) < 5  # and not the whole graph, as the exporter would
 
 
+def test_a_trace_that_computes_something_else_is_not_taken(tmp_path: Path) -> None:
+    class Sly(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            means = image.mean((2, 3))
+            return means * 2 if torch.jit.is_tracing() else means
+
+    path = export_onnx(Sly(), (32, 48), 3, tmp_path / "model.onnx")
+    assert parity(path, Sly(), pixels(), PREPROCESSING) < 1e-4
+
+
 def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(EdgevitError, match="cannot export the model to ONNX: "):
         export_onnx(Untraceable().eval(), (32, 32), 3, tmp_path / "model.onnx")

@@ -21,8 +21,10 @@ from torch import nn
 from edgevit.errors import EdgevitError, ParityError
 from edgevit.export.forms import PlainOperations, PlainWindows
 from edgevit.export.opset import brought_down, brought_up
+from edgevit.export.order import depth_first
 from edgevit.export.parity import moved
 from edgevit.export.pooling import count_padding
+from edgevit.export.quiet import quiet_exporter, quiet_library
 from edgevit.files import write_atomically
 from edgevit.models.onnx_file import opset_of
 from edgevit.rewrites.graph.norms import fuse_norms
@@ -130,21 +132,6 @@ def traced(module: nn.Module, example: torch.Tensor, outputs: Sequence[str], ops
         return onnx.load(plain)
 
 
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Keep the exporter from printing the whole graph, thousands of lines, where it fails.
-
-    torch means to do so only if its log is on, but takes it for on: it tests a function instead of calling it.
-    """
-    binding: Any = torch._C
-    log = binding._jit_onnx_log
-    binding._jit_onnx_log = lambda *parts: None
-    try:
-        yield
-    finally:
-        binding._jit_onnx_log = log
-
-
 def export_graph(given: onnx.ModelProto, out: Path, *, opset: int = OPSET, for_npu: bool = False) -> Path:
     """Write a graph [1, channels, height, width] -> its outputs as `export_onnx` writes a module's.
 
@@ -172,7 +159,7 @@ def write_graph(graph: onnx.ModelProto, out: Path, *, for_npu: bool) -> None:
     if for_npu:
         graph = count_padding(graph)
     onnx.checker.check_model(graph)
-    write_atomically(out, without_provenance(graph).SerializeToString(deterministic=True))
+    write_atomically(out, without_provenance(depth_first(graph)).SerializeToString(deterministic=True))
 
 
 def simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -185,7 +172,8 @@ def simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
     import onnxsim
     import onnxslim
 
-    folded, _ = onnxsim.simplify(graph, perform_optimization=False)
+    with quiet_library():
+        folded, _ = onnxsim.simplify(graph, perform_optimization=False)
     slim: onnx.ModelProto = onnxslim.slim(folded, skip_fusion_patterns=["FusionGemm"])
     return slim
 

@@ -115,6 +115,8 @@ def parts(given: Sequence[Any], attributes: Attributes) -> tuple[Tensor, ...]:
     axis = int(attributes.get("axis", 0))
     if len(given) > 1 and given[1] is not None:
         return tuple(given[0].split(ints(given[1]), axis))
+    if "split" in attributes:  # before opset 13
+        return tuple(given[0].split(list(attributes["split"]), axis))
     count = int(attributes["num_outputs"])
     return tuple(given[0].split(-(-given[0].shape[axis] // count), axis))
 

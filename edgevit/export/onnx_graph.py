@@ -27,6 +27,7 @@ from edgevit.export.pooling import count_padding
 from edgevit.export.quiet import quiet_exporter, quiet_library
 from edgevit.files import write_atomically
 from edgevit.models.onnx_file import opset_of
+from edgevit.rewrites.graph.guards import drop_guards
 from edgevit.rewrites.graph.norms import fuse_norms
 from edgevit.rewrites.graph.values import opened
 
@@ -155,7 +156,8 @@ def write_graph(graph: onnx.ModelProto, out: Path, *, for_npu: bool) -> None:
     graph = simplified(graph)
     if opset_of(graph) >= FIRST_WITH_NORMS:
         model = opened(graph)
-        graph = ir.to_proto(model) if fuse_norms(model) else graph
+        changed = fuse_norms(model) + drop_guards(model)
+        graph = ir.to_proto(model) if changed else graph
     if for_npu:
         graph = count_padding(graph)
     onnx.checker.check_model(graph)

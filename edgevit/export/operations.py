@@ -281,6 +281,7 @@ OPERATIONS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
     "Greater": simple(torch.gt),
     "Less": simple(torch.lt),
     "Equal": simple(torch.eq),
+    "IsNaN": simple(torch.isnan),
     "Not": simple(torch.logical_not),
     "Tile": lambda given, attributes: given[0].repeat(*ints(given[1])),
 }

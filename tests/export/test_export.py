@@ -113,6 +113,23 @@ def test_a_trace_that_computes_something_else_is_not_taken(tmp_path: Path) -> No
     assert parity(path, Sly(), pixels(), PREPROCESSING) < 1e-4
 
 
+def test_a_network_that_multiplies_every_rounding_is_no_wrong_graph(tmp_path: Path) -> None:
+    class Chaotic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(32 * 48 * 3, 9)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            means: torch.Tensor = self.layer(image.flatten(1)).sigmoid()
+            for _ in range(24):  # the logistic map doubles an error at each step
+                means = 4 * means * (1 - means)
+            return means
+
+    path = export_onnx(Chaotic(), (32, 48), 3, tmp_path / "model.onnx")
+    assert parity(path, Chaotic(), pixels(9), PREPROCESSING) > 1e-3
+
+
 def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(EdgevitError, match="cannot export the model to ONNX: "):
         export_onnx(Untraceable().eval(), (32, 32), 3, tmp_path / "model.onnx")

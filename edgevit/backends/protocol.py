@@ -92,10 +92,14 @@ class CompileResult:
 
 @dataclass(frozen=True)
 class Simulator:
-    """Outputs [n, classes] of a model realised by a plan, and the planned tensors that its compiler stores."""
+    """Outputs [n, classes] of a model realised by a plan, and the planned tensors that its compiler stores.
+
+    `placed` tells where it runs each layer under a plan, and at which cost.
+    """
 
     outputs: Callable[[PrecisionPlan], Outputs]
     stored: frozenset[str]
+    placed: Callable[[PrecisionPlan], Placement]
 
 
 @dataclass(frozen=True)

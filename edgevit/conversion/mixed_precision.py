@@ -15,6 +15,7 @@ import torch
 
 from edgevit.backends.protocol import CompileRequest, Simulator
 from edgevit.backends.registry import backend_of
+from edgevit.conversion.pricing import cost_of
 from edgevit.conversion.reference import PARITY_IMAGES
 from edgevit.errors import EdgevitError, InputError
 from edgevit.files import write_atomically
@@ -23,6 +24,7 @@ from edgevit.models import LoadedModel
 from edgevit.outputs.output import Outputs
 from edgevit.progress import Progress
 from edgevit.quantize.graph import find as graph_plans
+from edgevit.quantize.graph.on_npu import kept_on_npu
 from edgevit.quantize.graph.structure import leaving
 from edgevit.quantize.mixed_precision import Judging, PlannedPrecision, find_plan
 from edgevit.quantize.plan import PrecisionPlan
@@ -146,12 +148,18 @@ def search_plan(
     return {
         "tried": list(found.trials),
         "met": found.met,
-        "explanation": found.explanation + blamed(found, told),
+        "explanation": found.explanation + brought_back(told) + blamed(found, told),
         "max_drop": search.acceptance.max_drop,
         "n": evaluated,
         "chosen": asdict(found.candidate) | {"measured": asdict(found.measured)},
         **told,
     }
+
+
+def brought_back(told: Mapping[str, Any]) -> str:
+    """How many tensors have 16 bits only because their operation has no int8 kernel."""
+    count = len(told.get("for_the_npu", ()))
+    return f"; {count} more in 16 bits, which keep their operations on the NPU" if count else ""
 
 
 def blamed(found: SearchResult, told: Mapping[str, Any]) -> str:
@@ -256,8 +264,18 @@ def by_graph(
             board.npu,
             judging_of(search, simulator, evaluated, begun, progress),
         )
+        plan = kept_on_npu(
+            planned.plan,
+            observed.proto,
+            simulator.stored,
+            simulator.placed,
+            lambda placement: cost_of(placement, board),
+        )
+    back = [name for name in plan.sixteen_bit if name not in planned.plan.sixteen_bit]
+    planned = replace(planned, plan=plan)
     worst = graph_plans.worst_tensors(prepared)
-    return planned, {"ranges": prepared.ranges, "worst": [{"tensor": name, "kl": kl} for name, kl in worst]}
+    told = {"ranges": prepared.ranges, "worst": [{"tensor": name, "kl": kl} for name, kl in worst]}
+    return planned, told | ({"for_the_npu": back} if back else {})
 
 
 def evaluated_images(count: int) -> int:

@@ -16,6 +16,7 @@ from edgevit.backends.registry import backend_of
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.placement.estimate import estimate
+from edgevit.placement.layers import Placement
 from edgevit.progress import QUIET
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.rewrites.graph.confirm import Cost
@@ -56,9 +57,14 @@ def price_of(
             found = place(request, QUIET)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        try:
-            return (estimate(found, board).latency_ms,)
-        except InputError:
-            return (float(len(found.cpu_layers)), float(found.cycles))
+        return cost_of(found, board)
 
     return price
+
+
+def cost_of(placement: Placement, board: Board) -> Cost:
+    """Milliseconds of the estimate; where there is none for the board, layers off the NPU, then cycles."""
+    try:
+        return (estimate(placement, board).latency_ms,)
+    except InputError:
+        return (float(len(placement.cpu_layers)), float(placement.cycles))

@@ -164,3 +164,13 @@ def test_a_multiple_of_a_tensor_gets_its_range_times_the_constant() -> None:
     found = match({each.name: each for each in (scores, weight)}, seen, by_range_alone=True)
     entries = {each.name: each for each in (scores, weight)}
     assert multiples(entries, seen, found) == {"sdpa_q_matmul": ("scores", 8.0)}
+
+
+def test_of_tensors_with_one_range_the_one_of_that_name_is_found() -> None:
+    entries = {
+        name: Entry(name, "int8", (0.0, 1.0), (1, 2)) for name in ("weights", "weights divided", "its own")
+    }
+    seen = {"weights": (0.0, 1.0), "weights divided": (0.0, 1.0)}
+    found = match(entries, seen, by_range_alone=True)
+    assert found["weights divided"] == ["weights divided"]
+    assert found["weights"] == ["weights", "its own"]

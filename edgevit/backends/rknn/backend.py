@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -132,17 +132,31 @@ def simulations(request: CompileRequest, progress: Progress) -> Iterator[Simulat
     jobs, timeout_s = request.out / "search", time_limit_s(request)
     begun = hybrid.begin(request, arguments, jobs / "calibrate", progress, timeout_s)
 
-    def simulate(plan: PrecisionPlan) -> Outputs:
-        hybrid.finish(begun, plan, arguments, jobs / "plan", progress, timeout_s)
-        outputs: Outputs = np.load(arguments["outputs"], allow_pickle=False)
-        return outputs
+    placements: dict[tuple[str, ...], Placement] = {}
+
+    def simulate(plan: PrecisionPlan, given: Mapping[str, Any] = arguments) -> Outputs | None:
+        built = hybrid.finish(begun, plan, dict(given), jobs / "plan", progress, timeout_s)
+        placements[plan.sixteen_bit] = parse_log(built.log)
+        return None if given["outputs"] is None else np.load(given["outputs"], allow_pickle=False)
+
+    def outputs(plan: PrecisionPlan) -> Outputs:
+        found = simulate(plan)
+        assert found is not None
+        return found
+
+    def placed(plan: PrecisionPlan) -> Placement:
+        if plan.sixteen_bit not in placements:  # ranges move no layer
+            simulate(plan, arguments | {"evaluate": None, "outputs": None})
+        return placements[plan.sixteen_bit]
 
     try:
-        yield Simulator(simulate, frozenset(name for name, theirs in begun.found.items() if theirs))
+        stored = frozenset(name for name, theirs in begun.found.items() if theirs)
+        yield Simulator(outputs, stored, placed)
     finally:
         shutil.rmtree(jobs, ignore_errors=True)
         for name in ("artefact", "outputs"):
-            Path(arguments[name]).unlink(missing_ok=True)
+            if arguments[name] is not None:
+                Path(arguments[name]).unlink(missing_ok=True)
 
 
 def proved(request: CompileRequest, probe: Probe, progress: Progress) -> Proof:

@@ -75,6 +75,8 @@ def match(
             if by_range_alone or near(entry.name, name)
         }
         best = min(distances, key=lambda name: distances[name], default=None)
+        if by_range_alone and distances.get(entry.name, tolerance + 1) <= tolerance:
+            best = entry.name  # of tensors with one range, as a division by sums of one has, the one so named
         if entry.dtype in dtypes and best is not None and distances[best] <= tolerance:
             found[best].append(entry.name)
     return found

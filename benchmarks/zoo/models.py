@@ -38,6 +38,19 @@ MORE = (
     "coat_lite_tiny", "gcvit_xxtiny", "davit_tiny", "hiera_tiny_224", "sequencer2d_s", "poolformer_s12",
     "visformer_tiny", "twins_pcpvt_small", "fastvit_sa12", "efficientvit_m0", "vit_small_patch16_rope_224",
 )  # fmt: skip
+# Chosen when everything above converted, to see what a model meets that nobody had looked at.
+LATER = (
+    "caformer_s18", "convformer_s18", "convnextv2_atto", "csatv2", "efficientvim_m1", "fasternet_t0",
+    "focalnet_tiny_srf", "gmlp_ti16_224", "mixer_s32_224", "resmlp_12_224", "iformer_t", "inception_next_atto",
+    "lowformer_b0", "mambaout_femto", "nextvit_small", "poolformerv2_s12", "rdnet_tiny", "shvit_s1", "starnet_s1",
+    "swiftformer_xs", "vitamin_small_224", "halonet26t", "botnet26t_256", "lambda_resnet26t", "resnet18",
+    "mobilenetv3_small_050", "vit_tiny_r_s16_p8_224", "vit_medium_patch16_reg4_gap_256",
+    "vit_xsmall_patch16_clip_224", "vit_dwee_patch16_reg1_gap_256", "flexivit_small", "ghostnetv3_050",
+    "convmixer_768_32", "hieradet_small", "vit_pwee_patch16_reg1_gap_256", "cpubone_nano",
+    "maxxvit_rmlp_nano_rw_256", "naflexvit_base_patch16_gap", "mobilenetv4_conv_small", "vit_base_mci_224",
+    "cs3darknet_s", "eva02_small_patch14_224", "vit_small_patch16_rope_mixed_224",
+    "vit_small_patch16_rope_ape_224",
+)  # fmt: skip
 HUGGING_FACE: dict[str, tuple[str, dict[str, Any]]] = {
     "hf_vit": ("ViT", {}),
     "hf_deit": ("DeiT", {}),
@@ -48,9 +61,29 @@ HUGGING_FACE: dict[str, tuple[str, dict[str, Any]]] = {
     "hf_pvt": ("Pvt", {}),
     "hf_mobilevit": ("MobileViT", {"image_size": 256}),
 }
+HUGGING_FACE_LATER: dict[str, tuple[str, dict[str, Any]]] = {
+    "hf_dinov2reg": ("Dinov2WithRegisters", {"image_size": 224, "mlp_ratio": 4}),
+    "hf_siglip": ("Siglip", {}),
+    "hf_swinv2": ("Swinv2", {"image_size": 256, "window_size": 8}),
+    "hf_convnextv2": ("ConvNextV2", {"hidden_sizes": [48, 96, 192, 384], "depths": [2, 2, 6, 2]}),
+    "hf_data2vec": ("Data2VecVision", {"use_relative_position_bias": True}),
+    "hf_levit": ("Levit", {}),
+    "hf_poolformer": ("PoolFormer", {}),
+    "hf_hiera": ("Hiera", {}),
+    "hf_vit_msn": ("ViTMSN", {}),
+    "hf_segformer": ("Segformer", {}),
+    "hf_mobilevitv2": ("MobileViTV2", {"image_size": 256}),
+    "hf_pvtv2": ("PvtV2", {}),
+    "hf_cvt": ("Cvt", {}),
+    "hf_focalnet": ("FocalNet", {}),
+    "hf_swiftformer": ("SwiftFormer", {}),
+    "hf_regnet": ("RegNet", {}),
+    "hf_ijepa": ("IJepa", {}),
+}
 # DeiT-Ti's shape for the plain ones: their own defaults are ViT-B.
 TINY = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
-PLAIN = ("hf_vit", "hf_deit", "hf_beit", "hf_dinov2")
+PLAIN = ("hf_vit", "hf_deit", "hf_beit", "hf_dinov2", "hf_dinov2reg", "hf_data2vec", "hf_vit_msn", "hf_ijepa")
+TWO_TOWERS = ("CLIP", "Siglip")
 
 
 class Logits(nn.Module):
@@ -99,9 +132,9 @@ def hugging_face(kind: str, options: dict[str, Any]) -> nn.Module:
     import transformers
 
     common = {"num_labels": 1000, **options}
-    if kind == "CLIP":
+    if kind in TWO_TOWERS:
         vision = {**TINY, "patch_size": 16, "image_size": 224}
-        config = transformers.CLIPConfig(vision_config=vision, num_labels=1000)
+        config = getattr(transformers, f"{kind}Config")(vision_config=vision, num_labels=1000)
     else:
         config = getattr(transformers, f"{kind}Config")(**common)
     model = getattr(transformers, f"{kind}ForImageClassification")(config)
@@ -116,12 +149,20 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     },
     **{name: getattr(handwritten, name) for name in handwritten.__all__},
     **{name: partial(timm.create_model, name, pretrained=False) for name in MORE},
+    **{name: partial(timm.create_model, name, pretrained=False, num_classes=1000) for name in LATER},
+    **{
+        name: partial(hugging_face, kind, {**options, **(TINY if name in PLAIN else {})})
+        for name, (kind, options) in HUGGING_FACE_LATER.items()
+    },
 }
 # Where the model's own default is another size or another number of classes.
 for name in ("vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"):
     MODELS[name] = partial(timm.create_model, name, img_size=224, num_classes=1000)
 for name in ("beit_base_patch16_224", "beitv2_base_patch16_224"):  # there is no smaller one
     MODELS[name] = partial(timm.create_model, name, embed_dim=192, num_heads=3)
+MODELS["naflexvit_base_patch16_gap"] = partial(
+    timm.create_model, "naflexvit_base_patch16_gap", embed_dim=192, num_heads=3, num_classes=1000
+)
 for name in ("eva02_tiny_patch14_224", "tiny_vit_5m_224"):
     MODELS[name] = partial(timm.create_model, name, num_classes=1000)
 

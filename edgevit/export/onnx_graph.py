@@ -20,6 +20,7 @@ from torch import nn
 
 from edgevit.errors import EdgevitError, ParityError
 from edgevit.export.forms import PlainOperations, PlainWindows
+from edgevit.export.multi_query import heads_as_rows
 from edgevit.export.opset import brought_down, brought_up
 from edgevit.export.order import depth_first
 from edgevit.export.parity import moved
@@ -159,7 +160,7 @@ def write_graph(graph: onnx.ModelProto, out: Path, *, for_npu: bool) -> None:
         changed = fuse_norms(model) + drop_guards(model)
         graph = ir.to_proto(model) if changed else graph
     if for_npu:
-        graph = count_padding(graph)
+        graph = heads_as_rows(count_padding(graph))
     onnx.checker.check_model(graph)
     write_atomically(out, without_provenance(depth_first(graph)).SerializeToString(deterministic=True))
 

@@ -31,7 +31,6 @@ def depth_first(graph: onnx.ModelProto) -> onnx.ModelProto:
             waiting.append((node, True))
             needed = [makers[name] for name in reversed(node.input) if name in makers]
             waiting += [(each, False) for each in needed if places[each.output[0]] not in placed]
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
     del graph.graph.node[:]
-    graph.graph.node.extend(kept)
+    graph.graph.node.extend(ordered)
     return graph

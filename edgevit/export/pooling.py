@@ -19,11 +19,11 @@ def count_padding(graph: onnx.ModelProto) -> onnx.ModelProto:
 
     Changes and returns the graph given. Pools whose shapes aren't static, or that round sizes up, are left alone.
     """
-    sizes = static_sizes(graph)
+    shapes = static_shapes(graph)
     nodes: list[onnx.NodeProto] = []
     for node in graph.graph.node:
         nodes.append(node)
-        factors = None if node.op_type != "AveragePool" else missing_share(node, sizes.get(node.input[0]))
+        factors = None if node.op_type != "AveragePool" else missing_share(node, shapes.get(node.input[0]))
         if factors is None:
             continue
         for each in [each for each in node.attribute if each.name == "count_include_pad"]:
@@ -39,16 +39,21 @@ def count_padding(graph: onnx.ModelProto) -> onnx.ModelProto:
     return graph
 
 
-def missing_share(node: onnx.NodeProto, size: tuple[int, int] | None) -> npt.NDArray[np.float32] | None:
-    """Cells of the window over cells inside the picture, [1, 1, rows, columns]; None where nothing is to change."""
+def missing_share(node: onnx.NodeProto, shape: tuple[int, ...] | None) -> npt.NDArray[np.float32] | None:
+    """Cells of the window over cells inside the picture, [1, 1, rows, columns]; None where nothing is to change.
+
+    `shape` is the picture's, [n, channels, height, width].
+    """
     given: dict[str, Any] = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     pads = given.get("pads", [0, 0, 0, 0])
     odd = given.get("ceil_mode", 0) or given.get("auto_pad", b"NOTSET") != b"NOTSET"
-    if size is None or odd or given.get("count_include_pad", 0) or not any(pads) or len(pads) != 4:
+    if shape is None or odd or given.get("count_include_pad", 0) or not any(pads) or len(pads) != 4:
         return None
     if any(step != 1 for step in given.get("dilations", [1, 1])):
         return None
-    axes = zip(size, given["kernel_shape"], given.get("strides", [1, 1]), pads[:2], pads[2:], strict=True)
+    axes = zip(
+        shape[2:], given["kernel_shape"], given.get("strides", [1, 1]), pads[:2], pads[2:], strict=True
+    )
     rows, columns = (kernel / inside(length, kernel, *rest) for length, kernel, *rest in axes)
     return np.outer(rows, columns).astype(np.float32)[None, None]
 
@@ -60,12 +65,12 @@ def inside(length: int, kernel: int, stride: int, before: int, after: int) -> np
     return cells
 
 
-def static_sizes(graph: onnx.ModelProto) -> dict[str, tuple[int, int]]:
-    """Height and width of every 4-d tensor whose shape is known."""
+def static_shapes(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of every 4-d tensor of which it is known."""
     inferred = shape_inference.infer_shapes(graph).graph
     found = {}
     for value in [*inferred.value_info, *inferred.input, *inferred.output]:
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         if len(dims) == 4 and all(dims):
-            found[value.name] = (dims[2], dims[3])
+            found[value.name] = tuple(dims)
     return found

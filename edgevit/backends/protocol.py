@@ -94,12 +94,12 @@ class CompileResult:
 class Simulator:
     """Outputs [n, classes] of a model realised by a plan, and the planned tensors that its compiler stores.
 
-    `placed` tells where it runs each layer under a plan, and at which cost.
+    `placed` tells where it runs each layer under a plan, and at which cost; None where it can't.
     """
 
     outputs: Callable[[PrecisionPlan], Outputs]
     stored: frozenset[str]
-    placed: Callable[[PrecisionPlan], Placement]
+    placed: Callable[[PrecisionPlan], Placement] | None = None
 
 
 @dataclass(frozen=True)

@@ -264,13 +264,15 @@ def by_graph(
             board.npu,
             judging_of(search, simulator, evaluated, begun, progress),
         )
-        plan = kept_on_npu(
-            planned.plan,
-            observed.proto,
-            simulator.stored,
-            simulator.placed,
-            lambda placement: cost_of(placement, board),
-        )
+        plan = planned.plan
+        if simulator.placed is not None:
+            plan = kept_on_npu(
+                plan,
+                observed.proto,
+                simulator.stored,
+                simulator.placed,
+                lambda placement: cost_of(placement, board),
+            )
     back = [name for name in plan.sixteen_bit if name not in planned.plan.sixteen_bit]
     planned = replace(planned, plan=plan)
     worst = graph_plans.worst_tensors(prepared)

@@ -83,7 +83,7 @@ def test_exported_graphs_have_convolutions_for_windows(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_pools_of_cells_that_differ(height: int, width: int, rows: int, columns: int) -> None:
     image = torch.randn(2, 3, height, width)
     expected = functional.adaptive_avg_pool2d(image, (rows, columns))
@@ -93,7 +93,7 @@ def test_pools_of_cells_that_differ(height: int, width: int, rows: int, columns:
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(-3, 2))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_sliding_windows(length: int, size: int, step: int, axis: int) -> None:
     image = torch.randn(length, length, length)
     size = min(size, length)

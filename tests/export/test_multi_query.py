@@ -36,7 +36,7 @@ class MultiQuery(nn.Module):
 
 
 @given(st.integers(1, 9), st.integers(1, 6), st.integers(2, 4), st.integers(1, 5))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 def test_the_same_function_for_any_shape(tokens: int, dim: int, heads: int, width: int) -> None:
     graph = graph_of(MultiQuery(dim, heads, width), 1, tokens, dim)
     before = onnx.ModelProto()

@@ -48,7 +48,7 @@ def fused(graph: onnx.ModelProto) -> tuple[int, onnx.ModelProto]:
     st.booleans(),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_every_spelling_is_one_norm_of_the_same_function(
     lengths: list[int], width: int, squares: str, divides: str, scaled: bool, shifted: bool
 ) -> None:

@@ -65,7 +65,7 @@ IMAGE = (4, 6, 8)
 KERNEL = (4, 4, 3, 2)
 
 
-@pytest.mark.parametrize(("transA", "transB", "alpha"), itertools.product((0, 1), (0, 1), (1.0, 0.5)))
+@pytest.mark.parametrize(("transA", "transB", "alpha"), list(itertools.product((0, 1), (0, 1), (1.0, 0.5))))
 @pytest.mark.parametrize("bias", [None, (4,), (1,), (1, 1)])
 def test_linear_layers(transA: int, transB: int, alpha: float, bias: tuple[int, ...] | None) -> None:
     flat = helper.make_node("Reshape", ["x", "sizes"], ["flat"])

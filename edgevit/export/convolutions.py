@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from edgevit.export.operands import Attributes, Tensor
+from edgevit.export.operands import Attributes, Tensor, sides_of
 
 
 def pads_of(sizes: Sequence[int], kernel: Sequence[int], attributes: Attributes) -> list[int]:
@@ -30,9 +30,7 @@ def padded(value: Tensor, pads: Sequence[int], fill: float = 0.0) -> Tensor:
     """An image with the borders of a convolution or pool around it."""
     if not any(pads):
         return value
-    half = len(pads) // 2
-    sides = [pads[axis + half * end] for axis in reversed(range(half)) for end in (0, 1)]
-    return functional.pad(value, sides, value=fill)
+    return functional.pad(value, sides_of(pads), value=fill)
 
 
 def convolution(given: Sequence[Any], attributes: Attributes) -> Any:

@@ -126,15 +126,12 @@ class PlainOperations(TorchFunctionMode):
 
 def adaptive_pool(input: torch.Tensor, output_size: Any) -> torch.Tensor:
     """`torch.nn.functional.adaptive_avg_pool2d`; where its cells differ in size, by a matrix of weights an axis."""
+    lengths = [int(each) for each in input.shape[-2:]]
     asked = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-    sizes = [
-        int(given if size is None else size) for size, given in zip(asked, input.shape[-2:], strict=True)
-    ]
-    if not any(given % size for size, given in zip(sizes, input.shape[-2:], strict=True)):
+    sizes = [length if size is None else int(size) for size, length in zip(asked, lengths, strict=True)]
+    if not any(length % size for size, length in zip(sizes, lengths, strict=True)):
         return functional.adaptive_avg_pool2d(input, (sizes[0], sizes[1]))
-    rows, columns = (
-        cells(int(given), size).to(input.dtype) for size, given in zip(sizes, input.shape[-2:], strict=True)
-    )
+    rows, columns = (cells(*each).to(input.dtype) for each in zip(lengths, sizes, strict=True))
     return (rows @ input) @ columns.T
 
 

@@ -18,7 +18,7 @@ from edgevit.export.convolutions import (
     space_to_depth,
     transposed_convolution,
 )
-from edgevit.export.operands import Attributes, Tensor, as_tensor, ints
+from edgevit.export.operands import Attributes, Tensor, as_tensor, ints, sides_of
 from edgevit.export.resizing import resized
 
 
@@ -138,11 +138,11 @@ def picked(value: Tensor, axis: int, chosen: Sequence[int]) -> Tensor:
 
 
 def bordered(given: Sequence[Any], attributes: Attributes) -> Any:
-    pads, half = ints(given[1]), len(ints(given[1])) // 2
     fill = float(given[2]) if len(given) > 2 and given[2] is not None else 0.0
-    sides = [pads[axis + half * end] for axis in reversed(range(half)) for end in (0, 1)]
     mode = attributes.get("mode", b"constant").decode()
-    return functional.pad(given[0], sides, mode=mode, **({"value": fill} if mode == "constant" else {}))
+    return functional.pad(
+        given[0], sides_of(ints(given[1])), mode=mode, **({"value": fill} if mode == "constant" else {})
+    )
 
 
 def clipped(given: Sequence[Any], attributes: Attributes) -> Any:

@@ -16,7 +16,7 @@ from edgevit.conversion.pricing import Price
 from edgevit.conversion.stream_conditioning import condition_file
 from edgevit.errors import EdgevitError
 from edgevit.export import export_graph, export_onnx, export_program, parity
-from edgevit.export.graph_in_torch import as_module
+from edgevit.export.graph_module import as_module
 from edgevit.export.onnx_graph import give_back_memory, write_graph
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import LoadedModel

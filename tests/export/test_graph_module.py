@@ -13,7 +13,7 @@ from torch import nn
 
 from edgevit.errors import EdgevitError
 from edgevit.export import export_program
-from edgevit.export.graph_in_torch import as_module
+from edgevit.export.graph_module import as_module
 from tests.rewrites.graph.graphs import SPELLINGS, Classifier, graph_of
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 from torch import nn
 
 from edgevit.errors import ParityError
+from edgevit.export.graph_in_torch import Graph, keep
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models.outputs import rows_of
 
@@ -32,12 +34,38 @@ def parity(
 
 
 def moved(exported: Path, module: nn.Module, inputs: npt.NDArray[np.float32]) -> float:
-    """The same for inputs [n, channels, height, width]."""
+    """The same for inputs [n, channels, height, width].
+
+    Where ONNX Runtime is further off than allowed, torch computes the graph: some of its kernels round more
+    (InstanceNormalization by 4e-4 of the outputs in MobileViTV2), and that is not what is asked here.
+    """
     with torch.inference_mode():
         given = module(torch.from_numpy(inputs))
     parts = given if isinstance(given, tuple) else (given,)
     expected = [part.flatten(1).numpy() for part in parts]
-    rows = run_onnx(exported, inputs) if exported.suffix == ".onnx" else run_program(exported, inputs)
+    if exported.suffix != ".onnx":
+        return largest_move(run_program(exported, inputs), expected, module, inputs, exported.suffix)
+    try:
+        return largest_move(run_onnx(exported, inputs), expected, module, inputs, exported.suffix)
+    except ParityError as error:
+        try:
+            rows = Graph(onnx.load(exported)).outputs(torch.from_numpy(inputs), keep).numpy()
+        except Exception:  # of an operation that torch is not told how to compute
+            raise error from None
+        return largest_move(rows, expected, module, inputs, exported.suffix)
+
+
+def largest_move(
+    rows: npt.NDArray[np.float32],
+    expected: list[npt.NDArray[np.float32]],
+    module: nn.Module,
+    inputs: npt.NDArray[np.float32],
+    kind: str,
+) -> float:
+    """The largest difference between outputs [n, values] side by side and each output as expected.
+
+    Raises ParityError where one is more than allowed; `kind` is the file that it names.
+    """
     ends = np.cumsum([part.shape[1] for part in expected])[:-1]
     largest = 0.0
     for found, right in zip(np.split(rows, ends, axis=1), expected, strict=True):
@@ -47,7 +75,7 @@ def moved(exported: Path, module: nn.Module, inputs: npt.NDArray[np.float32]) ->
             allowed = max(allowed, ROUNDINGS * own_rounding(module, inputs, expected))
         if not difference <= allowed:
             raise ParityError(
-                f"the exported {exported.suffix} does not compute what the model computes",
+                f"the exported {kind} does not compute what the model computes",
                 f"an output moved by {difference:.2g}, more than {allowed:.2g}",
                 "Report this model",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from edgevit.errors import EdgevitError, ParityError
 from edgevit.export import export_onnx, export_program, parity
+from edgevit.export.parity import run_onnx
 from edgevit.files import sha256_file
 from edgevit.images.preprocessing import Preprocessing
 
@@ -128,6 +130,16 @@ def test_a_network_that_multiplies_every_rounding_is_no_wrong_graph(tmp_path: Pa
 
     path = export_onnx(Chaotic(), (32, 48), 3, tmp_path / "model.onnx")
     assert parity(path, Chaotic(), pixels(9), PREPROCESSING) > 1e-3
+
+
+def test_a_runtime_that_rounds_much_is_no_wrong_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny()
+    path = export_onnx(model, (32, 48), 3, tmp_path / "model.onnx")
+    coarse = run_onnx(path, PREPROCESSING.normalise(pixels())).astype(np.float16).astype(np.float32)
+    monkeypatch.setattr(import_module("edgevit.export.parity"), "run_onnx", lambda *_: coarse)
+    assert parity(path, model, pixels(), PREPROCESSING) < 1e-4
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:

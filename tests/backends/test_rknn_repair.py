@@ -16,6 +16,7 @@ from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.rknn import repair
 from edgevit.backends.rknn.backend import RKNN
 from edgevit.backends.rknn.build import Build
+from edgevit.errors import ToolchainError
 from edgevit.export import export_onnx
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Quiet
@@ -145,6 +146,25 @@ def test_the_next_model_of_the_same_shape_starts_with_what_mended_the_last(
         builds.clear()
         proof, _ = repair.prove(*asked(random_vit(seed, embed_dim=48), 32, folder), ARGUMENTS, Quiet())
         assert proof.left_out == ("rule_b",) and proof.builds == len(builds) == count
+
+
+def test_a_build_that_never_ends_is_one_that_died_and_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real: without 18 rules of a small ViT's, fuse_rs_conv undoes and redoes its own step."""
+    toolkit(monkeypatch, lambda rules, level: "rule_b" in rules)
+    quick = repair.simulated
+
+    def simulated(*given: Any) -> Any:
+        timeout_s = given[5]
+        if len(given[1].get("disable_rules", [])) > 1:
+            assert timeout_s == repair.AT_LEAST  # a made-up build as it was takes no time
+            raise ToolchainError("rknn", f"no result after {timeout_s:.0f} s", "")
+        return quick(*given)
+
+    monkeypatch.setattr(repair, "simulated", simulated)
+    proof, _ = repair.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), ARGUMENTS, Quiet())
+    assert proof.right and proof.left_out == ("rule_b",)
 
 
 def test_what_nothing_mends_leaves_a_folder_for_the_vendor(

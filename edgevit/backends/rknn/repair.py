@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from edgevit.backends import float16
 from edgevit.backends.proof import TOLERANCE, Probe, Proof, Verdict, relative_error
-from edgevit.backends.protocol import BUILD_SECONDS, CompileRequest, Outputs, time_limit_s
+from edgevit.backends.protocol import CompileRequest, Outputs, time_limit_s
 from edgevit.backends.rknn import cures, divergence
 from edgevit.backends.rknn.build import Build, build
 from edgevit.backends.rknn.cures import Cure
@@ -25,6 +26,9 @@ from edgevit.errors import ToolchainError
 from edgevit.progress import Progress, Quiet
 
 FEW = 4  # images of a trial: a wrong rule shows on every one
+# What a trial may take, in times of the build as it was and at least in seconds: without some of its rules the
+# compiler undoes and redoes the same step for ever.
+TIMES, AT_LEAST = 5, 30.0
 
 
 def prove(
@@ -38,7 +42,9 @@ def prove(
     """
     expected, jobs = np.load(probe.outputs, allow_pickle=False), request.out / "jobs"
     limit_s = time_limit_s(request)
+    begun = time.monotonic()
     first, found = simulated(request.board.toolchain, arguments, probe, jobs / "as-built", progress, limit_s)
+    trial_s = max(AT_LEAST, TIMES * (time.monotonic() - begun))
     proof = Proof(len(expected), relative_error(found, expected, probe.sizes))
     if proof.right:
         return proof, first
@@ -64,7 +70,7 @@ def prove(
     np.save(few.outputs, expected[:FEW])
     # Rules that the build died of need not be tried again in every trial.
     arguments = Cure(first.disabled_rules).of(arguments)
-    cure, trials = searched(request, few, arguments, first, proof, progress)
+    cure, trials = searched(request, few, arguments, first, proof, progress, trial_s)
     proof, last = replace(proof, builds=1 + trials), first
     if cure is not None:
         last, found = simulated(
@@ -85,7 +91,7 @@ def prove(
             builds=2 + trials,
         )
     if not proof.right:
-        layer = first_wrong_layer(request, few, arguments, progress)
+        layer = first_wrong_layer(request, few, arguments, progress, trial_s)
         proof = replace(proof, reason=f"the first wrong layer is {layer}")
         facts = {"platform": arguments["target"], "toolkit": first.result["toolkit"]}
         write_vendor_folder(
@@ -110,8 +116,12 @@ def searched(
     first: Build,
     proof: Proof,
     progress: Progress,
+    trial_s: float,
 ) -> tuple[Cure | None, int]:
-    """What mends the first build on a few images, kept for the next graph like it; and how many were tried."""
+    """What mends the first build on a few images, kept for the next graph like it; and how many were tried.
+
+    A trial that takes over `trial_s` seconds counts as one that the compiler died of.
+    """
     expected, trials = np.load(few.outputs, allow_pickle=False), 0
 
     def trial(cure: Cure, what: str) -> tuple[Verdict, int]:
@@ -121,7 +131,7 @@ def searched(
         job = request.out / "jobs" / f"trial-{trials}"
         try:
             tried = cure.of(alone(arguments, job))
-            built, outputs = simulated(request.board.toolchain, tried, few, job, Quiet(), BUILD_SECONDS)
+            built, outputs = simulated(request.board.toolchain, tried, few, job, Quiet(), trial_s)
         except ToolchainError:
             return "died", 0
         finally:
@@ -148,16 +158,16 @@ def alone(arguments: dict[str, Any], job: Path) -> dict[str, Any]:
 
 
 def first_wrong_layer(
-    request: CompileRequest, few: Probe, arguments: dict[str, Any], progress: Progress
+    request: CompileRequest, few: Probe, arguments: dict[str, Any], progress: Progress, trial_s: float
 ) -> str:
-    """The first layer that is wrong as built."""
+    """The first layer that is wrong as built; each part of the graph is built within `trial_s` seconds."""
     job = request.out / "jobs" / "cut"
 
     def simulate(graph: Path, cut: Probe) -> Outputs:
         shutil.rmtree(job, ignore_errors=True)
         # No setting of shapes: each is to come out as the graph has it.
         changed = alone(arguments, job) | {"model": str(graph.resolve()), "config": {}}
-        return simulated(request.board.toolchain, changed, cut, job, Quiet(), BUILD_SECONDS)[1]
+        return simulated(request.board.toolchain, changed, cut, job, Quiet(), trial_s)[1]
 
     assert request.onnx is not None
     found = divergence.first_divergence(

@@ -29,7 +29,7 @@ from edgevit.export.quiet import quiet_exporter, quiet_library
 from edgevit.files import write_atomically
 from edgevit.models.onnx_file import opset_of
 from edgevit.rewrites.graph.guards import drop_guards
-from edgevit.rewrites.graph.norms import fuse_norms
+from edgevit.rewrites.graph.norms import fold_norms_of_one, fuse_norms
 from edgevit.rewrites.graph.values import opened
 
 # 17 and later have LayerNormalization as one node (a decomposed one overflows in float16); RKNN stops at 19.
@@ -157,8 +157,9 @@ def write_graph(graph: onnx.ModelProto, out: Path, *, for_npu: bool) -> None:
     graph = simplified(graph)
     if opset_of(graph) >= FIRST_WITH_NORMS:
         model = opened(graph)
-        changed = fuse_norms(model) + drop_guards(model)
-        graph = ir.to_proto(model) if changed else graph
+        changed, folded = fuse_norms(model) + drop_guards(model), fold_norms_of_one(model)
+        graph = ir.to_proto(model) if changed or folded else graph
+        graph = simplified(graph) if folded else graph
     if for_npu:
         graph = heads_as_rows(count_padding(graph))
     onnx.checker.check_model(graph)

@@ -47,6 +47,30 @@ def fuse_norms(model: ir.Model) -> int:
     return count
 
 
+def fold_norms_of_one(model: ir.Model) -> int:
+    """Write each norm over a single value, which is its bias whatever the value, as a constant, in place; how many.
+
+    ONNX Runtime refuses such a norm. CSATv2 has one over the single channel of its spatial attention.
+    """
+    graph, count = model.graph, 0
+    for node in [each for each in graph if each.op_type == "LayerNormalization"]:
+        shape, axis = shape_of(node.inputs[0]), integer(node, "axis", -1)
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, np.float32)
+        if shape is None or bias is None or any(length != 1 for length in shape[axis:]):
+            continue
+        out = node.outputs[0]
+        if out.is_graph_output() or any(each.uses() for each in node.outputs[1:]):
+            continue
+        filled = np.ascontiguousarray(np.broadcast_to(bias.reshape(-1), shape), dtype=np.float32)
+        made = ir.Value(name=f"{out.name}_constant", const_value=ir.tensor(filled))
+        graph.register_initializer(made)
+        ir.convenience.replace_all_uses_with(out, made)
+        count += 1
+    if count:
+        RemoveUnusedNodesPass()(model)
+    return count
+
+
 def ones(width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """The factors of a norm that has none."""
     return np.ones(width, np.float32)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgevit.rewrites.graph.apply import outputs_of
-from edgevit.rewrites.graph.norms import fuse_norms
+from edgevit.rewrites.graph.norms import fold_norms_of_one, fuse_norms
 from edgevit.rewrites.graph.values import opened
 from tests.rewrites.graph.graphs import graph_of, kinds, noise
 
@@ -97,3 +97,26 @@ def test_a_factor_that_is_no_norms_own_stays_behind_it() -> None:
     images = noise(2, 6, 5)
     for ours, right in zip(outputs_of(found, images), outputs_of(graph, images), strict=True):
         np.testing.assert_allclose(ours, right, atol=1e-5)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_norm_over_one_value_is_its_bias(biased: bool) -> None:
+    """ONNX Runtime computes no such norm; CSATv2 has one."""
+    norm = nn.LayerNorm(1, bias=biased)
+    if biased:
+        nn.init.constant_(norm.bias, 0.25)
+    module = nn.Sequential(nn.Linear(4, 1), norm, nn.Linear(1, 3))
+    model = opened(graph_of(module, 1, 6, 4))
+    assert fold_norms_of_one(model) == 1
+    found = ir.to_proto(model)
+    assert "LayerNormalization" not in kinds(found)
+    images = noise(2, 6, 4)
+    (ours,) = outputs_of(found, images)
+    with torch.inference_mode():
+        right = module(torch.from_numpy(images)).flatten(1).numpy()
+    np.testing.assert_allclose(ours, right, atol=1e-6)
+
+
+def test_a_norm_over_more_than_one_value_is_left() -> None:
+    model = opened(graph_of(nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2)), 1, 1, 4))
+    assert fold_norms_of_one(model) == 0

@@ -171,19 +171,39 @@ PLAIN: dict[Any, Any] = {
 }
 
 
-class FlatLinears(TorchFunctionMode):
-    """Linear layers over more than three dimensions run over two, and their outputs get the shape back.
+class PlainLinears(TorchFunctionMode):
+    """Linear layers as products that LiteRT's converter makes nothing wrong of.
 
-    The same sums in the same order. LiteRT's converter makes a matrix product of a linear layer over four
-    dimensions that its own checks refuse ("expected 3 but got 4").
+    Its own checks refuse what it makes of others ("expected 3 but got 4"). Those over more than three dimensions
+    run over two, and their outputs get the shape back; those spelt as convolutions over a line are products. The
+    same sums in the same order.
     """
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if function is functional.conv1d and (product := as_product(*args, **(kwargs or {}))) is not None:
+            return product
         values = dict(zip(("input", "weight", "bias"), args, strict=False)) | (kwargs or {})
         if function is not functional.linear or values["input"].ndim <= MAX_LINEAR_DIMENSIONS:
             return function(*args, **(kwargs or {}))
         given = values.pop("input")
         flat: torch.Tensor = function(given.flatten(0, -2), **values)
         return flat.reshape(*given.shape[:-1], flat.shape[-1])
+
+
+def as_product(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> torch.Tensor | None:
+    """`torch.nn.functional.conv1d` of kernels of one value as a product; None where it is more than that."""
+    plain = stride in (1, (1,), [1]) and padding in (0, (0,), [0], "valid", "same") and groups == 1
+    if weight.shape[2] != 1 or not plain:
+        return None
+    mixed = weight[:, :, 0] @ input
+    return mixed if bias is None else mixed + bias[:, None]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import torch
 from onnx import numpy_helper
 from onnxscript.rewriter import pattern
 from onnxscript.rewriter.ort_fusions import erfgelu
 from torch import nn
 
 from edgevit.export.graph_in_torch import Graph, keep
-from edgevit.export.onnx_graph import export_graph
+from edgevit.export.onnx_graph import export_graph, export_onnx
 from edgevit.export.operands import Tensor
+from edgevit.export.program import export_program
 
 
 class GraphModule(nn.Module):
@@ -44,6 +47,32 @@ def as_module(graph: onnx.ModelProto) -> GraphModule:
         model = ir.load(export_graph(graph, Path(folder) / "graph.onnx"))
         pattern.RewriteRuleSet([erfgelu.rule1, erfgelu.rule2], commute=True).apply_to_model(model)
         return GraphModule(ir.to_proto(model))
+
+
+def program_by_graph(program: Path, out: Path) -> Path:
+    """A saved program [1, height, width, channels] as that of its ONNX graph: the same function, spelt anew.
+
+    Converters refuse a spelling and take another. Raises EdgevitError where there is no such graph.
+    """
+    saved = torch.export.load(program)
+    height, width, channels = saved.example_inputs[0][0].shape[1:]
+    module: Any = saved.module()
+    module.train = lambda mode=True: module  # it has one mode; exporters set it
+    with TemporaryDirectory(dir=out.parent, prefix=".graph-") as folder:
+        path = export_onnx(ChannelsFirst(module), (height, width), channels, Path(folder) / "graph.onnx")
+        return export_program(as_module(onnx.load(path)), (height, width), channels, out)
+
+
+class ChannelsFirst(nn.Module):
+    """Takes [batch, channels, height, width] for a module that takes channels last."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, image: Tensor) -> Any:
+        """What the module gives."""
+        return self.module(image.permute(0, 2, 3, 1))
 
 
 def with_linear_layers(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -93,7 +93,8 @@ def unsqueezed(given: Sequence[Any], attributes: Attributes) -> Any:
 
 
 def flattened(given: Sequence[Any], attributes: Attributes) -> Any:
-    axis = int(attributes.get("axis", 1)) % (given[0].ndim + 1)
+    axis = int(attributes.get("axis", 1))
+    axis += given[0].ndim if axis < 0 else 0
     return given[0].reshape(math.prod(given[0].shape[:axis]), -1)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit.export.forms import FlatLinears, PlainOperations, PlainWindows
+from edgevit.export.forms import PlainLinears, PlainOperations, PlainWindows
 from edgevit.export.onnx_graph import not_exportable, unfused_attention
 from edgevit.files import atomic_path
 
@@ -33,7 +33,7 @@ def export_program(module: nn.Module, size: tuple[int, int], channels: int, out:
     The same module gives the same bytes. Raises EdgevitError naming what can't be exported.
     """
     example = torch.zeros(1, *size, channels)
-    forms = FlatLinears(), PlainOperations(), PlainWindows(grouped=False)
+    forms = PlainLinears(), PlainOperations(), PlainWindows(grouped=False)
     with unfused_attention(module), forms[0], forms[1], forms[2], warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgevit.backends.litert import float_file
-from edgevit.backends.litert.float_file import PASSES, WAYS, convert_float
+from edgevit.backends.litert.float_file import PASSES, SPELLING, WAYS, convert_float
 from edgevit.backends.proof import Probe
 from edgevit.backends.protocol import FloatRequest
 from edgevit.errors import ToolchainError
@@ -39,21 +39,27 @@ def converter(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> list[list[st
     asked: list[list[str]] = []
 
     def run_job(toolchain: str, call: str, args: dict[str, Any], job: Path, **_: Any) -> dict[str, Any]:
-        asked.append(args["without"])
+        by_graph = Path(args["program"]).read_bytes() == b"graph"
+        asked.append([*args["without"], *([SPELLING] if by_graph else [])])
         job.mkdir(parents=True)
         (job / "log.txt").write_text("what it printed")
-        if outcome(args["without"]) is None:
+        if outcome(asked[-1]) is None:
             raise ToolchainError(
                 "LiteRT failed", "operands don't have broadcast-compatible shapes", "See log"
             )
-        Path(args["artefact"]).write_text(" ".join(args["without"]))
+        Path(args["artefact"]).write_text("|".join(asked[-1]))
         return {}
 
     def answers(model: Path, *_: Any) -> Any:
-        error = outcome(model.read_text().split())
+        error = outcome([name for name in model.read_text().split("|") if name])
         assert error is not None
         return EXPECTED * (1 + error)
 
+    def program_by_graph(program: Path, out: Path) -> Path:
+        out.write_bytes(b"graph")
+        return out
+
+    monkeypatch.setattr("edgevit.export.graph_module.program_by_graph", program_by_graph)
     monkeypatch.setattr(float_file, "run_job", run_job)
     monkeypatch.setattr(float_file, "answers", answers)
     monkeypatch.setattr(float_file.environment, "versions", lambda name: {"litert-torch": "1"})
@@ -70,18 +76,19 @@ def test_the_usual_way_is_taken_where_it_is_right(
 
 
 @pytest.mark.parametrize("usual", [None, 0.4])
-def test_a_pass_that_fails_or_breaks_the_model_is_left_out(
-    request_: FloatRequest, monkeypatch: pytest.MonkeyPatch, usual: float | None
+@pytest.mark.parametrize("cause", [PASSES[1], SPELLING])
+def test_what_fails_or_breaks_the_model_is_left_out(
+    request_: FloatRequest, monkeypatch: pytest.MonkeyPatch, usual: float | None, cause: str
 ) -> None:
-    asked = converter(monkeypatch, lambda without: 0.0 if PASSES[1] in without else usual)
+    asked = converter(monkeypatch, lambda without: 0.0 if cause in without else usual)
     progress = Quiet()
     file, proof = convert_float(request_, progress)
-    assert asked == [[], [PASSES[0]], [PASSES[1]]]
-    assert (proof.right, proof.left_out, proof.builds) == (True, (PASSES[1],), 3)
+    assert asked == [list(way) for way in WAYS[: WAYS.index((cause,)) + 1]]
+    assert (proof.right, proof.left_out, proof.builds) == (True, (cause,), len(asked))
     assert proof.reason and proof.to_json()["error"] == (None if usual is None else pytest.approx(usual))
     assert len(progress.warnings) == 1 and "trying others" in progress.warnings[0]
     assert [path.name for path in request_.out.glob("*.tflite")] == [file.name]
-    assert file.read_text() == PASSES[1]
+    assert file.read_text() == cause and not list(request_.out.glob("*.pt2"))
 
 
 def test_where_every_way_fails_the_usual_ones_error_is_told(

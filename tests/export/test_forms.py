@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgevit.export import export_onnx, export_program
-from edgevit.export.forms import PlainOperations, PlainWindows
+from edgevit.export.forms import PlainLinears, PlainOperations, PlainWindows
 
 
 @st.composite
@@ -126,3 +126,28 @@ def test_what_the_exporter_refuses_is_exported(tmp_path: Path) -> None:
         program = torch.export.load(export_program(module, (8, 8), 3, tmp_path / "model.pt2")).module()
         torch.testing.assert_close(program(image.permute(0, 2, 3, 1)), expected)
     torch.testing.assert_close(torch.from_numpy(found), expected)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 6), st.booleans(), st.booleans())
+@settings(deadline=None, max_examples=15)
+def test_a_convolution_over_a_line_that_only_mixes_channels(
+    channels: int, outputs: int, length: int, biased: bool, batched: bool
+) -> None:
+    layer = nn.Conv1d(channels, outputs, 1, bias=biased)
+    line = torch.randn(*([2] if batched else []), channels, length)
+    with PlainLinears():
+        product = torch.export.export(layer, (line,), strict=False)
+    assert not any("conv1d" in str(node.target) for node in product.graph.nodes)
+    torch.testing.assert_close(product.module()(line), layer(line))
+
+
+@pytest.mark.parametrize("more", [{"kernel_size": 3}, {"stride": 2}, {"padding": 1}, {"groups": 2}])
+def test_a_convolution_over_a_line_that_does_more_stays_one(more: dict[str, Any]) -> None:
+    layer, line = nn.Conv1d(4, 6, **{"kernel_size": 1, **more}), torch.randn(1, 4, 9)
+    with PlainLinears():
+        torch.testing.assert_close(
+            layer(line),
+            functional.conv1d(
+                line, layer.weight, layer.bias, *((layer.stride, layer.padding, layer.dilation, layer.groups))
+            ),
+        )

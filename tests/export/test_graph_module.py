@@ -13,7 +13,7 @@ from torch import nn
 
 from edgevit.errors import EdgevitError
 from edgevit.export import export_program
-from edgevit.export.graph_module import as_module
+from edgevit.export.graph_module import as_module, program_by_graph
 from tests.rewrites.graph.graphs import SPELLINGS, Classifier, graph_of
 
 
@@ -52,6 +52,17 @@ class Pieces(nn.Module):
         maps = nn.functional.pixel_shuffle(nn.functional.hardswish(x), 2)
         pooled = nn.functional.avg_pool2d(x, 3, 1, 1).mean((2, 3))
         return self.head(pooled), maps
+
+
+def test_a_program_by_way_of_its_graph_is_the_same_function(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, image = Pieces().eval(), torch.randn(1, 3, 16, 16)
+    program = export_program(module, (16, 16), 3, tmp_path / "model.pt2")
+    again = torch.export.load(program_by_graph(program, tmp_path / "again.pt2")).module()
+    with torch.inference_mode():
+        for found, right in zip(again(image.permute(0, 2, 3, 1)), module(image), strict=True):
+            torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pt2", "again.pt2"}
 
 
 def test_every_output_and_the_activations_of_a_network() -> None:

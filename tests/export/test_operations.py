@@ -115,6 +115,7 @@ def test_linear_layers(transA: int, transB: int, alpha: float, bias: tuple[int, 
         ("LogSoftmax", [], {"axis": 1}),
         ("Sum", [(8,), (6, 1)], {}),
         ("Mean", [(8,), (6, 1)], {}),
+        *[("Flatten", [], {"axis": axis}) for axis in (-4, -1, 0, 2, 4)],
         ("Einsum", [(8, 3)], {"equation": "bchw,wk->bkch"}),
     ],
 )

@@ -1,7 +1,8 @@
 """LiteRT's float file of an exported program, proved on a probe; where the usual conversion fails, another way.
 
 The converter rewrites a program in passes before it lowers it. Some of them break some models: what they make
-does not pass its own checks, or computes something else. They are optimisations, so it goes without.
+does not pass its own checks, or computes something else. They are optimisations, so it goes without. Some models
+it can't lower as torch spells them, but as their graph does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from edgevit.backends.litert.calls import TOOLCHAIN, answers, text
 from edgevit.backends.proof import TOLERANCE, Proof, relative_error
 from edgevit.backends.protocol import BUILD_SECONDS, FloatRequest, Outputs
 from edgevit.backends.vendor_folder import write_vendor_folder
-from edgevit.errors import ToolchainError
+from edgevit.errors import EdgevitError
 from edgevit.progress import Progress
 from edgevit.toolchains import environment
 from edgevit.toolchains.call import run_job
@@ -24,7 +25,8 @@ from edgevit.toolchains.call import run_job
 # Passes of litert-torch that may be left out.
 PASSES = ("OptimizeLayoutTransposesPass", "ReduceViewRankPass", "BuildAtenCompositePass")
 WRONG = "its own optimisations change what it computes"
-WAYS = ((), *((name,) for name in PASSES), PASSES)
+SPELLING = "torch's spelling"  # the program as torch gives it, and not that of its graph
+WAYS = ((), PASSES[:1], (SPELLING,), *((name,) for name in PASSES[1:]), PASSES)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Attempt:
     file: Path
     outputs: Outputs | None
     error: float
-    failure: ToolchainError | None = None
+    failure: EdgevitError | None = None
 
 
 def convert_float(request: FloatRequest, progress: Progress) -> tuple[Path, Proof]:
@@ -92,15 +94,23 @@ def convert_float(request: FloatRequest, progress: Progress) -> tuple[Path, Proo
 
 
 def attempt(request: FloatRequest, without: tuple[str, ...], job: Path, progress: Progress) -> Attempt:
-    """Convert without some passes and run the probe."""
+    """Convert without some passes or the program's spelling, and run the probe."""
     file = request.out / f"{job.name}.tflite"
-    arguments = {"program": text(request.program), "artefact": text(file), "without": list(without)}
+    program, passes = request.program, [name for name in without if name != SPELLING]
     try:
+        if SPELLING in without:
+            from edgevit.export.graph_module import program_by_graph  # loads torch
+
+            program = program_by_graph(program, request.out / f"{job.name}.pt2")
+        arguments = {"program": text(program), "artefact": text(file), "without": passes}
         run_job(TOOLCHAIN, "convert", arguments, job, progress=progress, timeout_s=BUILD_SECONDS)
         found = answers(file, request.probe.pixels, job / "run", request.preprocessing, progress)
-    except ToolchainError as error:
+    except EdgevitError as error:
         file.unlink(missing_ok=True)
         return Attempt(without, file, None, math.inf, error)
+    finally:
+        if program != request.program:
+            program.unlink(missing_ok=True)
     return Attempt(
         without, file, found, relative_error(found, np.load(request.probe.outputs), request.probe.sizes)
     )

@@ -30,7 +30,7 @@ from table import good, write_tables
 
 from edgevit.backends.proof import relative_error
 from edgevit.conversion.artefacts import Conversion
-from edgevit.conversion.proof import proved
+from edgevit.conversion.rewrite_repair import settled
 from edgevit.errors import EdgevitError
 from edgevit.files import write_atomically
 from edgevit.metrics.difference import difference
@@ -140,11 +140,11 @@ def photographs(role: str, folder: Path) -> Path:
 def measured(conversion: Conversion, board: Board, precision: str) -> dict[str, Any]:
     """What is kept of a build: how close to torch, what mended it, what left the NPU."""
     assert conversion.reference is not None
-    step, proof = conversion.compiled(board, precision), proved(conversion, board, precision)
+    proof, step = settled(conversion, board, precision), conversion.compiled(board, precision)
     expected = np.load(conversion.reference.path("outputs.npy"))
     found = np.load(step.path("outputs.npy"))
     close = difference(found, expected)
-    details = step.metrics["details"]
+    details, left_out = step.metrics["details"], proof.metrics["left_out"] if proof else []
     row = {
         "images": len(found),
         "relative_error": relative_error(found, expected),
@@ -153,7 +153,7 @@ def measured(conversion: Conversion, board: Board, precision: str) -> dict[str, 
         "cosine": close.cosine,
         "largest_difference": float(np.abs(found - expected).max()),
         "largest_output": float(np.abs(expected).max()),
-        "repaired": list(proof.metrics["left_out"]) if proof else [],
+        "repaired": [*conversion.breaking.get((board.id, precision), ((), 0))[0], *left_out],
         "as_built": proof.metrics["error"] if proof else None,
         "fails": details.get("disabled_rules", []),
         "bytes": step.path(step.metrics["artefact"]).stat().st_size,

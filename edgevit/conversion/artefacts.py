@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from edgevit.backends.protocol import CompileRequest, FloatRequest
 from edgevit.backends.registry import backend_of
-from edgevit.conversion import int8_check, proof, sources
+from edgevit.conversion import int8_check, proof, rewrite_repair, sources
 from edgevit.conversion.description import description_of
 from edgevit.conversion.inputs import Inputs
 from edgevit.conversion.plans import board_key, existing, plan_of
@@ -28,11 +29,20 @@ NOT_IN_GRAPH = {"cpu_ops", "target", "proved_as", "sixteen_bit", "never_sixteen_
 class Conversion(Inputs):
     """The steps of one job in one run directory, each made when first asked for and kept."""
 
-    def rewrites(self, board: Board) -> list[str]:
-        """The exact rewrites that pay on a board, less those the user left out: of any graph, or of a plain ViT."""
+    @cached_property
+    def breaking(self) -> dict[tuple[str, str], tuple[tuple[str, ...], float]]:
+        """By board and precision: rewrites that its compiler breaks the graph with, and by how much."""
+        return {}
+
+    def rewrites(self, board: Board, precision: str) -> list[str]:
+        """The exact rewrites that pay on a board: of any graph, or of a plain ViT.
+
+        Less those that the user left out, and those that its compiler breaks the graph with.
+        """
         known = self.model.metrics["canonical"]
         fitting = [each for each in board.rewrites if known or each in ON_GRAPHS]
-        return [each for each in fitting if each not in self.job.without]
+        breaking, _ = self.breaking.get((board.id, precision), ((), 0.0))
+        return [each for each in fitting if each not in self.job.without and each not in breaking]
 
     def exported(self, board: Board, precision: str) -> Step:
         """The float graph a backend starts from, proved against torch on real images.
@@ -40,7 +50,7 @@ class Conversion(Inputs):
         For int8, where recipe, model and backend allow, it is conditioned and comes with a plan of ranges.
         """
         backend, recipe = backend_of(board), self.job.recipe
-        rewrites = self.rewrites(board)
+        rewrites = self.rewrites(board, precision)
         conditioned = self.could_condition(board, precision) and not missing_to_condition(rewrites)
         if quantized(precision) and not conditioned and self.calibration is not None:
             rewrites = [each for each in rewrites if each not in NEED_CONDITIONING]
@@ -126,7 +136,8 @@ class Conversion(Inputs):
 
     def notes(self, board: Board, precision: str) -> list[str]:
         """Where a target does not follow the recipe and why, and what was left out of its build."""
-        told = proof.notes(self, board, precision) + proof.probe_notes(self.compiled(board, precision))
+        told = rewrite_repair.notes(self, board, precision) + proof.notes(self, board, precision)
+        told += proof.probe_notes(self.compiled(board, precision))
         told += int8_check.notes(self, board, precision)
         return [*told, *self.recipe_notes(board, precision)]
 
@@ -134,7 +145,7 @@ class Conversion(Inputs):
         """Where a target does not follow the recipe, and why."""
         if not self.could_condition(board, precision):
             return []
-        for needed in missing_to_condition(self.rewrites(board)):
+        for needed in missing_to_condition(self.rewrites(board, precision)):
             left_out = needed in self.job.without
             why = "--without leaves it out" if left_out else f"{board.id}'s compiler does not take it"
             return [f"int8 without conditioning: it needs {needed}, and {why}"]
@@ -210,7 +221,7 @@ class Conversion(Inputs):
                 labels=self.calibration_labels,
             )
             conditioned = own and mixed_precision.Conditioned(
-                rewrites=self.rewrites(board),
+                rewrites=self.rewrites(board, precision),
                 weights=exported.path("int8.safetensors"),
                 effects=dict(exported.metrics["int8"]["effects"]),
             )

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgevit.cluster.tasks import Workers
-from edgevit.conversion import inspection, proof, sources
+from edgevit.conversion import inspection, proof, rewrite_repair, sources
 from edgevit.conversion.artefacts import Conversion
 from edgevit.errors import EdgevitError
 from edgevit.progress import Progress
@@ -70,7 +70,9 @@ def of_target(conversion: Conversion, pair: Pair) -> list[Stage]:
     name = "-".join((pair[0].id, pair[1]))
     stages = [Stage(f"export for {name}", partial(conversion.exported, *pair))]
     if proof.proves(conversion, pair[0]):
-        stages.append(Stage(f"prove the compiler on {name}", partial(proof.proved, conversion, *pair)))
+        stages.append(
+            Stage(f"prove the compiler on {name}", partial(rewrite_repair.settled, conversion, *pair))
+        )
     if conversion.searches(*pair):
         stages.append(Stage(f"search for {name}", partial(conversion.planned, *pair)))
     stages.append(Stage(name, partial(conversion.compiled, *pair)))

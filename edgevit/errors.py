@@ -3,7 +3,8 @@
 EdgevitError            exit code 1
 ├── InputError          something the user gave can't be used
 ├── ParityError         a step that promised the same function changed the outputs
-├── ToolchainError      a vendor toolchain is missing, damaged, crashed or timed out
+├── ToolchainError      a vendor toolchain is missing, damaged or timed out
+│   └── ToolFailed      a vendor's tool refused what it was given, or died of it
 └── QualityGateMissed   exit code 4: the artefacts are kept and marked
 """
 
@@ -33,7 +34,11 @@ class ParityError(EdgevitError):
 
 
 class ToolchainError(EdgevitError):
-    """A vendor toolchain is missing, damaged, crashed or timed out."""
+    """A vendor toolchain is missing, damaged or timed out."""
+
+
+class ToolFailed(ToolchainError):
+    """A vendor's tool refused what it was given, or died of it: it may take the same in another form."""
 
 
 class QualityGateMissed(EdgevitError):

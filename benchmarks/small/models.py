@@ -1,10 +1,12 @@
-"""Five small classifiers of other architectures than a plain ViT's, for images of 64 x 64 pixels.
+"""Six small classifiers of other architectures than a plain ViT's, for images of 64 x 64 pixels.
 
 edgevit convert benchmarks/small/models.py:pit --weights benchmarks/small/weights/pit.safetensors ...
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ import timm  # isort: skip  # needs the line above
 from timm.models.efficientformer import Attention, EfficientFormer  # isort: skip
 from timm.models.pit import PoolingVisionTransformer  # isort: skip
 from timm.models.swin_transformer import SwinTransformer  # isort: skip
+
+sys.path.append(str(Path(__file__).parent.parent / "zoo"))
+from handwritten import MobileViTPaper  # noqa: E402  # isort: skip
 
 SIZE, CLASSES = 64, 10
 PREPROCESSING = {"size": (SIZE, SIZE), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "crop_pct": 1.0}
@@ -99,6 +104,11 @@ def mobilevit() -> nn.Module:
     return with_preprocessing(timm.create_model("mobilevit_xxs", num_classes=CLASSES))
 
 
+def mobilevit_paper() -> nn.Module:
+    """MobileViT-XXS as its paper's repositories write it, which rknn-toolkit2 breaks in float too."""
+    return with_preprocessing(MobileViTPaper(CLASSES))
+
+
 def efficientformer() -> nn.Module:
     """With attention over the 2 x 2 places that a small image leaves of timm's 7 x 7."""
     model = EfficientFormer(depths=(1, 1, 2, 3), embed_dims=(24, 48, 96, 160), num_vit=1, num_classes=CLASSES)
@@ -108,4 +118,6 @@ def efficientformer() -> nn.Module:
     return with_preprocessing(model)
 
 
-MODELS = {each.__name__: each for each in (textbook_vit, pit, swin, mobilevit, efficientformer)}
+MODELS = {
+    each.__name__: each for each in (textbook_vit, pit, swin, mobilevit, mobilevit_paper, efficientformer)
+}

@@ -1,4 +1,4 @@
-"""What int8 keeps of five small trained models that are no plain ViTs, on 509 test images.
+"""What int8 keeps of six small trained models that are no plain ViTs, on 509 test images.
 
     python benchmarks/small/train.py     # first, once: an hour on two cores
     python benchmarks/small/run.py

@@ -1,4 +1,4 @@
-"""Train the five models from scratch on sign-digits: minutes each on two cores. Weights are not committed.
+"""Train the six models from scratch on sign-digits: minutes each on two cores. Weights are not committed.
 
     python benchmarks/small/train.py                      # all that have no weights yet
     python benchmarks/small/train.py --model pit --epochs 60

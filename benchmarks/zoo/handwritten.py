@@ -157,11 +157,11 @@ class MobileViTBlock(nn.Module):
 
 
 class MobileViTPaper(nn.Module):
-    """MobileViT-XXS as its paper's repositories write it: [n, 3, 256, 256] to [n, 1000]."""
+    """MobileViT-XXS as its paper's repositories write it: [n, 3, 256, 256] to [n, classes]."""
 
     preprocessing = {"size": (256, 256)}
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 1000) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             convolution(3, 16, 3, 2),
@@ -177,7 +177,7 @@ class MobileViTPaper(nn.Module):
             MobileViTBlock(80, 96, 3),
             convolution(80, 320, 1),
         )
-        self.head = nn.Linear(320, 1000)
+        self.head = nn.Linear(320, classes)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.head(self.layers(image).mean((2, 3)))

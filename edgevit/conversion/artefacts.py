@@ -17,7 +17,7 @@ from edgevit.conversion.plans import board_key, existing, plan_of
 from edgevit.conversion.pricing import price_of
 from edgevit.conversion.shards import compile_in_shards, worth_sharing
 from edgevit.quantize.plan import PrecisionPlan, read_plan
-from edgevit.rewrites.roles import NEED_CONDITIONING, ON_GRAPHS, ON_STREAMS, missing_to_condition
+from edgevit.rewrites.roles import NEED_CONDITIONING, ON_GRAPHS, ON_STREAMS, SPELLINGS, missing_to_condition
 from edgevit.run.step import Step
 from edgevit.targets.precisions import quantized
 from edgevit.targets.profiles import Board
@@ -31,7 +31,7 @@ class Conversion(Inputs):
 
     @cached_property
     def breaking(self) -> dict[tuple[str, str], tuple[tuple[str, ...], float]]:
-        """By board and precision: rewrites that its compiler breaks the graph with, and by how much."""
+        """By board and precision: rewrites or a spelling that its compiler breaks the graph with; by how much."""
         return {}
 
     def rewrites(self, board: Board, precision: str) -> list[str]:
@@ -41,8 +41,12 @@ class Conversion(Inputs):
         """
         known = self.model.metrics["canonical"]
         fitting = [each for each in board.rewrites if known or each in ON_GRAPHS]
-        breaking, _ = self.breaking.get((board.id, precision), ((), 0.0))
+        breaking = self.broken_by(board, precision)
         return [each for each in fitting if each not in self.job.without and each not in breaking]
+
+    def broken_by(self, board: Board, precision: str) -> tuple[str, ...]:
+        """The rewrites and spellings that a board's compiler breaks the graph with, as far as that was searched."""
+        return self.breaking.get((board.id, precision), ((), 0.0))[0]
 
     def exported(self, board: Board, precision: str) -> Step:
         """The float graph a backend starts from, proved against torch on real images.
@@ -58,6 +62,7 @@ class Conversion(Inputs):
         conditioning = (
             [recipe.observer, recipe.seed] if conditioned else ["graph", recipe.seed] if streams else None
         )
+        without = [each for each in SPELLINGS if each in self.broken_by(board, precision)]
         limits = board.npu.model_dump(mode="json", exclude=NOT_IN_GRAPH) if board.npu else None
         inputs = {
             "model": self.exporting_key,
@@ -68,6 +73,7 @@ class Conversion(Inputs):
             "npu": board.npu is not None,
             "conditioning": conditioning,
             "priced": [board_key(board), backend.tools(board)] if backend.place and rewrites else None,
+            **({"without": without} if without else {}),
         }
 
         def make(folder: Path) -> dict[str, Any]:
@@ -88,6 +94,7 @@ class Conversion(Inputs):
                     recipe,
                     price,
                     self.progress,
+                    without,
                 )
             self.progress.stage("export and check against torch")
             return reference.export(
@@ -101,6 +108,7 @@ class Conversion(Inputs):
                 self.progress,
                 np.asarray(pixels) if streams else None,
                 recipe.seed,
+                without,
             )
 
         return self.run.step("export", inputs, make)

@@ -29,7 +29,7 @@ from edgevit.quantize.prepare import MEASURED, prepare_int8, save_module
 from edgevit.rewrites.equivalence import apply_rewrites
 from edgevit.rewrites.graph.confirm import rewrite_where_it_pays
 from edgevit.rewrites.result import RewriteRecord
-from edgevit.rewrites.roles import ON_GRAPHS
+from edgevit.rewrites.roles import ON_GRAPHS, SPELLINGS
 from edgevit.targets.profiles import Npu, Recipe
 
 if TYPE_CHECKING:
@@ -75,10 +75,12 @@ def export_conditioned(
     recipe: Recipe,
     price: Price | None,
     progress: Progress,
+    without: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Rewrite and condition for int8; write model.onnx, proved equal to torch, and plan.toml with its ranges.
 
-    `pixels` are the calibration images. Returns what `export` does, and what conditioning did.
+    `pixels` are the calibration images; `without` some SPELLINGS of the graph. Returns what `export` does, and what
+    conditioning did.
     """
     inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
     few = inputs[:PARITY_IMAGES]
@@ -103,7 +105,9 @@ def export_conditioned(
         outputs=loaded.outputs,
     )
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
-    path = export_onnx(ready.module, size, channels, folder / "model.onnx", outputs=names_of(loaded))
+    path = export_onnx(
+        ready.module, size, channels, folder / "model.onnx", outputs=names_of(loaded), without=without
+    )
     on_graph = rewrite_file(path, rewrites, few.numpy(), npu, price, progress)
     (folder / "plan.toml").write_text(ready.plan.to_toml(), encoding="utf-8")
     write_expected(loaded, pixels, folder)
@@ -134,29 +138,31 @@ def export(
     progress: Progress,
     conditioning: np.ndarray[Any, Any] | None = None,
     seed: int = 0,
+    without: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Rewrite exactly for the target, write the graph a backend starts from, prove it equal to torch on `pixels`.
 
     `export_format` is "onnx" or "program". With the calibration images `conditioning`, pixels, a graph's residual
-    streams are made ready for int8 first. Returns the largest output difference to the model as loaded, and
-    what each rewrite did: those of modules for a plain ViT, those of graphs for any model whose backend starts from
-    one. Raises ParityError beyond the tolerance.
+    streams are made ready for int8 first. `without` some SPELLINGS of the graph, where asked. Returns the largest
+    output difference to the model as loaded, and what each rewrite did: those of modules for a plain ViT, those of
+    graphs for any model whose backend starts from one. Raises ParityError beyond the tolerance.
     """
     size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
     few = pixels[:PARITY_IMAGES]
     inputs = torch.from_numpy(loaded.preprocessing.normalise(few))
     on_modules = rewrites if loaded.canonical else ()
     module, records = apply_rewrites(loaded.module, on_modules, inputs, npu=npu)
-    if export_format == "onnx" and loaded.graph is not None:
+    if export_format == "onnx" and loaded.graph is not None and SPELLINGS[0] not in without:
         path = export_graph(loaded.graph, folder / "model.onnx", for_npu=npu is not None)
     elif export_format == "onnx":
         path = export_onnx(
-            module,
+            module if loaded.graph is None else as_module(loaded.graph),
             size,
             channels,
             folder / "model.onnx",
             outputs=names_of(loaded),
             for_npu=npu is not None,
+            without=without,
         )
     else:
         path = write_program(loaded, module, folder / "model.pt2")

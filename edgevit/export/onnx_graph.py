@@ -31,6 +31,7 @@ from edgevit.models.onnx_file import opset_of
 from edgevit.rewrites.graph.guards import drop_guards
 from edgevit.rewrites.graph.norms import fold_norms_of_one, fuse_norms
 from edgevit.rewrites.graph.values import opened
+from edgevit.rewrites.roles import SPELLINGS
 
 # 17 and later have LayerNormalization as one node (a decomposed one overflows in float16); RKNN stops at 19.
 OPSET, FIRST_WITH_NORMS = 19, 17
@@ -46,19 +47,22 @@ def export_onnx(
     outputs: Sequence[str] = (OUTPUT,),
     opset: int = OPSET,
     for_npu: bool = False,
+    without: Sequence[str] = (),
 ) -> Path:
     """Write a module as ONNX: `input` float32 [1, channels, *size] normalised, to its `outputs`, float32
     [1, ...] each.
 
     `for_npu`: what some NPUs leave to the CPU is written, exactly, as something they don't. The same module gives
     the same bytes. Where a trace fails, or its graph does not run or computes something else, the program that
-    torch.export makes of the module is traced, then written by torch's newer exporter. Raises EdgevitError naming
-    what can't be exported, ParityError where no way computes the same.
+    torch.export makes of the module is traced, then written by torch's newer exporter; `without` some of these
+    SPELLINGS where asked. Raises EdgevitError naming what can't be exported, ParityError where no way computes the
+    same.
     """
     example = torch.zeros(1, channels, *size)
     probe = np.random.default_rng(0).standard_normal(example.shape).astype(np.float32)
     first: Exception | None = None
-    for way in (traced, traced_program, from_program):
+    ways = dict(zip(SPELLINGS[1:], (traced, traced_program, from_program), strict=True))
+    for way in [each for name, each in ways.items() if name not in without]:
         try:
             write_graph(way(module, example, outputs, opset), out, for_npu=for_npu)
             moved(out, module, probe)

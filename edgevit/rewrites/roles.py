@@ -16,6 +16,10 @@ NEEDED_TO_CONDITION = frozenset({"fold-attention-scale"})
 # images are given and nothing is lost.
 NEED_CONDITIONING = frozenset({"norms-by-exponentials"})
 
+# Ways to write a model as a graph, in the order in which they are taken; the first is of a model that is one. A
+# compiler may break what one of them spells and take another.
+SPELLINGS = ("the graph as given", "torch's trace", "the trace of torch's program", "torch's newer exporter")
+
 
 def missing_to_condition(rewrites: list[str]) -> list[str]:
     """Rewrites that conditioning needs and that are not among these."""

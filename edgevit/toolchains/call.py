@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgevit.errors import ToolchainError
+from edgevit.errors import ToolchainError, ToolFailed
 from edgevit.progress import QUIET, Progress
 from edgevit.run.memory import give_back, owned
 from edgevit.toolchains import environment
@@ -43,7 +43,7 @@ def run_job(
     """Run one call of a toolchain's worker in `job_dir` (made if absent) and return its result.
 
     `args` are JSON values; paths in them should be absolute. Raises ToolchainError when the toolchain is missing
-    or damaged, the vendor's code raised or exited, the process was aborted, or `timeout_s` seconds passed.
+    or damaged, or `timeout_s` seconds passed; ToolFailed when the vendor's code raised or exited, or was aborted.
     """
     give_back()
     python, title = environment.python_of(toolchain), environment.title(toolchain)
@@ -61,7 +61,7 @@ def run_job(
         while process.poll() is None:
             events.forward()
             if time.monotonic() > deadline:
-                raise stopped(title, events, job_dir, f"no result after {timeout_s:.0f} s")
+                raise ToolchainError(*ended(title, events, job_dir, f"no result after {timeout_s:.0f} s"))
             time.sleep(POLL_SECONDS)
     events.forward()
     return result_of(toolchain, title, process.returncode, events, job_dir)
@@ -143,11 +143,11 @@ class Events:
 
 
 def result_of(toolchain: str, title: str, code: int, events: Events, job_dir: Path) -> dict[str, Any]:
-    """The worker's result. Raises ToolchainError for the three bad endings."""
+    """The worker's result. ToolchainError where it misses its own modules, ToolFailed for other bad endings."""
     try:
         result = json.loads((job_dir / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise stopped(title, events, job_dir, ending(code)) from None
+        raise ToolFailed(*ended(title, events, job_dir, ending(code))) from None
     if "ok" in result:
         return dict(result["ok"])
     kind, message = str(result.get("error")), " ".join(str(result.get("message")).split())
@@ -158,7 +158,7 @@ def result_of(toolchain: str, title: str, code: int, events: Events, job_dir: Pa
             f'Run "edgevit toolchain install {toolchain}"',
         )
     what = f"exited ({message})" if kind == "SystemExit" else shorten(message) or kind
-    raise stopped(title, events, job_dir, what)
+    raise ToolFailed(*ended(title, events, job_dir, what))
 
 
 def ending(code: int) -> str:
@@ -168,12 +168,12 @@ def ending(code: int) -> str:
     return f"ended with exit code {code} and no result"
 
 
-def stopped(title: str, events: Events, job_dir: Path, why: str) -> ToolchainError:
-    """The one line for a call that gave no result, with the log's last words and path."""
+def ended(title: str, events: Events, job_dir: Path, why: str) -> tuple[str, str, str]:
+    """What failed, why and what to do, for a call that gave no result: the log's last words and path."""
     log = job_dir / "log.txt"
     words = last_words(log)
     known = words and words not in why
-    return ToolchainError(
+    return (
         f"{title} failed in stage {events.stage!r}",
         f"{why}; it last said: {words}" if known else why,
         f"See {log}",

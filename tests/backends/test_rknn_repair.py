@@ -16,7 +16,7 @@ from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.rknn import repair
 from edgevit.backends.rknn.backend import RKNN
 from edgevit.backends.rknn.build import Build
-from edgevit.errors import ToolchainError
+from edgevit.errors import ToolchainError, ToolFailed
 from edgevit.export import export_onnx
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.progress import Quiet
@@ -177,3 +177,32 @@ def test_what_nothing_mends_leaves_a_folder_for_the_vendor(
     names = {path.name for path in (tmp_path / "for-vendor").iterdir()}
     assert names == {"model.onnx", "inputs.npy", "expected.npy", "found.npy", "log.txt", "versions.json"}
     assert np.load(tmp_path / "for-vendor" / "inputs.npy").shape == (4, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("log", "mended"), [(LOG, True), ("E     no such operation", False)])
+def test_a_build_that_dies_without_a_word_on_why_is_searched_where_rules_had_been_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, mended: bool
+) -> None:
+    builds = toolkit(monkeypatch, lambda rules, level: True)
+    quick = repair.simulated
+
+    def simulated(*given: Any) -> Any:
+        found = quick(*given)
+        if "rule_b" not in given[1].get("disable_rules", []):
+            folder = given[3] / "build-0"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "log.txt").write_text(log)
+            raise ToolFailed("rknn", "segmentation fault", "")
+        return found
+
+    monkeypatch.setattr(repair, "simulated", simulated)
+    request, probe = asked(random_vit(embed_dim=48), 32, tmp_path)
+    if not mended:
+        with pytest.raises(ToolFailed, match="segmentation fault"):
+            repair.prove(request, probe, ARGUMENTS, Quiet())
+        assert len(builds) == 1
+        return
+    proof, _ = repair.prove(request, probe, ARGUMENTS, Quiet())
+    assert proof.right and proof.left_out == ("rule_b",) and proof.reason == "segmentation fault"
+    assert proof.cycles is None  # there is nothing to compare with
+    assert not list(tmp_path.glob("few*"))

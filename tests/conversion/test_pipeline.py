@@ -15,6 +15,7 @@ import edgevit
 from edgevit.backends.proof import Probe, Proof
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import registered
+from edgevit.errors import ToolFailed
 from edgevit.progress import Quiet
 from edgevit.run.results import Result
 from edgevit.targets.profiles import Board
@@ -230,6 +231,28 @@ def test_a_rewrite_that_the_compiler_breaks_the_graph_with_is_left_out_and_told(
     )
     assert "fold-attention-scale" not in {each.name for each in result.rewrites if each.changed}
     assert {each.name for each in result.rewrites if each.changed}
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_graph_that_the_compiler_breaks_in_every_other_way_is_spelt_anew_and_told(
+    pictures: Path, tmp_path: Path, dies: bool
+) -> None:
+    """Here the compiler takes only what torch's newer exporter writes, which names its nodes in its own way."""
+
+    def prove(request: CompileRequest, probe: Probe, progress: Any) -> Proof:
+        assert request.onnx is not None
+        right = any(node.name.startswith("node_") for node in onnx.load(request.onnx).graph.node)
+        if dies and not right:
+            raise ToolFailed("the compiler failed", "it doesn't say why", "")
+        return Proof(16, 0.001 if right else 0.3)
+
+    with registered(replace(made_up.MADE_UP, prove=prove)):
+        result = only(convert(pictures, tmp_path / "run", precisions=["float"]))
+    how = "it died" if dies else "outputs off by 30 % in float"
+    assert result.notes[0] == (
+        f"the compiler breaks this model with torch's trace and the trace of torch's program ({how}): built from "
+        "torch's newer exporter"
+    )
 
 
 def test_a_float_artefact_is_the_one_that_was_proved(pictures: Path, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def build(
 def or_another_release(error: ToolchainError, toolchain: str) -> ToolchainError:
     """A build's failure with the toolkit's other releases as something to try."""
     options = " or ".join(f"--toolkit {release}" for release in releases.others(toolchain))
-    return ToolchainError(error.what, error.why, f"{error.fix}, or try another release: {options}")
+    return type(error)(error.what, error.why, f"{error.fix}, or try another release: {options}")
 
 
 def rules_to_disable(log: str) -> list[str]:

@@ -72,13 +72,13 @@ def find(
         verdict, costs[rules] = trial(Cure(rules), f"without {len(rules)} rules")
         return verdict
 
-    names, found = list(dict.fromkeys(APPLIED.findall(log))), list[tuple[str, ...]]()
+    names, found = applied(log), list[tuple[str, ...]]()
     while names and clock() < deadline:
         cause = smallest_cause(names, attempt, seconds=deadline - clock(), clock=clock)
         if cause is None:
             break
         found.append(cause)
-        if costs[cause] <= FREE * cycles:
+        if not cycles or costs[cause] <= FREE * cycles:  # none: as it was, it did not build
             break
         names = [name for name in names if name not in cause]
     if found:
@@ -87,6 +87,11 @@ def find(
         if trial(Cure(level=level), f"at optimization level {level}")[0] == "right":
             return Cure(level=level)
     return None
+
+
+def applied(log: str) -> list[str]:
+    """The rules that a build applied, in the order in which its verbose log names them first."""
+    return list(dict.fromkeys(APPLIED.findall(log)))
 
 
 def fingerprint(graph: Path, *others: str) -> str:

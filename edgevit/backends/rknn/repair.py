@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,16 @@ from typing import Any
 import numpy as np
 
 from edgevit.backends import float16
-from edgevit.backends.proof import TOLERANCE, Probe, Proof, Verdict, relative_error
+from edgevit.backends.proof import REPAIR_SECONDS, TOLERANCE, Probe, Proof, Verdict, relative_error
 from edgevit.backends.protocol import CompileRequest, Outputs, time_limit_s
 from edgevit.backends.rknn import cures, divergence
-from edgevit.backends.rknn.build import Build, build
+from edgevit.backends.rknn.build import Build, build, read_log
 from edgevit.backends.rknn.cures import Cure
 from edgevit.backends.rknn.log import parse_log
 from edgevit.backends.vendor_folder import write_vendor_folder
-from edgevit.errors import ToolchainError
+from edgevit.errors import ToolchainError, ToolFailed
 from edgevit.progress import Progress, Quiet
+from edgevit.toolchains import environment
 
 FEW = 4  # images of a trial: a wrong rule shows on every one
 # What a trial may take, in times of the build as it was and at least in seconds: without some of its rules the
@@ -43,7 +46,12 @@ def prove(
     expected, jobs = np.load(probe.outputs, allow_pickle=False), request.out / "jobs"
     limit_s = time_limit_s(request)
     begun = time.monotonic()
-    first, found = simulated(request.board.toolchain, arguments, probe, jobs / "as-built", progress, limit_s)
+    try:
+        first, found = simulated(
+            request.board.toolchain, arguments, probe, jobs / "as-built", progress, limit_s
+        )
+    except ToolFailed as error:
+        return revived(request, probe, arguments, jobs / "as-built", error, progress)
     trial_s = max(AT_LEAST, TIMES * (time.monotonic() - begun))
     proof = Proof(len(expected), relative_error(found, expected, probe.sizes))
     if proof.right:
@@ -66,60 +74,106 @@ def prove(
         f"{request.board.id}: the compiled graph computes something else (relative error {proof.error:.2g}); "
         "searching the compiler's rules for the cause"
     )
-    few = Probe(request.out / "few.npy", request.out / "few-outputs.npy", probe.sizes)
-    np.save(few.pixels, np.load(probe.pixels, allow_pickle=False)[:FEW])
-    np.save(few.outputs, expected[:FEW])
     # Rules that the build died of need not be tried again in every trial.
     arguments = Cure(first.disabled_rules).of(arguments)
-    cure, trials = searched(request, few, arguments, first, proof, progress, trial_s)
-    proof, last = replace(proof, builds=1 + trials), first
-    if cure is not None:
-        last, found = simulated(
-            request.board.toolchain,
-            cure.of(arguments),
-            probe,
-            jobs / "repaired",
-            progress,
-            limit_s,
-            proof.tolerance,
-        )
-        proof = replace(
-            proof,
-            repaired=relative_error(found, expected, probe.sizes),
-            left_out=cure.left_out,
-            options=cure.options(arguments),
-            cycles=(parse_log(first.log).cycles, parse_log(last.log).cycles),
-            builds=2 + trials,
-        )
+    last = first
+    with few_of(probe, request.out) as few:
+        cure, trials = searched(request, few, arguments, first.log, proof, progress, trial_s)
+        proof = replace(proof, builds=1 + trials)
+        if cure is not None:
+            proof, last, found = mended(request, probe, arguments, cure, proof, progress)
+            proof = replace(proof, cycles=(parse_log(first.log).cycles, parse_log(last.log).cycles))
+        if not proof.right:
+            layer = first_wrong_layer(request, few, arguments, progress, trial_s)
+            proof = replace(proof, reason=f"the first wrong layer is {layer}")
+            facts = {"platform": arguments["target"], "toolkit": first.result["toolkit"]}
+            write_vendor_folder(
+                request.out,
+                request.onnx,
+                probe,
+                request.preprocessing,
+                found,
+                proof,
+                log=first.log,
+                facts=facts,
+            )
+    return proof, last
+
+
+def revived(
+    request: CompileRequest,
+    probe: Probe,
+    arguments: dict[str, Any],
+    job: Path,
+    error: ToolFailed,
+    progress: Progress,
+) -> tuple[Proof, Build]:
+    """The build without the rules that the compiler died of, where it does not say itself which those are.
+
+    `job` has its log. Raises the `error` it died with where it applied none, or nothing mends it.
+    """
+    log = read_log(max(job.glob("build-*"), key=lambda each: each.stat().st_mtime, default=job))
+    if not cures.applied(log):
+        raise error
+    progress.warn(f"{request.board.id}: the compiler died ({error.why}); searching its rules for the cause")
+    proof = Proof(len(np.load(probe.outputs, mmap_mode="r")), math.inf, reason=str(error.why))
+    with few_of(probe, request.out) as few:
+        cure, trials = searched(request, few, arguments, log, proof, progress, REPAIR_SECONDS)
+    if cure is None:
+        raise error
+    proof, built, _ = mended(request, probe, arguments, cure, replace(proof, builds=1 + trials), progress)
     if not proof.right:
-        layer = first_wrong_layer(request, few, arguments, progress, trial_s)
-        proof = replace(proof, reason=f"the first wrong layer is {layer}")
-        facts = {"platform": arguments["target"], "toolkit": first.result["toolkit"]}
-        write_vendor_folder(
-            request.out,
-            request.onnx,
-            probe,
-            request.preprocessing,
-            found,
-            proof,
-            log=first.log,
-            facts=facts,
-        )
+        raise error
+    return proof, built
+
+
+def mended(
+    request: CompileRequest,
+    probe: Probe,
+    arguments: dict[str, Any],
+    cure: Cure,
+    proof: Proof,
+    progress: Progress,
+) -> tuple[Proof, Build, Outputs]:
+    """The build with a cure and its outputs on the whole probe, and the proof with what came of it."""
+    built, found = simulated(
+        request.board.toolchain,
+        cure.of(arguments),
+        probe,
+        request.out / "jobs" / "repaired",
+        progress,
+        time_limit_s(request),
+        proof.tolerance,
+    )
+    repaired = relative_error(found, np.load(probe.outputs, allow_pickle=False), probe.sizes)
+    options = cure.options(arguments)
+    proof = replace(
+        proof, repaired=repaired, left_out=cure.left_out, options=options, builds=proof.builds + 1
+    )
+    return proof, built, found
+
+
+@contextmanager
+def few_of(probe: Probe, folder: Path) -> Iterator[Probe]:
+    """The first images of a probe, as long as they are needed."""
+    few = Probe(folder / "few.npy", folder / "few-outputs.npy", probe.sizes)
+    np.save(few.pixels, np.load(probe.pixels, allow_pickle=False)[:FEW])
+    np.save(few.outputs, np.load(probe.outputs, allow_pickle=False)[:FEW])
+    yield few
     for path in (few.pixels, few.outputs):
         path.unlink()
-    return proof, last
 
 
 def searched(
     request: CompileRequest,
     few: Probe,
     arguments: dict[str, Any],
-    first: Build,
+    log: str,
     proof: Proof,
     progress: Progress,
     trial_s: float,
 ) -> tuple[Cure | None, int]:
-    """What mends the first build on a few images, kept for the next graph like it; and how many were tried.
+    """What mends the build of a `log` on a few images, kept for the next graph like it; and how many were tried.
 
     A trial that takes over `trial_s` seconds counts as one that the compiler died of.
     """
@@ -141,8 +195,9 @@ def searched(
         return "right" if right else "wrong", parse_log(built.log).cycles
 
     assert request.onnx is not None
-    key = cures.fingerprint(request.onnx, arguments["target"], first.result["toolkit"])
-    found = cures.find(first.log, parse_log(first.log).cycles, trial, known=cures.recall(key))
+    toolkit = environment.title(request.board.toolchain)
+    key = cures.fingerprint(request.onnx, arguments["target"], toolkit)
+    found = cures.find(log, parse_log(log).cycles, trial, known=cures.recall(key))
     if found is not None:
         cures.remember(key, found)
     return found, trials

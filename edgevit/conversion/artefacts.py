@@ -19,7 +19,7 @@ from edgevit.conversion.shards import compile_in_shards, worth_sharing
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.rewrites.roles import NEED_CONDITIONING, ON_GRAPHS, ON_STREAMS, SPELLINGS, missing_to_condition
 from edgevit.run.step import Step
-from edgevit.targets.precisions import quantized
+from edgevit.targets.precisions import DEFAULT, FLOAT, quantized
 from edgevit.targets.profiles import Board
 
 # Of an [npu] section: what the exported graph doesn't depend on.
@@ -63,6 +63,7 @@ class Conversion(Inputs):
             [recipe.observer, recipe.seed] if conditioned else ["graph", recipe.seed] if streams else None
         )
         without = [each for each in SPELLINGS if each in self.broken_by(board, precision)]
+        costed = DEFAULT if quantized(precision) else FLOAT
         limits = board.npu.model_dump(mode="json", exclude=NOT_IN_GRAPH) if board.npu else None
         inputs = {
             "model": self.exporting_key,
@@ -72,7 +73,9 @@ class Conversion(Inputs):
             "limits": limits if rewrites else None,
             "npu": board.npu is not None,
             "conditioning": conditioning,
-            "priced": [board_key(board), backend.tools(board)] if backend.place and rewrites else None,
+            "priced": [board_key(board), backend.tools(board), costed]
+            if backend.place and rewrites
+            else None,
             **({"without": without} if without else {}),
         }
 
@@ -81,7 +84,7 @@ class Conversion(Inputs):
 
             pixels = np.load(self.probe.path("pixels.npy"), mmap_mode="r")
             few = np.asarray(pixels[: reference.PROBE_IMAGES])
-            price = price_of(board, self.preprocessing, few[:2], folder)
+            price = price_of(board, costed, self.preprocessing, few[:2], folder)
             if conditioned:
                 self.progress.stage("condition for int8 and check against torch")
                 return reference.export_conditioned(

@@ -20,16 +20,15 @@ from edgevit.placement.layers import Placement
 from edgevit.progress import QUIET
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.rewrites.graph.confirm import Cost
-from edgevit.targets.precisions import DEFAULT, FLOAT
 from edgevit.targets.profiles import Board
 
 Price = Callable[[onnx.ModelProto], Cost]
 
 
 def price_of(
-    board: Board, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8], folder: Path
+    board: Board, precision: str, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8], folder: Path
 ) -> Price | None:
-    """What one graph costs on a board, by a build in float where it has one; None where its backend can't tell.
+    """What one graph costs on a board in a precision; None where its backend can't tell.
 
     `pixels` [n, height, width, channels] are what int8 is calibrated on: costs don't depend on them. Milliseconds
     of the estimate; where there is none for the board, the layers that leave the NPU, then cycles.
@@ -37,7 +36,6 @@ def price_of(
     place = backend_of(board).place
     if place is None:
         return None
-    precision = FLOAT if FLOAT in board.precisions else DEFAULT
 
     def price(graph: onnx.ModelProto) -> Cost:
         work = Path(tempfile.mkdtemp(prefix="price-", dir=folder))

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 # Of any model's graph; the others act on the modules of a plain ViT. Trimming does both: where a graph is
 # conditioned for int8, or isn't ONNX, the module is trimmed.
-ON_GRAPHS = ("split-strides", "trim-tokens", "pad-tokens", "softmax-by-norm", "token-rows")
+ON_GRAPHS = (
+    "split-strides",
+    "trim-tokens",
+    "pad-heads",
+    "pad-tokens",
+    "softmax-by-norm",
+    "token-rows",
+    "split-moves",
+)
 
 # Of any graph's residual streams, for int8 alone, and only where held-out images say that it helps.
 ON_STREAMS = ("condition-streams",)

@@ -14,16 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from onnxscript.rewriter import rewrite
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript.rewriter import pattern, rewrite
 
 from edgevit.export.parity import allowed_for
 from edgevit.rewrites.graph.attention import SpellAttention
+from edgevit.rewrites.graph.heads import PadHeads
 from edgevit.rewrites.graph.layouts import shorten_moves
 from edgevit.rewrites.graph.linears import TokenLinears
 from edgevit.rewrites.graph.padding import pad_tokens
 from edgevit.rewrites.graph.pools import PoolTokens
 from edgevit.rewrites.graph.rows import flatten_rows
 from edgevit.rewrites.graph.strides import SplitStrides
+from edgevit.rewrites.graph.swaps import split_moves
 from edgevit.rewrites.graph.trimming import trim_tokens
 from edgevit.rewrites.graph.values import constant, opened
 from edgevit.rewrites.result import RewriteRecord
@@ -68,16 +71,30 @@ def attention(model: ir.Model, npu: Npu | None, names: Sequence[str]) -> dict[st
     Both at once: an attention that leaves copies of tokens out is written anew in any case.
     """
     by_norm, done = "softmax-by-norm" in names, dict[str, str]()
-    changed = pad_tokens(model.graph, alignment_of(npu)) if "pad-tokens" in names else []
+    changed = pad_tokens(model.graph, alignment_of(npu), groups=not by_norm) if "pad-tokens" in names else []
     if changed:
         refresh(model)
         done["pad-tokens"] = ", ".join(f"{before} tokens padded to {after}" for before, after in changed)
     before = softmaxes(model)
     if changed or by_norm:
-        rewrite(model, [rule(SpellAttention, by_norm=by_norm)])
+        rewrite(model, [rule(SpellAttention, by_norm=by_norm, alignment=alignment_of(npu))])
     if gone := before - softmaxes(model):
         done["softmax-by-norm"] = f"{plural(gone, 'softmax', 'es')} run as max-pool, ELU and L1 norm"
     return done
+
+
+def padded_heads(model: ir.Model, npu: Npu | None) -> dict[str, str]:
+    """Heads of a width that the target can transpose."""
+    pad = rule(PadHeads, alignment_of(npu))
+    count = pattern.RewriteRuleSet([pad]).apply_to_model(model)
+    refresh(model)
+    return {"pad-heads": f"heads of {plural(count, 'attention')} filled up"} if count else {}
+
+
+def split_by_parts(model: ir.Model, npu: Npu | None) -> dict[str, str]:
+    """Places of maps and tokens reordered without transposes of more than two axes."""
+    count = split_moves(model.graph)
+    return {"split-moves": f"{plural(count, 'reordering')} of places as cuts and joins"} if count else {}
 
 
 def softmaxes(model: ir.Model) -> int:
@@ -108,10 +125,12 @@ Rewrite = Callable[[ir.Model, Npu | None], dict[str, str]]
 GRAPH_REWRITES: tuple[tuple[tuple[str, ...], Rewrite], ...] = (
     (("split-strides",), split_strides),
     (("trim-tokens",), trimmed),
+    (("pad-heads",), padded_heads),
     (("pad-tokens", "softmax-by-norm"), partial(attention, names=("pad-tokens", "softmax-by-norm"))),
     (("softmax-by-norm",), partial(attention, names=("softmax-by-norm",))),
     (("pad-tokens",), partial(attention, names=("pad-tokens",))),
     (("token-rows",), token_rows),
+    (("split-moves",), split_by_parts),
 )
 
 
@@ -183,7 +202,7 @@ def refresh(model: ir.Model) -> None:
 
 def proto_of(model: ir.Model) -> onnx.ModelProto:
     """The graph as it is saved, without what nothing reads and without shapes, which may have changed."""
-    rewrite(model, [])  # removes unused nodes and constants
+    RemoveUnusedNodesPass()(model)
     name_after_inputs(model)
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]

@@ -22,8 +22,8 @@ from edgevit.rewrites.graph.views import view_of
 # Of a Softmax in its metadata: how many of its last keys are copies of the first.
 PADDING = "edgevit.padding"
 SPELT = "edgevit.spelt"  # of an attention's output, in the graph's memory
-# Groups of tokens that attention by norms computes one by one; more would make a graph of thousands of operations.
-MAX_GROUPS = 8
+# Parts that a tensor is cut into at once: of 64, rknn-toolkit2 takes minutes.
+MAX_PARTS = 16
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,9 @@ def heads_of(value: ir.Value, *, transposed: bool) -> Heads | None:
 class SpellAttention(pattern.RewriteRuleClassBase):
     """Attention from linear layers to its heads, as compilers fuse it; `by_norm`: without softmax kernels."""
 
-    def __init__(self, *, by_norm: bool) -> None:
+    def __init__(self, *, by_norm: bool, alignment: int = 1) -> None:
         super().__init__("softmax-by-norm" if by_norm else "spell-attention", remove_nodes=False)
-        self.by_norm = by_norm
+        self.by_norm, self.alignment = by_norm, alignment
 
     def pattern(self, op: Any, scores: Any, v: Any) -> Any:
         """Values weighed by a softmax."""
@@ -188,9 +188,8 @@ class SpellAttention(pattern.RewriteRuleClassBase):
         self.k = heads_of(self.core.keys_t, transposed=True)
         self.v = heads_of(self.core.v, transposed=False)
         found = [each for each in (self.q, self.k, self.v) if each is not None]
-        lead = (shape_of(output) or ())[:-2]
-        groups = found[0].groups if found else math.prod(lead[:-1])
-        if self.by_norm and groups > MAX_GROUPS:
+        groups = found[0].groups if found else math.prod((shape_of(output) or ())[:-3])
+        if self.by_norm and stages(groups) is None:
             return result.fail("its tokens are in too many groups")
         alike = len({(each.groups, each.heads) for each in found}) == 1
         if not self.by_norm and not self.core.padding and (len(found) < 3 or not alike):
@@ -215,7 +214,7 @@ class SpellAttention(pattern.RewriteRuleClassBase):
             bias = bias[:, :1]
         if self.by_norm:
             out = op.Reshape(
-                each_group(op, q, k, v, bias, sizes, core.padding, name),
+                groups_as_heads(op, q, k, v, bias, sizes, core.padding, self.alignment, name),
                 numbers(op, (sizes.groups, queries, heads, values), f"{name}_groups"),
             )
             out = op.Transpose(out, perm=[0, 2, 1, 3])
@@ -318,28 +317,69 @@ def by_softmax(
     return op.MatMul(op.Softmax(scores, axis=-1), v)  # type: ignore[no-any-return]
 
 
-def each_group(
-    op: Any, q: ir.Value, k: ir.Value, v: ir.Value, bias: Array | None, sizes: Sizes, padding: int, name: str
+def groups_as_heads(
+    op: Any,
+    q: ir.Value,
+    k: ir.Value,
+    v: ir.Value,
+    bias: Array | None,
+    sizes: Sizes,
+    padding: int,
+    alignment: int,
+    name: str,
 ) -> ir.Value:
-    """Attention without softmax kernels, group by group: [1, groups * queries, heads * values].
+    """Attention without softmax kernels, all groups' heads side by side: [1, groups * queries, heads * values].
 
-    What needs no softmax kernel needs no batches either: NPUs without the one transpose only a batch of one.
+    What needs no softmax kernel needs no batches either: NPUs without the one transpose only one image, but cut
+    and join tokens. In groups, tokens are filled up here to a count that they transpose.
     """
-    parts = []
-    for group in range(sizes.groups):
-        own = f"{name}_{group}" if sizes.groups > 1 else name
-        tokens = ((q, sizes.queries, "q"), (k, sizes.keys, "k"), (v, sizes.keys, "v"))
-        q_own, k_own, v_own = (
-            each
-            if sizes.groups == 1
-            else cut(op, each, group * count, (group + 1) * count, 2, f"{own}_{key}")
-            for each, count, key in tokens
-        )
-        added = None if bias is None else bias[:, min(group, bias.shape[1] - 1)]
-        out = op.Transpose(by_norm(op, q_own, k_own, v_own, added, sizes, padding, own), perm=[0, 2, 1, 3])
-        width = sizes.heads * sizes.values
-        parts.append(op.Reshape(out, numbers(op, (1, sizes.queries, width), f"{own}_joined")))
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=1)  # type: ignore[no-any-return]
+    groups, many, parts = sizes.groups, sizes.groups * sizes.heads, stages(sizes.groups) or ()
+    filled = groups > 1 and not padding
+    queries, keys = (each + -each % alignment if filled else each for each in (sizes.queries, sizes.keys))
+    q = beside(op, q, parts, queries - sizes.queries, f"{name}_q")
+    k, v = (beside(op, each, parts, keys - sizes.keys, f"{name}_{key}") for key, each in (("k", k), ("v", v)))
+    if bias is not None:
+        bias = bias.swapaxes(0, 1) if bias.ndim == 4 else bias[None]
+        bias = np.broadcast_to(bias, (groups, *bias.shape[1:]))
+        # Cut in stages, the last part comes first.
+        bias = np.moveaxis(bias.reshape(*parts, *bias.shape[1:]), 0, len(parts) - 1 if parts else 0)
+        bias = bias.reshape(many, *bias.shape[-2:])
+        bias = np.pad(bias, ((0, 0), (0, queries - sizes.queries), (0, keys - sizes.keys)), mode="edge")
+    whole = Sizes(1, many, queries, keys, sizes.width, sizes.values)
+    out = op.Transpose(
+        by_norm(op, q, k, v, bias, whole, padding or keys - sizes.keys, name), perm=[0, 2, 1, 3]
+    )
+    out = op.Reshape(out, numbers(op, (1, queries, many * sizes.values), f"{name}_joined"))
+    if queries > sizes.queries:
+        out = cut(op, out, 0, sizes.queries, 1, f"{name}_kept")
+    for count in reversed(parts):
+        out = apart(op, out, count, along=2, joined=1)
+    return out  # type: ignore[no-any-return]
+
+
+def stages(groups: int) -> tuple[int, ...] | None:
+    """The parts that as many groups are cut into, one after the other; None where it takes more than two cuts."""
+    if groups <= MAX_PARTS:
+        return (groups,) if groups > 1 else ()
+    for first in range(math.isqrt(groups), 1, -1):
+        if groups % first == 0:
+            return (first, groups // first) if groups // first <= MAX_PARTS else None
+    return None
+
+
+def beside(op: Any, value: ir.Value, parts: tuple[int, ...], more: int, name: str) -> ir.Value:
+    """[1, heads, groups * tokens, width] as [1, groups * heads, tokens + more, width], the first token copied."""
+    for count in parts:
+        value = apart(op, value, count, along=2, joined=1)
+    if more:
+        value = op.Concat(value, *[cut(op, value, 0, 1, 2, f"{name}_first")] * more, axis=2)
+    return value
+
+
+def apart(op: Any, value: ir.Value, groups: int, *, along: int, joined: int) -> ir.Value:
+    """A value cut into equal parts along one axis, and joined along another."""
+    parts = op.Split(value, axis=along, num_outputs=groups, _outputs=groups)
+    return op.Concat(*parts, axis=joined)  # type: ignore[no-any-return]
 
 
 def by_norm(

@@ -15,7 +15,8 @@ from edgevit.targets.profiles import Npu
 # Lower is better, item by item.
 Cost = tuple[float, ...]
 # What changes how many operations there are; the others only make them smaller.
-MOVES = ("pad-tokens", "softmax-by-norm", "token-rows")
+MOVES = ("pad-heads", "pad-tokens", "softmax-by-norm", "token-rows", "split-moves")
+SELDOM = ("pad-heads", "split-moves")  # what few models need, of those
 
 
 def rewrite_where_it_pays(
@@ -27,15 +28,17 @@ def rewrite_where_it_pays(
 ) -> Rewritten:
     """The graph with those rewrites whose result the compiler prices lowest; without a `cost`, with all of them.
 
-    Tried are all, all but those that move tokens about, and none. What was left out says so in its record.
+    Tried are all, all but those that few models need, all but those that move tokens about, and none. What was left
+    out says so in its record.
     """
     whole = rewrite_graph(graph, names, images, npu)
     if cost is None or not any(each.changed for each in whole.records):
         return whole
-    fewer = [name for name in names if name not in MOVES]
     variants = [whole]
-    if any(each.changed and each.name in MOVES for each in whole.records):
-        variants.append(rewrite_graph(graph, fewer, images, npu))
+    for more in (SELDOM, MOVES):
+        if any(each.changed and each.name in more for each in variants[-1].records):
+            fewer = [name for name in names if name not in more]
+            variants.append(rewrite_graph(graph, fewer, images, npu))
     if any(each.changed for each in variants[-1].records):
         variants.append(Rewritten(graph, ()))
     with ThreadPoolExecutor(2) as pool:

@@ -7,6 +7,7 @@ attention itself leaves them out of its sums.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from edgevit.rewrites.graph.attention import PADDING, core_of
+from edgevit.rewrites.graph.attention import PADDING, Core, core_of, heads_of
 from edgevit.rewrites.graph.tokens import axes_read, first_rows, insert_before, replace_constant
 from edgevit.rewrites.graph.trimming import leading
 from edgevit.rewrites.graph.values import constant, shape_of
@@ -22,8 +23,10 @@ from edgevit.rewrites.graph.values import constant, shape_of
 Place = tuple[ir.Value, int]  # an axis of a value that counts tokens
 
 
-def pad_tokens(graph: ir.Graph, alignment: int) -> list[tuple[int, int]]:
+def pad_tokens(graph: ir.Graph, alignment: int, *, groups: bool = True) -> list[tuple[int, int]]:
     """Fill up the tokens of every attention to a multiple of `alignment`; the counts before and after.
+
+    Not `groups`: only of attention over all tokens at once.
 
     The graph is changed in place. Its values' shapes are as before: infer them again.
     """
@@ -33,6 +36,8 @@ def pad_tokens(graph: ir.Graph, alignment: int) -> list[tuple[int, int]]:
         core = core_of(node.outputs[0]) if node.op_type == "MatMul" else None
         if core is None or core.padding or node.outputs[0] in places:
             continue
+        if not groups and is_grouped(core):  # it is filled up group by group
+            continue
         keys = (shape_of(core.v) or ())[-2]
         if keys % alignment:
             spread([(core.v, len(shape_of(core.v) or ()) - 2)], places, graph)
@@ -41,6 +46,12 @@ def pad_tokens(graph: ir.Graph, alignment: int) -> list[tuple[int, int]]:
         return []
     fill(graph, places, alignment)
     return list(dict.fromkeys(changed))
+
+
+def is_grouped(core: Core) -> bool:
+    """Whether an attention's tokens are in several groups."""
+    heads, shape = heads_of(core.v, transposed=False), shape_of(core.v) or ()
+    return (heads.groups if heads else math.prod(shape[:-3])) > 1
 
 
 def spread(seeds: list[Place], places: dict[ir.Value, set[int]], graph: ir.Graph) -> None:

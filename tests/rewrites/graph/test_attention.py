@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgevit.rewrites.graph.apply import outputs_of, rewrite_graph
+from edgevit.rewrites.roles import ON_GRAPHS
 from edgevit.targets.profiles import Npu
 from tests.rewrites.graph.graphs import SPELLINGS, Attention, Classifier, graph_of, kinds, noise
 
-EVERY = ("split-strides", "trim-tokens", "pad-tokens", "softmax-by-norm", "token-rows")
+EVERY = ON_GRAPHS
 NPU = Npu(target="any", max_conv_stride=7, transpose_alignment=8)
 
 
@@ -64,13 +65,33 @@ def test_heads_are_cut_out_of_one_layer_where_they_read_one_input() -> None:
     assert sum(node.input[1] in weights for node in products) == 4
 
 
+def test_heads_of_a_width_that_the_target_can_t_transpose_are_filled_up() -> None:
+    model, images = Classifier("chunks", patch=8, grid=2, dim=12, heads=2, mean=True), noise(2, 3, 16, 16)
+    graph = graph_of(model, 1, 3, 16, 16)
+    found = rewrite_graph(graph, ["pad-heads"], images, NPU)
+    assert [record.what for record in found.records] == ["heads of 2 attentions filled up"]
+    shapes = {tuple(each.dims) for each in found.graph.graph.initializer}
+    assert {(12, 48), (16, 12)} <= shapes  # q, k and v of two heads, 8 wide; the layer behind
+    again = rewrite_graph(found.graph, ["pad-heads"], images, NPU)
+    assert again.records == ()
+
+
+def test_attention_in_more_groups_than_two_cuts_give_keeps_its_softmax() -> None:
+    model, images = Biased(17, 8, 2), noise(1, 3, 17, 8)
+    found = rewrite_graph(graph_of(model, 1, 3, 17, 8), ["softmax-by-norm"], images, NPU)
+    assert "Softmax" in kinds(found.graph) and found.records == ()
+
+
 class Biased(nn.Module):
-    """Windows of an image's tokens, each with its own attention and one bias on the scores for all."""
+    """Windows of an image's tokens, each with its own attention and a bias of its own on the scores."""
 
     def __init__(self, windows: int, tokens: int, heads: int) -> None:
         super().__init__()
         self.windows, self.tokens = windows, tokens
-        self.attention = Attention("packed", 4 * heads, heads, torch.randn(heads, tokens, tokens))
+        bias = (
+            torch.randn(windows, heads, tokens, tokens) if windows > 2 else torch.randn(heads, tokens, tokens)
+        )
+        self.attention = Attention("packed", 4 * heads, heads, bias)
         self.lift = nn.Conv2d(3, 4 * heads, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -79,7 +100,7 @@ class Biased(nn.Module):
         return self.attention(x).reshape(1, -1)
 
 
-@pytest.mark.parametrize(("windows", "tokens"), [(1, 16), (4, 8), (2, 6)])
+@pytest.mark.parametrize(("windows", "tokens"), [(1, 16), (4, 8), (2, 6), (16, 3), (20, 5)])
 def test_windows_and_biases_are_kept(windows: int, tokens: int) -> None:
     torch.manual_seed(0)
     model, images = Biased(windows, tokens, 2), noise(2, 3, windows, tokens)

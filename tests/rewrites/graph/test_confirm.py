@@ -26,6 +26,20 @@ def test_all_are_kept_where_they_are_cheapest() -> None:
     assert {record.name for record in found.records if record.changed} == set(EVERY)
 
 
+def test_what_few_models_need_is_left_out_alone_where_the_compiler_prices_it_higher() -> None:
+    """Here what costs are the wider heads' weights."""
+    names = (*EVERY, "pad-heads")
+    found = rewrite_where_it_pays(
+        model(),
+        names,
+        noise(1, 3, 24, 24),
+        NPU,
+        lambda given: (float(sum(each.dims[-1:] == [48] for each in given.graph.initializer)),),
+    )
+    told = {record.name: record.changed for record in found.records}
+    assert not told["pad-heads"] and told["softmax-by-norm"] and told["token-rows"]
+
+
 def test_those_that_move_tokens_are_left_out_where_the_compiler_prices_them_higher() -> None:
     found = rewrite_where_it_pays(
         model(), EVERY, noise(1, 3, 24, 24), NPU, lambda given: (float(len(given.graph.node)),)

@@ -17,13 +17,13 @@ def shorten_moves(graph: ir.Graph) -> int:
 
     Gives how many changed. The graph is changed in place.
     """
-    changed = 0
-    for node in list(graph):
-        readers = node.outputs[0].consumers()
-        last = not readers or any(each.op_type not in ORDERS for each in readers)
-        if node.op_type in ORDERS and last:
-            changed += shorten(graph, node)
-    return changed
+    return sum(shorten(graph, node) for node in list(graph) if ends_chain(node))
+
+
+def ends_chain(node: ir.Node) -> bool:
+    """Whether a node only reorders elements, and something reads it that does not."""
+    readers = node.outputs[0].consumers()
+    return node.op_type in ORDERS and (not readers or any(each.op_type not in ORDERS for each in readers))
 
 
 def shorten(graph: ir.Graph, last: ir.Node) -> bool:
@@ -33,10 +33,7 @@ def shorten(graph: ir.Graph, last: ir.Node) -> bool:
     given = shape_of(source)
     if shape is None or given is None or source is None:
         return False
-    index: Index | None = np.arange(math.prod(given), dtype=np.int64).reshape(given)
-    for node in chain:
-        after = shape_of(node.outputs[0])
-        index = None if index is None or after is None else move(node, node.outputs[0], index, after)
+    index = index_of(chain, given)
     if index is None:
         return False
     steps = moves(index, given)
@@ -68,6 +65,15 @@ def chain_to(last: ir.Node) -> list[ir.Node]:
             break
         chain.insert(0, before)
     return chain
+
+
+def index_of(chain: list[ir.Node], given: tuple[int, ...]) -> Index | None:
+    """Which element of its source, of shape `given`, each one behind a chain is; None where that isn't known."""
+    index: Index | None = np.arange(math.prod(given), dtype=np.int64).reshape(given)
+    for node in chain:
+        after = shape_of(node.outputs[0])
+        index = None if index is None or after is None else move(node, node.outputs[0], index, after)
+    return index
 
 
 def moves(index: Index, given: tuple[int, ...]) -> list[tuple[str, list[int]]]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgevit.rewrites.graph.layouts import chain_to, factored
+from edgevit.rewrites.graph.layouts import chain_to, ends_chain, factored, index_of
 from edgevit.rewrites.graph.tokens import register
 from edgevit.rewrites.graph.values import shape_of
-from edgevit.rewrites.graph.views import ORDERS, Index, move
+from edgevit.rewrites.graph.views import Index
 
 MAX_PARTS = 32  # of one reordering; more would cost more than a transpose
 
@@ -25,27 +25,16 @@ def split_moves(graph: ir.Graph) -> int:
 
     The graph is changed in place.
     """
-    changed = 0
-    for node in list(graph):
-        readers = node.outputs[0].consumers()
-        last = not readers or any(each.op_type not in ORDERS for each in readers)
-        if node.op_type in ORDERS and last:
-            changed += split_move(graph, node)
-    return changed
+    return sum(split_move(graph, node) for node in list(graph) if ends_chain(node))
 
 
 def split_move(graph: ir.Graph, last: ir.Node) -> bool:
     """Replace the chain of reorderings that ends with a node, where it moves places and leaves channels alone."""
     chain = chain_to(last)
-    source, shape = chain[0].inputs[0], shape_of(last.outputs[0])
+    source = chain[0].inputs[0]
     given = shape_of(source)
-    if source is None or given is None or shape is None:
-        return False
-    index: Index | None = np.arange(math.prod(given), dtype=np.int64).reshape(given)
-    for node in chain:
-        after = shape_of(node.outputs[0])
-        index = None if index is None or after is None else move(node, node.outputs[0], index, after)
-    if index is None or given[0] != 1:
+    index = None if given is None else index_of(chain, given)
+    if source is None or given is None or index is None or given[0] != 1:
         return False
     for channels in {3: (2,), 4: (1, 3)}.get(len(given), ()):  # of tokens, of a map
         found = places_of(index, given, channels)

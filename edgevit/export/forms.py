@@ -171,11 +171,18 @@ PLAIN: dict[Any, Any] = {
 }
 
 
+# What treats every vector of channels alike, with the names of its arguments.
+OVER_CHANNELS: dict[Any, tuple[str, ...]] = {
+    functional.linear: ("input", "weight", "bias"),
+    functional.layer_norm: ("input", "normalized_shape", "weight", "bias", "eps"),
+}
+
+
 class PlainLinears(TorchFunctionMode):
-    """Linear layers as products that LiteRT's converter makes nothing wrong of.
+    """Linear layers, and norms before them, as what LiteRT's converter makes nothing wrong of.
 
     Its own checks refuse what it makes of others ("expected 3 but got 4"). Those over more than three dimensions
-    run over two, and their outputs get the shape back; those spelt as convolutions over a line are products. The
+    run over two, and their outputs get the shape back; layers spelt as convolutions over a line are products. The
     same sums in the same order.
     """
 
@@ -184,8 +191,10 @@ class PlainLinears(TorchFunctionMode):
     ) -> Any:
         if function is functional.conv1d and (product := as_product(*args, **(kwargs or {}))) is not None:
             return product
-        values = dict(zip(("input", "weight", "bias"), args, strict=False)) | (kwargs or {})
-        if function is not functional.linear or values["input"].ndim <= MAX_LINEAR_DIMENSIONS:
+        names = OVER_CHANNELS.get(function, ())
+        values = dict(zip(names, args, strict=False)) | (kwargs or {})
+        over_channels = names and len(values.get("normalized_shape", (1,))) == 1
+        if not over_channels or values["input"].ndim <= MAX_LINEAR_DIMENSIONS:
             return function(*args, **(kwargs or {}))
         given = values.pop("input")
         flat: torch.Tensor = function(given.flatten(0, -2), **values)

@@ -51,6 +51,16 @@ def test_totals_are_those_of_the_log(name: str) -> None:
     assert (placement.cycles, len(placement.layers), cpu) == KNOWN[name]
 
 
+def test_weights_of_over_a_million_kilobytes_are_printed_another_way() -> None:
+    """Recorded of TNT-S in int8 on RK3588; ViT-L has as many."""
+    log, found = re.subn(
+        r"Total Weight Memory Size: [\d.]+KB",
+        "Total Weight Memory Size: 1.46282e+06KB",
+        recorded("deit-rk3588-int8"),
+    )
+    assert found and parse_log(log).weight_bytes == 1_462_820 * 1024
+
+
 def test_patch_convolution_is_priced_as_printed() -> None:
     layer = parse_log(recorded("deit-rk3588-int8")).costliest(1)[0]
     assert (layer.op, layer.target, layer.dtype) == ("Conv", "NPU", "INT8")

@@ -58,5 +58,7 @@ def test_linear_layers_and_norms_over_many_dimensions_become_flat_ones(tmp_path:
     torch.testing.assert_close(program.module()(image), model(image.permute(0, 3, 1, 2)), atol=0, rtol=0)
     given = [node.args[0].meta["val"].ndim for node in program.graph.nodes if "linear" in str(node.target)]
     assert given == [2, 2]
-    norms = [node.args[0].meta["val"].ndim for node in program.graph.nodes if "layer_norm" in str(node.target)]
+    norms = [
+        node.args[0].meta["val"].ndim for node in program.graph.nodes if "layer_norm" in str(node.target)
+    ]
     assert norms == [2]

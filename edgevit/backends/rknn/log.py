@@ -24,7 +24,9 @@ ROW = re.compile(
 )
 TENSOR = re.compile(r"(\d+)\s+(\w+)\s.*\|\s*0x")
 SHAPES = re.compile(r"\(\d+(?:,\d+)*\)(?:,\(\d+(?:,\d+)*\))*(?:,\.\.\.)?|\\")
-MEMORY = re.compile(r"Total (Internal|Weight) Memory Size: ([\d.]+)KB")
+MEMORY = re.compile(
+    r"Total (Internal|Weight) Memory Size: ([\d.]+(?:e\+\d+)?)KB"
+)  # over a million as 1.4e+06
 
 
 def parse_log(text: str) -> Placement:

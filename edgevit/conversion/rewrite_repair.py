@@ -47,11 +47,10 @@ def settled(conversion: Conversion, board: Board, precision: str) -> Step | None
         return "right" if found is not None and found.metrics["right"] else "wrong"
 
     cause = smallest_cause(changed(conversion, board, precision), attempt)
-    for count in range(1, len(other_spellings(conversion, board)) + 1) if cause is None else ():
-        names = other_spellings(conversion, board)[:count]
-        if attempt(names) == "right":
-            cause = names
-            break
+    if cause is None:
+        spellings = other_spellings(conversion, board)
+        fewer = (spellings[:count] for count in range(1, len(spellings) + 1))
+        cause = next((names for names in fewer if attempt(names) == "right"), None)
     conversion.breaking.pop(key, None)
     if cause is None:
         if died is not None:

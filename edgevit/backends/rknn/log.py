@@ -24,9 +24,8 @@ ROW = re.compile(
 )
 TENSOR = re.compile(r"(\d+)\s+(\w+)\s.*\|\s*0x")
 SHAPES = re.compile(r"\(\d+(?:,\d+)*\)(?:,\(\d+(?:,\d+)*\))*(?:,\.\.\.)?|\\")
-MEMORY = re.compile(
-    r"Total (Internal|Weight) Memory Size: ([\d.]+(?:e\+\d+)?)KB"
-)  # over a million as 1.4e+06
+# Over a million are printed as 1.4e+06.
+MEMORY = re.compile(r"Total (Internal|Weight) Memory Size: ([\d.]+(?:e\+\d+)?)KB")
 
 
 def parse_log(text: str) -> Placement:

@@ -87,7 +87,8 @@ def padded_heads(model: ir.Model, npu: Npu | None) -> dict[str, str]:
     """Heads of a width that the target can transpose."""
     pad = rule(PadHeads, alignment_of(npu))
     count = pattern.RewriteRuleSet([pad]).apply_to_model(model)
-    refresh(model)
+    if count:
+        refresh(model)
     return {"pad-heads": f"heads of {plural(count, 'attention')} filled up"} if count else {}
 
 

@@ -119,11 +119,12 @@ def write(
     def turned(value: ir.Value, order: list[int]) -> ir.Value:
         return emit("Transpose", [value], ir.AttrInt64s("perm", order)).outputs[0]
 
-    def joined(value: ir.Value, count: int, size: int, axis: int, shape: tuple[int, ...]) -> ir.Value:
+    def cut(value: ir.Value, count: int, size: int) -> list[ir.Value]:
         sizes = register(graph, f"{output.name}_swap_{steps}_parts", np.full(count, size, np.int64))
-        parts = emit("Split", [value, sizes], ir.AttrInt64("axis", 3), outputs=count).outputs
-        parts = [reshaped(each, *shape) for each in parts] if axis == 3 else parts
-        return emit("Concat", list(parts), ir.AttrInt64("axis", axis)).outputs[0]
+        return list(emit("Split", [value, sizes], ir.AttrInt64("axis", 3), outputs=count).outputs)
+
+    def joined(parts: list[ir.Value], axis: int) -> ir.Value:
+        return emit("Concat", parts, ir.AttrInt64("axis", axis)).outputs[0]
 
     before, after = shape_of(source) or (), shape_of(output) or ()
     width = before[channels]
@@ -132,14 +133,15 @@ def write(
         value = turned(reshaped(value, 1, places, width), [0, 2, 1])
     for lead, a, b, behind in swaps:
         if a <= b:
-            value = reshaped(value, 1, width, lead, a * b * behind)
-            value = joined(value, a, b * behind, 3, (1, width, lead * b, behind))
+            parts = cut(reshaped(value, 1, width, lead, a * b * behind), a, b * behind)
+            value = joined([reshaped(each, 1, width, lead * b, behind) for each in parts], 3)
         else:
-            value = reshaped(value, 1, width, lead * a, b * behind)
-            value = joined(value, b, behind, 3, (1, width, lead, a * behind))
+            parts = cut(reshaped(value, 1, width, lead * a, b * behind), b, behind)
+            value = joined([reshaped(each, 1, width, lead, a * behind) for each in parts], 3)
     if found.together > 1:
         places //= found.together
-        value = joined(reshaped(value, 1, width, 1, found.together * places), found.together, places, 1, ())
+        row = reshaped(value, 1, width, 1, found.together * places)
+        value = joined(cut(row, found.together, places), 1)
         width *= found.together
     if math.prod(after[: found.axis]) > 1:
         value = turned(reshaped(value, 1, width, places), [0, 2, 1])

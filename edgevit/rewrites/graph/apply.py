@@ -18,13 +18,13 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import pattern, rewrite
 
 from edgevit.export.parity import allowed_for
-from edgevit.rewrites.graph.attention import SpellAttention
 from edgevit.rewrites.graph.heads import PadHeads
 from edgevit.rewrites.graph.layouts import shorten_moves
 from edgevit.rewrites.graph.linears import TokenLinears
 from edgevit.rewrites.graph.padding import pad_tokens
 from edgevit.rewrites.graph.pools import PoolTokens
 from edgevit.rewrites.graph.rows import flatten_rows
+from edgevit.rewrites.graph.spelling import SpellAttention
 from edgevit.rewrites.graph.strides import SplitStrides
 from edgevit.rewrites.graph.swaps import split_moves
 from edgevit.rewrites.graph.trimming import trim_tokens

@@ -13,8 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from edgevit.rewrites.graph.attention import Heads, Sizes, SpellAttention, core_of, heads_of
+from edgevit.rewrites.graph.attention import Heads, Sizes, core_of, heads_of
 from edgevit.rewrites.graph.linears import emit, numbers, reshaped
+from edgevit.rewrites.graph.spelling import SpellAttention
 from edgevit.rewrites.graph.values import Array, constant, maker, shape_of
 from edgevit.rewrites.graph.views import View, view_of
 

@@ -7,6 +7,7 @@ and any number of layers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,3 +160,15 @@ def heads_of(value: ir.Value, *, transposed: bool) -> Heads | None:
     weight = linear.weight[:, chosen] * np.asarray(view.scale, linear.weight.dtype)
     bias = None if linear.bias is None else linear.bias[chosen] * np.asarray(view.scale, linear.weight.dtype)
     return Heads(linear.x, groups, each, tokens, heads, index.shape[2], weight, bias)
+
+
+def operands_of(core: Core) -> tuple[Heads | None, Heads | None, Heads | None]:
+    """q, k and v as heads of linear layers; None for one that is something else."""
+    k = heads_of(core.keys_t, transposed=True)
+    return heads_of(core.q, transposed=False), k, heads_of(core.v, transposed=False)
+
+
+def groups_of(core: Core) -> int:
+    """In how many groups an attention's tokens are, each for itself."""
+    known = next((each for each in operands_of(core) if each is not None), None)
+    return known.groups if known else math.prod((shape_of(core.v) or ())[:-3])

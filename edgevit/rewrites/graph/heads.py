@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from edgevit.rewrites.graph.attention import Heads, Sizes, core_of, heads_of
+from edgevit.rewrites.graph.attention import Heads, Sizes, core_of, operands_of
 from edgevit.rewrites.graph.linears import emit, numbers, reshaped
 from edgevit.rewrites.graph.spelling import SpellAttention
 from edgevit.rewrites.graph.values import Array, constant, maker, shape_of
@@ -41,9 +41,7 @@ class PadHeads(SpellAttention):
         self.core = core_of(view.source)
         if self.core is None or self.core.padding:
             return result.fail("no attention before it, or one with tokens that don't count")
-        self.q = heads_of(self.core.q, transposed=False)
-        self.k = heads_of(self.core.keys_t, transposed=True)
-        self.v = heads_of(self.core.v, transposed=False)
+        self.q, self.k, self.v = operands_of(self.core)
         if self.q is None or self.k is None or self.v is None:
             return result.fail("its heads are not cut out of linear layers")
         self.sizes = sizes = sizes_of(self.q, self.k, self.v)

@@ -7,7 +7,6 @@ attention itself leaves them out of its sums.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from edgevit.rewrites.graph.attention import PADDING, Core, core_of, heads_of
+from edgevit.rewrites.graph.attention import PADDING, core_of, groups_of
 from edgevit.rewrites.graph.tokens import axes_read, first_rows, insert_before, replace_constant
 from edgevit.rewrites.graph.trimming import leading
 from edgevit.rewrites.graph.values import constant, shape_of
@@ -36,7 +35,7 @@ def pad_tokens(graph: ir.Graph, alignment: int, *, groups: bool = True) -> list[
         core = core_of(node.outputs[0]) if node.op_type == "MatMul" else None
         if core is None or core.padding or node.outputs[0] in places:
             continue
-        if not groups and is_grouped(core):  # it is filled up group by group
+        if not groups and groups_of(core) > 1:  # it is filled up group by group
             continue
         keys = (shape_of(core.v) or ())[-2]
         if keys % alignment:
@@ -46,12 +45,6 @@ def pad_tokens(graph: ir.Graph, alignment: int, *, groups: bool = True) -> list[
         return []
     fill(graph, places, alignment)
     return list(dict.fromkeys(changed))
-
-
-def is_grouped(core: Core) -> bool:
-    """Whether an attention's tokens are in several groups."""
-    heads, shape = heads_of(core.v, transposed=False), shape_of(core.v) or ()
-    return (heads.groups if heads else math.prod(shape[:-3])) > 1
 
 
 def spread(seeds: list[Place], places: dict[ir.Value, set[int]], graph: ir.Graph) -> None:

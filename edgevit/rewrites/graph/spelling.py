@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from edgevit.rewrites.graph.attention import Heads, Sizes, core_of, heads_of
+from edgevit.rewrites.graph.attention import Heads, Sizes, core_of, groups_of, operands_of
 from edgevit.rewrites.graph.linears import as_tokens, emit, numbers, reshaped
 from edgevit.rewrites.graph.values import Array, shape_of
 
@@ -39,12 +39,9 @@ class SpellAttention(pattern.RewriteRuleClassBase):
         self.core = core_of(output)
         if self.core is None or shape_of(output) is None or SPELT in output.meta:
             return result.fail("no attention whose scores are a product")
-        self.q = heads_of(self.core.q, transposed=False)
-        self.k = heads_of(self.core.keys_t, transposed=True)
-        self.v = heads_of(self.core.v, transposed=False)
+        self.q, self.k, self.v = operands_of(self.core)
         found = [each for each in (self.q, self.k, self.v) if each is not None]
-        groups = found[0].groups if found else math.prod((shape_of(output) or ())[:-3])
-        if self.by_norm and stages(groups) is None:
+        if self.by_norm and stages(groups_of(self.core)) is None:
             return result.fail("its tokens are in too many groups")
         alike = len({(each.groups, each.heads) for each in found}) == 1
         if not self.by_norm and not self.core.padding and (len(found) < 3 or not alike):

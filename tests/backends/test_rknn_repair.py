@@ -13,7 +13,7 @@ import torch
 from edgevit.backends.onnxruntime import host as onnxruntime
 from edgevit.backends.proof import TOLERANCE, Probe, relative_error
 from edgevit.backends.protocol import CompileRequest
-from edgevit.backends.rknn import repair
+from edgevit.backends.rknn import repair, trials
 from edgevit.backends.rknn.backend import RKNN
 from edgevit.backends.rknn.build import Build
 from edgevit.errors import ToolchainError, ToolFailed
@@ -109,8 +109,9 @@ def toolkit(monkeypatch: pytest.MonkeyPatch, right: Any) -> list[tuple[list[str]
         found = expected if right(rules, level) else np.zeros_like(expected)
         return Build({"toolkit": "made up"}, LOG, ()), found
 
-    monkeypatch.setattr(repair, "simulated", simulated)
-    monkeypatch.setattr(repair, "parse_log", lambda log: SimpleNamespace(cycles=100))
+    monkeypatch.setattr(trials, "simulated", simulated)
+    for module in (repair, trials):
+        monkeypatch.setattr(module, "parse_log", lambda log: SimpleNamespace(cycles=100))
     return asked
 
 
@@ -153,7 +154,7 @@ def test_a_build_that_never_ends_is_one_that_died_and_soon(
 ) -> None:
     """Real: without 18 rules of a small ViT's, fuse_rs_conv undoes and redoes its own step."""
     toolkit(monkeypatch, lambda rules, level: "rule_b" in rules)
-    quick = repair.simulated
+    quick = trials.simulated
 
     def simulated(*given: Any) -> Any:
         timeout_s = given[5]
@@ -162,7 +163,7 @@ def test_a_build_that_never_ends_is_one_that_died_and_soon(
             raise ToolchainError("rknn", f"no result after {timeout_s:.0f} s", "")
         return quick(*given)
 
-    monkeypatch.setattr(repair, "simulated", simulated)
+    monkeypatch.setattr(trials, "simulated", simulated)
     proof, _ = repair.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), ARGUMENTS, Quiet())
     assert proof.right and proof.left_out == ("rule_b",)
 
@@ -184,7 +185,7 @@ def test_a_build_that_dies_without_a_word_on_why_is_searched_where_rules_had_bee
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, mended: bool
 ) -> None:
     builds = toolkit(monkeypatch, lambda rules, level: True)
-    quick = repair.simulated
+    quick = trials.simulated
 
     def simulated(*given: Any) -> Any:
         found = quick(*given)
@@ -195,7 +196,7 @@ def test_a_build_that_dies_without_a_word_on_why_is_searched_where_rules_had_bee
             raise ToolFailed("rknn", "segmentation fault", "")
         return found
 
-    monkeypatch.setattr(repair, "simulated", simulated)
+    monkeypatch.setattr(trials, "simulated", simulated)
     request, probe = asked(random_vit(embed_dim=48), 32, tmp_path)
     if not mended:
         with pytest.raises(ToolFailed, match="segmentation fault"):

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,16 @@ from typing import Any
 import numpy as np
 
 from edgevit.backends import float16
-from edgevit.backends.proof import REPAIR_SECONDS, TOLERANCE, Probe, Proof, Verdict, relative_error
+from edgevit.backends.proof import REPAIR_SECONDS, Probe, Proof, relative_error
 from edgevit.backends.protocol import CompileRequest, Outputs, time_limit_s
-from edgevit.backends.rknn import cures, divergence
-from edgevit.backends.rknn.build import Build, build, read_log
+from edgevit.backends.rknn import cures, divergence, trials
+from edgevit.backends.rknn.build import Build, read_log
 from edgevit.backends.rknn.cures import Cure
 from edgevit.backends.rknn.log import parse_log
 from edgevit.backends.vendor_folder import write_vendor_folder
-from edgevit.errors import ToolchainError, ToolFailed
+from edgevit.errors import ToolFailed
 from edgevit.progress import Progress, Quiet
-from edgevit.toolchains import environment
 
-FEW = 4  # images of a trial: a wrong rule shows on every one
 # What a trial may take, in times of the build as it was and at least in seconds: without some of its rules the
 # compiler undoes and redoes the same step for ever.
 TIMES, AT_LEAST = 5, 30.0
@@ -47,7 +43,7 @@ def prove(
     limit_s = time_limit_s(request)
     begun = time.monotonic()
     try:
-        first, found = simulated(
+        first, found = trials.simulated(
             request.board.toolchain, arguments, probe, jobs / "as-built", progress, limit_s
         )
     except ToolFailed as error:
@@ -61,12 +57,12 @@ def prove(
     images = request.preprocessing.normalise(np.load(probe.pixels, allow_pickle=False))
     own = float16.own_error(request.onnx, images, expected, probe.sizes)
     if not math.isfinite(own):
-        node, largest = float16.largest_value(request.onnx, images[:FEW])
+        node, largest = float16.largest_value(request.onnx, images[: trials.FEW])
         reason = f"{node} reaches {largest:.0f}, more than float16 holds ({float16.LARGEST:.0f})"
         return replace(proof, reason=reason, overflows=True), first
     proof = replace(proof, own_error=own)
     if proof.right:
-        first, _ = simulated(
+        first, _ = trials.simulated(
             request.board.toolchain, arguments, probe, jobs / "again", progress, limit_s, proof.tolerance
         )
         return replace(proof, builds=2), first
@@ -77,9 +73,9 @@ def prove(
     # Rules that the build died of need not be tried again in every trial.
     arguments = Cure(first.disabled_rules).of(arguments)
     last = first
-    with few_of(probe, request.out) as few:
-        cure, trials = searched(request, few, arguments, first.log, proof, progress, trial_s)
-        proof = replace(proof, builds=1 + trials)
+    with trials.few_of(probe, request.out) as few:
+        cure, tried = trials.searched(request, few, arguments, first.log, proof, progress, trial_s)
+        proof = replace(proof, builds=1 + tried)
         if cure is not None:
             proof, last, found = mended(request, probe, arguments, cure, proof, progress)
             proof = replace(proof, cycles=(parse_log(first.log).cycles, parse_log(last.log).cycles))
@@ -117,11 +113,11 @@ def revived(
         raise error
     progress.warn(f"{request.board.id}: the compiler died ({error.why}); searching its rules for the cause")
     proof = Proof(len(np.load(probe.outputs, mmap_mode="r")), math.inf, reason=str(error.why))
-    with few_of(probe, request.out) as few:
-        cure, trials = searched(request, few, arguments, log, proof, progress, REPAIR_SECONDS)
+    with trials.few_of(probe, request.out) as few:
+        cure, tried = trials.searched(request, few, arguments, log, proof, progress, REPAIR_SECONDS)
     if cure is None:
         raise error
-    proof, built, _ = mended(request, probe, arguments, cure, replace(proof, builds=1 + trials), progress)
+    proof, built, _ = mended(request, probe, arguments, cure, replace(proof, builds=1 + tried), progress)
     if not proof.right:
         raise error
     return proof, built
@@ -136,7 +132,7 @@ def mended(
     progress: Progress,
 ) -> tuple[Proof, Build, Outputs]:
     """The build with a cure and its outputs on the whole probe, and the proof with what came of it."""
-    built, found = simulated(
+    built, found = trials.simulated(
         request.board.toolchain,
         cure.of(arguments),
         probe,
@@ -153,66 +149,6 @@ def mended(
     return proof, built, found
 
 
-@contextmanager
-def few_of(probe: Probe, folder: Path) -> Iterator[Probe]:
-    """The first images of a probe, as long as they are needed."""
-    few = Probe(folder / "few.npy", folder / "few-outputs.npy", probe.sizes)
-    np.save(few.pixels, np.load(probe.pixels, allow_pickle=False)[:FEW])
-    np.save(few.outputs, np.load(probe.outputs, allow_pickle=False)[:FEW])
-    yield few
-    for path in (few.pixels, few.outputs):
-        path.unlink()
-
-
-def searched(
-    request: CompileRequest,
-    few: Probe,
-    arguments: dict[str, Any],
-    log: str,
-    proof: Proof,
-    progress: Progress,
-    trial_s: float,
-) -> tuple[Cure | None, int]:
-    """What mends the build of a `log` on a few images, kept for the next graph like it; and how many were tried.
-
-    A trial that takes over `trial_s` seconds counts as one that the compiler died of.
-    """
-    expected, trials = np.load(few.outputs, allow_pickle=False), 0
-
-    def trial(cure: Cure, what: str) -> tuple[Verdict, int]:
-        nonlocal trials
-        trials += 1
-        progress.advance(trials, 0, f"build {what}")
-        job = request.out / "jobs" / f"trial-{trials}"
-        try:
-            tried = cure.of(alone(arguments, job))
-            built, outputs = simulated(request.board.toolchain, tried, few, job, Quiet(), trial_s)
-        except ToolchainError:
-            return "died", 0
-        finally:
-            shutil.rmtree(job, ignore_errors=True)
-        right = relative_error(outputs, expected, few.sizes) <= proof.tolerance
-        return "right" if right else "wrong", parse_log(built.log).cycles
-
-    assert request.onnx is not None
-    toolkit = environment.title(request.board.toolchain)
-    key = cures.fingerprint(request.onnx, arguments["target"], toolkit)
-    found = cures.find(log, parse_log(log).cycles, trial, known=cures.recall(key))
-    if found is not None:
-        cures.remember(key, found)
-    return found, trials
-
-
-def alone(arguments: dict[str, Any], job: Path) -> dict[str, Any]:
-    """A build's arguments for its answers on a probe alone; its artefact stays in the job's folder."""
-    return {
-        **arguments,
-        "artefact": str((job / "model.rknn").resolve()),
-        "evaluate": None,
-        "outputs": None,
-    }
-
-
 def first_wrong_layer(
     request: CompileRequest, few: Probe, arguments: dict[str, Any], progress: Progress, trial_s: float
 ) -> str:
@@ -222,8 +158,8 @@ def first_wrong_layer(
     def simulate(graph: Path, cut: Probe) -> Outputs:
         shutil.rmtree(job, ignore_errors=True)
         # No setting of shapes: each is to come out as the graph has it.
-        changed = alone(arguments, job) | {"model": str(graph.resolve()), "config": {}}
-        return simulated(request.board.toolchain, changed, cut, job, Quiet(), trial_s)[1]
+        changed = trials.alone(arguments, job) | {"model": str(graph.resolve()), "config": {}}
+        return trials.simulated(request.board.toolchain, changed, cut, job, Quiet(), trial_s)[1]
 
     assert request.onnx is not None
     found = divergence.first_divergence(
@@ -231,33 +167,3 @@ def first_wrong_layer(
     )
     shutil.rmtree(job, ignore_errors=True)
     return found
-
-
-def simulated(
-    toolchain: str,
-    arguments: dict[str, Any],
-    probe: Probe,
-    job: Path,
-    progress: Progress,
-    timeout_s: float,
-    tolerance: float = TOLERANCE,
-) -> tuple[Build, Outputs]:
-    """A float build and its outputs on a probe; it goes on to the arguments' own images where they are right."""
-    job.mkdir(parents=True)
-    outputs = job / "probe-outputs.npy"
-    values = {
-        **arguments,
-        "probe": {
-            "pixels": str(probe.pixels.resolve()),
-            "outputs": str(outputs.resolve()),
-            "expected": str(probe.outputs.resolve()),
-            "tolerance": tolerance,
-            "sizes": list(probe.sizes),
-        },
-    }
-    built = build(toolchain, "build", values, job, progress, timeout_s)
-    found: Outputs = np.load(outputs, allow_pickle=False)
-    outputs.unlink()
-    if not built.result["right"]:
-        Path(arguments["artefact"]).unlink()
-    return built, found

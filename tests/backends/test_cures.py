@@ -64,11 +64,11 @@ def test_levels_come_last() -> None:
     assert find(LOG, AS_BUILT, Compiler({})) is None
 
 
-def test_a_known_cure_is_one_build() -> None:
-    compiler = Compiler({"rule_d": 0})
-    assert find(LOG, AS_BUILT, compiler, known=Cure(("rule_d",))) == Cure(("rule_d",))
-    assert len(compiler.tried) == 1
-    assert find(LOG, AS_BUILT, compiler, known=Cure(("rule_a",))) == Cure(("rule_d",))
+def test_a_good_guess_is_one_build_and_a_bad_one_costs_no_more() -> None:
+    compiler, good, bad = Compiler({"rule_d": 0}), Cure(("rule_d",)), Cure(("rule_a",))
+    assert find(LOG, AS_BUILT, compiler, [(good, "before"), (bad, "never asked")]) == good
+    assert compiler.tried == [good]
+    assert find(LOG, AS_BUILT, compiler, [(bad, "before")]) == good
 
 
 def test_time_ends_the_search_with_the_best_so_far() -> None:

@@ -110,8 +110,8 @@ def toolkit(monkeypatch: pytest.MonkeyPatch, right: Any) -> list[tuple[list[str]
         return Build({"toolkit": "made up"}, LOG, ()), found
 
     monkeypatch.setattr(trials, "simulated", simulated)
-    for module in (repair, trials):
-        monkeypatch.setattr(module, "parse_log", lambda log: SimpleNamespace(cycles=100))
+    monkeypatch.setattr(repair, "parse_log", lambda log: SimpleNamespace(cycles=100))
+    monkeypatch.setattr(trials, "cost", lambda log, board: 1.0)
     return asked
 
 
@@ -130,6 +130,25 @@ def test_rules_are_tried_before_optimization_levels(
     assert proof.right and proof.options == options and proof.cycles == (100, 100)
 
 
+def test_what_mends_a_part_but_not_the_whole_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toolkit(monkeypatch, lambda rules, level: True)
+    whole, parts = str((tmp_path / "model.onnx").resolve()), list[str]()
+
+    def simulated(toolchain: str, arguments: dict[str, Any], probe: Probe, job: Path, *_: Any) -> Any:
+        of_whole = arguments.get("model", whole) == whole
+        parts.extend(() if of_whole else (arguments["model"],))
+        right = ("rule_b" if of_whole else "rule_a") in arguments.get("disable_rules", [])
+        expected = np.load(probe.outputs)
+        return Build({"toolkit": "made up"}, LOG, ()), expected if right else np.zeros_like(expected)
+
+    monkeypatch.setattr(trials, "simulated", simulated)
+    proof, _ = repair.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), ARGUMENTS, Quiet())
+    assert proof.right and proof.left_out == ("rule_b",) and parts
+    assert not any(Path(each).exists() for each in parts)
+
+
 def test_rules_that_a_plan_leaves_out_stay_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toolkit(monkeypatch, lambda rules, level: {"mine", "rule_b"} <= set(rules))
     request, probe = asked(random_vit(embed_dim=48), 32, tmp_path)
@@ -141,7 +160,8 @@ def test_the_next_model_of_the_same_shape_starts_with_what_mended_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     builds = toolkit(monkeypatch, lambda rules, level: "rule_b" in rules)
-    for seed, count in ((0, 5), (1, 3)):  # as built, three to find it, at last; then as built, known, at last
+    # As built, a part of it, three to find what mends that, on the whole, at last; then as built, known, at last.
+    for seed, count in ((0, 7), (1, 3)):
         folder = tmp_path / str(seed)
         folder.mkdir()
         builds.clear()
@@ -174,7 +194,11 @@ def test_what_nothing_mends_leaves_a_folder_for_the_vendor(
     builds = toolkit(monkeypatch, lambda rules, level: False)
     proof, _ = repair.prove(*asked(random_vit(embed_dim=48), 32, tmp_path), ARGUMENTS, Quiet())
     assert not proof.right and proof.options == {}
-    assert [level for _, level in builds if level is not None] == [2, 1, 0]
+    assert [level for _, level in builds if level is not None] == [
+        2,
+        1,
+        0,
+    ] * 2  # of a part, then of the whole
     names = {path.name for path in (tmp_path / "for-vendor").iterdir()}
     assert names == {"model.onnx", "inputs.npy", "expected.npy", "found.npy", "log.txt", "versions.json"}
     assert np.load(tmp_path / "for-vendor" / "inputs.npy").shape == (4, 3, 32, 32)

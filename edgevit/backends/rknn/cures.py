@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from edgevit.files import user_cache, write_atomically
 
 APPLIED = re.compile(r"^D +(\w+): remove node = ", re.MULTILINE)
 LEVELS = (2, 1, 0)  # of optimization, below the toolkit's own
-FREE = 1.005  # cycles over those as built from which another cure is looked for
+FREE = 1.005  # times what the build as it was costs, from which on another cure is looked for
 MEMORY = "cures"
 
 
@@ -48,25 +48,27 @@ class Cure:
         return {"optimization_level": self.level}
 
 
-Trial = Callable[[Cure, str], tuple[Verdict, int]]  # and the compiler's cycles
+Trial = Callable[[Cure, str], tuple[Verdict, float]]  # and what it costs: milliseconds, as estimated
 
 
 def find(
     log: str,
-    cycles: int,
+    cost: float,
     trial: Trial,
+    guesses: Iterable[tuple[Cure, str]] = (),
     *,
-    known: Cure | None = None,
+    seconds: float = REPAIR_SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> Cure | None:
-    """The cheapest cure by the compiler's cycles; `log` names the rules that a build of `cycles` applied.
+    """The cheapest cure; `log` names the rules that a build of this `cost` applied, 0 where it was not made.
 
-    One that is `known` from an earlier model of the same shape is tried first. Where the smallest set of rules that
-    mends the build costs cycles, others are looked for as long as there is time; then lower optimization levels.
+    `guesses` are tried first, in turn, each with where it is from. Where the smallest set of rules that mends the
+    build costs more than it did, others are looked for as long as there is time; then lower optimization levels.
     """
-    if known is not None and trial(known, f"without {' and '.join(known.left_out)}, as before")[0] == "right":
-        return known
-    deadline, costs = clock() + REPAIR_SECONDS, dict[tuple[str, ...], int]()
+    deadline, costs = clock() + seconds, dict[tuple[str, ...], float]()
+    for guess, source in guesses:
+        if trial(guess, f"without {' and '.join(guess.left_out)}, as {source}")[0] == "right":
+            return guess
 
     def attempt(rules: tuple[str, ...]) -> Verdict:
         verdict, costs[rules] = trial(Cure(rules), f"without {len(rules)} rules")
@@ -78,7 +80,7 @@ def find(
         if cause is None:
             break
         found.append(cause)
-        if not cycles or costs[cause] <= FREE * cycles:  # none: as it was, it did not build
+        if not cost or costs[cause] <= FREE * cost:
             break
         names = [name for name in names if name not in cause]
     if found:

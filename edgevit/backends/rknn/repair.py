@@ -10,6 +10,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -153,17 +154,15 @@ def first_wrong_layer(
     request: CompileRequest, few: Probe, arguments: dict[str, Any], progress: Progress, trial_s: float
 ) -> str:
     """The first layer that is wrong as built; each part of the graph is built within `trial_s` seconds."""
-    job = request.out / "jobs" / "cut"
-
-    def simulate(graph: Path, cut: Probe) -> Outputs:
-        shutil.rmtree(job, ignore_errors=True)
-        # No setting of shapes: each is to come out as the graph has it.
-        changed = trials.alone(arguments, job) | {"model": str(graph.resolve()), "config": {}}
-        return trials.simulated(request.board.toolchain, changed, cut, job, Quiet(), trial_s)[1]
-
     assert request.onnx is not None
-    found = divergence.first_divergence(
-        request.onnx, few, request.preprocessing, simulate, request.out, progress
-    )
-    shutil.rmtree(job, ignore_errors=True)
-    return found
+    with TemporaryDirectory(dir=request.out) as folder:
+        job = Path(folder) / "job"
+
+        def simulate(graph: Path, cut: Probe) -> Outputs:
+            shutil.rmtree(job, ignore_errors=True)
+            given = trials.alone(trials.of_part(arguments, graph), job)
+            return trials.simulated(request.board.toolchain, given, cut, job, Quiet(), trial_s)[1]
+
+        return divergence.first_divergence(
+            request.onnx, few, request.preprocessing, simulate, Path(folder), progress
+        )

@@ -182,15 +182,15 @@ class PlainLinears(TorchFunctionMode):
     """Linear layers, and norms before them, as what LiteRT's converter makes nothing wrong of.
 
     Its own checks refuse what it makes of others ("expected 3 but got 4"). Those over more than three dimensions
-    run over two, and their outputs get the shape back; layers spelt as convolutions over a line are products. The
-    same sums in the same order.
+    run over two, and their outputs get the shape back; layers spelt as convolutions over a line are linear ones.
+    The same sums in the same order.
     """
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if function is functional.conv1d and (product := as_product(*args, **(kwargs or {}))) is not None:
-            return product
+        if function is functional.conv1d and (mixed := as_linear(*args, **(kwargs or {}))) is not None:
+            return mixed
         names = OVER_CHANNELS.get(function, ())
         values = dict(zip(names, args, strict=False)) | (kwargs or {})
         over_channels = names and len(values.get("normalized_shape", (1,))) == 1
@@ -201,7 +201,7 @@ class PlainLinears(TorchFunctionMode):
         return flat.reshape(*given.shape[:-1], flat.shape[-1])
 
 
-def as_product(
+def as_linear(
     input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -210,9 +210,9 @@ def as_product(
     dilation: Any = 1,
     groups: int = 1,
 ) -> torch.Tensor | None:
-    """`torch.nn.functional.conv1d` of kernels of one value as a product; None where it is more than that."""
+    """`torch.nn.functional.conv1d` of kernels of one value as a linear layer, which the quantizer knows; None
+    where it is more than that."""
     plain = stride in (1, (1,), [1]) and padding in (0, (0,), [0], "valid", "same") and groups == 1
     if weight.shape[2] != 1 or not plain:
         return None
-    mixed = weight[:, :, 0] @ input
-    return mixed if bias is None else mixed + bias[:, None]
+    return functional.linear(input.mT, weight[:, :, 0], bias).mT

@@ -338,6 +338,37 @@ def test_unknown_recipe_names_the_known(in_float: CompileResult, tmp_path: Path)
 
 
 @pytest.mark.toolchain
+@pytest.mark.slow
+def test_a_constant_on_the_left_of_a_product_stays_float(tmp_path: Path) -> None:
+    """Its kernels refuse an int8 one there: EfficientViM could not be quantized."""
+    import torch
+    from torch import nn
+
+    from edgevit.export import export_program
+
+    class Left(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.patches, self.head = nn.Conv2d(3, 24, 16, stride=16), nn.Linear(24, CLASSES)
+            self.mix = nn.Parameter(torch.randn(24, 24) / 5)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head((self.mix @ self.patches(image).flatten(2)).mean(2))
+            return logits
+
+    write_pixels(tmp_path)
+    module = Left().eval().requires_grad_(False)
+    pixels = torch.from_numpy(TINY.normalise(np.load(tmp_path / "evaluate.npy")))
+    np.save(tmp_path / "torch.npy", module(pixels).numpy())
+    export_program(module, TINY.size, 3, tmp_path / "tiny.pt2")
+    convert_float(tmp_path, tmp_path)
+    result = backend.make(request(tmp_path, "int8"), QUIET)
+    off, largest = errors(result, tmp_path)
+    assert 1e-4 * largest < off < 0.05 * largest  # the layers around it are in int8
+
+
+@pytest.mark.toolchain
 def test_damaged_model_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(b"not a model")
     with pytest.raises(ToolchainError) as caught:

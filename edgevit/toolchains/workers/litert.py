@@ -77,6 +77,11 @@ def quantize(
 
     session = vendor.Quantizer(model)
     session.load_quantization_recipe(rules_of(recipe, recipes))
+    if not session.need_calibration:
+        for name in weighted_from_the_left(model):
+            session.update_quantization_recipe(
+                re.escape(name), vendor.qtyping.TFLOperationName.BATCH_MATMUL, algorithm_key="no_quantize"
+            )
     ranges = None
     if session.need_calibration:
         if calibration is None or mean is None or std is None:
@@ -87,6 +92,25 @@ def quantize(
     with whole(artefact) as staging:
         session.quantize(ranges).export_model(staging, overwrite=True)
     return {"artefact": artefact, "bytes": Path(artefact).stat().st_size}
+
+
+def weighted_from_the_left(model: str) -> list[str]:
+    """Outputs of the matrix products of a .tflite whose left factor is a constant.
+
+    The quantizer would make that int8 and leave the other factor float; the kernels take such a pair only where
+    the constant is on the right.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    content = flatbuffer_utils.read_model(model)
+    return [
+        bytes(graph.tensors[each.outputs[0]].name).decode()
+        for graph in content.subgraphs
+        for each in graph.operators
+        if content.operatorCodes[each.opcodeIndex].builtinCode == schema.BuiltinOperator.BATCH_MATMUL
+        and content.buffers[graph.tensors[each.inputs[0]].buffer].data is not None
+    ]
 
 
 def describe(model: str, description: str) -> Values:

@@ -12,7 +12,7 @@ from edgevit import torch_setup  # noqa: F401
 
 import torchvision  # isort: skip  # needs the line above
 
-__all__ = ["mobilevit_paper", "t2t_vit", "textbook_vit", "torchvision_wrapped"]
+__all__ = ["mobilevit_paper", "t2t_vit", "t2t_vit_14", "textbook_vit", "torchvision_wrapped"]
 
 
 class PostNormBlock(nn.Module):
@@ -236,3 +236,8 @@ class T2TViT(nn.Module):
 
 def t2t_vit() -> nn.Module:
     return T2TViT()
+
+
+def t2t_vit_14() -> nn.Module:
+    """As wide and as deep as T2T-ViT-14."""
+    return T2TViT(384, 6, 14)

@@ -49,7 +49,7 @@ LATER = (
     "convmixer_768_32", "hieradet_small", "vit_pwee_patch16_reg1_gap_256", "cpubone_nano",
     "maxxvit_rmlp_nano_rw_256", "naflexvit_base_patch16_gap", "mobilenetv4_conv_small", "vit_base_mci_224",
     "cs3darknet_s", "eva02_small_patch14_224", "vit_small_patch16_rope_mixed_224",
-    "vit_small_patch16_rope_ape_224",
+    "vit_small_patch16_rope_ape_224", "pit_s_224", "mobilevit_s",
 )  # fmt: skip
 HUGGING_FACE: dict[str, tuple[str, dict[str, Any]]] = {
     "hf_vit": ("ViT", {}),

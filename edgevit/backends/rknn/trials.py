@@ -86,7 +86,8 @@ def searched(
     as one that the compiler died of.
     """
     assert request.onnx is not None
-    count, key = 0, fingerprint(request, arguments)
+    toolkit = environment.title(request.board.toolchain)
+    count, key = 0, cures.fingerprint(request.onnx, arguments["target"], toolkit)
 
     def run(given: dict[str, Any], probe: Probe) -> tuple[Build, Outputs]:
         nonlocal count
@@ -114,9 +115,7 @@ def searched(
     def guesses() -> Iterator[tuple[Cure, str]]:
         if (known := cures.recall(key)) is not None:
             yield known, "before"
-        if not math.isfinite(
-            proof.error
-        ):  # a part that does not build says nothing of why the whole does not
+        if not math.isfinite(proof.error):  # why the whole does not build, no part says
             return
         with TemporaryDirectory(dir=request.out) as folder:
             progress.advance(count, 0, "look for a part of the graph that is wrong too")
@@ -166,12 +165,6 @@ def cost(log: str, board: Board) -> float:
         return estimate(placement, board).latency_ms
     except InputError:
         return float(placement.cycles)
-
-
-def fingerprint(request: CompileRequest, arguments: dict[str, Any]) -> str:
-    """What cures are kept by: the graph, the platform and the toolkit."""
-    assert request.onnx is not None
-    return cures.fingerprint(request.onnx, arguments["target"], environment.title(request.board.toolchain))
 
 
 def of_part(arguments: dict[str, Any], graph: Path) -> dict[str, Any]:

@@ -44,6 +44,17 @@ def end_the_process_once(marker: Path, progress: Progress) -> str:
     return "never"
 
 
+def wait_once(marker: Path, progress: Progress) -> str:
+    """The first that comes here says who it is, and waits for a minute."""
+    try:
+        with marker.open("x") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        return "made"
+    time.sleep(60)
+    return "waited in vain"
+
+
 def fail_in_one_process(marker: Path, progress: Progress) -> str:
     """The first process that comes here has a full disk, ever after."""
     try:

@@ -8,6 +8,7 @@ import json
 import shutil
 import tempfile
 import zipfile
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,14 @@ def contents(run: RunFiles, result: Result) -> dict[str, bytes]:
 
 
 def samples_of(run: RunFiles, result: Result, described: dict[str, Any], golden: Golden) -> dict[str, bytes]:
-    """Programs for other languages, by their names; they show classes, and fit pictures in without a border."""
+    """Programs for other languages, by their names; they show one output, and fit pictures in without a border."""
     on_board = backend_of(run.manifest.boards[result.target]).on_board
-    classifies = bool(run.manifest.model.gives.classes) and len(described["outputs"]) == 1
-    if not classifies or result.preprocessing.crop_mode == "border":
+    first, *others = described["outputs"]
+    if others or result.preprocessing.crop_mode == "border":
         return {}
-    floats = described["input"]["type"] == "float32"  # what the class in Kotlin gives
-    found = {f"android/{path.name}": path.read_bytes() for path in on_board.android_sample if floats}
+    # What the class in Kotlin gives and shows.
+    suits = described["input"]["type"] == "float32" and first["classes"]
+    found = {f"android/{path.name}": path.read_bytes() for path in on_board.android_sample if suits}
     if on_board.cpp_sample:
         found |= {f"cpp/{path.name}": path.read_bytes() for path in (*CPP, *on_board.cpp_sample)}
         found["cpp/model.h"] = header(described, golden).encode()
@@ -158,7 +160,8 @@ def describe(run: RunFiles, result: Result, golden: Golden, names: list[str]) ->
 
 def header(described: dict[str, Any], golden: Golden) -> str:
     """model.h: the constants that a sample in C++ needs."""
-    given = described["input"]
+    given, (output, *_) = described["input"], described["outputs"]
+    shape = " x ".join(map(str, output["shape"]))
     height, width = given["size"]
     to_height, to_width = given["resize"]
     names = ", ".join(quoted(name) for name in described["labels"])
@@ -180,7 +183,10 @@ constexpr bool SQUASH = {str(given["crop_mode"] == "squash").lower()};
 constexpr bool BGR = {str(given["channels"] == "BGR").lower()};
 static const float MEAN[] = {{{mean}}}, STD[] = {{{std}}};  // of 0 to 255
 constexpr int NPU_CORES = {described["npu_cores"]}, GOLDEN = {len(golden.outputs)};
-constexpr size_t CLASSES = {described["outputs"][0]["classes"]};
+constexpr size_t VALUES = {prod(output["shape"])};
+constexpr bool CLASSIFIES = {str(bool(output["classes"])).lower()};
+constexpr bool EMBEDS = {str(output["kind"] == "embedding").lower()};
+static const char *const OUTPUT = {quoted(f"{output['name']} {shape}")};
 static const std::vector<std::string> LABELS = {{{names}}};
 """
 

@@ -69,6 +69,22 @@ def test_the_program_in_c_plus_plus_gives_the_self_tests_answers(
 
 @pytest.mark.toolchain
 @pytest.mark.slow
+@pytest.mark.skipif(CXX is None, reason="no C++ compiler (apt-get install g++)")
+def test_the_program_in_c_plus_plus_takes_a_model_that_gives_no_classes(
+    project: Project, tmp_path: Path
+) -> None:
+    project.convert("--target", "tflite", "--output", "embedding", "--out", "runs/embedding")
+    bundle = bundled(project, "runs/embedding", "int8", tmp_path / "bundle")
+    program = built(bundle)
+    done = subprocess.run([program, "--self-test"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("ok ")) == (0, 8), done.stdout + done.stderr
+    one = subprocess.run([program, bundle / "golden" / "0.ppm"], capture_output=True, text=True)
+    assert "embedding 32, cosine to the first 1.000" in one.stdout
+    assert not (bundle / "android").exists()  # the class shows classes
+
+
+@pytest.mark.toolchain
+@pytest.mark.slow
 def test_the_file_itself_says_what_it_takes_and_gives(project: Project, tmp_path: Path) -> None:
     bundle = bundled(project, "runs/model", "int8", tmp_path / "bundle")
     content = (bundle / "model-tflite-int8.tflite").read_bytes()

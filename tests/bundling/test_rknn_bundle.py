@@ -34,7 +34,7 @@ def bundle(tmp_path: Path) -> Path:
         "made_with": {"rknn-toolkit2": "2.5.0"},
         "libraries": [str(compiled(tmp_path / "lib"))],
         "labels": ["none", 'a "quoted" one', "Rost \u00e4 \u4e2d", "back\\slash", "??="],
-        "outputs": [{"classes": CLASSES}],
+        "outputs": [{"name": "logits", "kind": "logits", "shape": [CLASSES], "classes": CLASSES}],
         "self_test": {"pictures": names, "how": "vendor simulator"},
         "input": {
             "mean": [0.5] * 3, "std": [0.5] * 3, "size": SHAPE[:2], "resize": SHAPE[:2], "channels": "RGB",
@@ -98,6 +98,23 @@ def test_the_program_in_c_plus_plus_gives_the_librarys_answers(bundle: Path) -> 
     (bundle / "m.rknn").write_text("RKNN newer")
     refused = subprocess.run([run, "--self-test"], capture_output=True, text=True)
     assert refused.stderr == "error: rknn_init failed with -6\n"
+
+
+@pytest.mark.slow
+def test_the_program_in_c_plus_plus_says_how_alike_embeddings_are(bundle: Path) -> None:
+    described = json.loads((bundle / "model.json").read_text())
+    described["outputs"] = [{"name": 'a "b"', "kind": "embedding", "shape": [CLASSES], "classes": None}]
+    expected = np.load(bundle / "golden" / "outputs.npy")
+    pixels = np.zeros((len(expected), *SHAPE), np.uint8)  # only how many there are counts
+    (bundle / "cpp" / "model.h").write_text(header(described, Golden(pixels, expected, "vendor simulator")))
+    run = built(bundle)
+    assert subprocess.run([run, "--self-test"], capture_output=True).returncode == 0
+    pictures = [bundle / "golden" / f"{number}.ppm" for number in (0, 1)]
+    same, other = subprocess.run([run, *pictures], capture_output=True, text=True).stdout.splitlines()
+    assert f'a "b" {CLASSES}, cosine to the first 1.000' in same
+    one, two = expected[0].astype(float), expected[1].astype(float)
+    cosine = one @ two / (np.linalg.norm(one) * np.linalg.norm(two))
+    assert f"cosine to the first {cosine:.3f}" in other
 
 
 def test_names_are_safe_inside_a_string_of_c() -> None:

@@ -81,11 +81,28 @@ static Bytes read_picture(const std::string &path) {
 #endif
 }
 
-static std::string named(const Floats &outputs) {
+static double cosine_of(const float *ours, const float *theirs, size_t count) {
+    double dot = 0, own = 0, other = 0;
+    for (size_t at = 0; at < count; ++at) {
+        dot += double(ours[at]) * theirs[at];
+        own += double(ours[at]) * ours[at];
+        other += double(theirs[at]) * theirs[at];
+    }
+    return dot / std::max(std::sqrt(own * other), 1e-12);
+}
+
+// A class; of what is none, what there is, and of an embedding how near it is to the first picture's.
+static std::string said(const Floats &outputs, Floats &first) {
+    char text[64];
+    if (!CLASSIFIES) {
+        if (first.empty()) first = outputs;
+        std::snprintf(text, sizeof(text), ", cosine to the first %.3f",
+                      cosine_of(outputs.data(), first.data(), std::min(outputs.size(), first.size())));
+        return EMBEDS ? std::string(OUTPUT) + text : OUTPUT;
+    }
     size_t best = static_cast<size_t>(std::max_element(outputs.begin(), outputs.end()) - outputs.begin());
     double sum = 0;
     for (float each : outputs) sum += std::exp(double(each) - outputs[best]);
-    char text[64];
     std::snprintf(text, sizeof(text), " %.1f %%", 100 / sum);
     return (best < LABELS.size() ? LABELS[best] : "class " + std::to_string(best)) + text;
 }
@@ -107,17 +124,15 @@ static int self_test(Model &model, const std::string &folder) {
         std::string name = std::to_string(number) + (CHANNELS == 3 ? ".ppm" : ".pgm");
         Bytes pixels = read_pnm(folder + "golden/" + name);
         Floats found = model.run(pixels);
-        const float *wanted = expected.data() + static_cast<size_t>(number) * CLASSES;
-        double apart = 0, largest = 1e-12, dot = 0, ours = 0, theirs = 0;
-        for (size_t at = 0; at < found.size() && at < CLASSES; ++at) {
+        const float *wanted = expected.data() + static_cast<size_t>(number) * VALUES;
+        double apart = 0, largest = 1e-12;
+        size_t count = std::min(found.size(), VALUES);
+        for (size_t at = 0; at < count; ++at) {
             apart = std::max(apart, std::fabs(double(found[at]) - wanted[at]));
             largest = std::max(largest, std::fabs(double(wanted[at])));
-            dot += double(found[at]) * wanted[at];
-            ours += double(found[at]) * found[at];
-            theirs += double(wanted[at]) * wanted[at];
         }
-        double cosine = dot / std::max(std::sqrt(ours * theirs), 1e-12);
-        bool same = found.size() == CLASSES && (apart <= 0.1 * largest || cosine >= 0.99);
+        double cosine = cosine_of(found.data(), wanted, count);
+        bool same = found.size() == VALUES && (apart <= 0.1 * largest || cosine >= 0.99);
         std::printf("%s %s (largest difference %.1f %%, cosine %.4f)\n", same ? "ok   " : "FAIL ", name.c_str(),
                     100 * apart / largest, cosine);
         failed += !same;
@@ -131,6 +146,7 @@ static int self_test(Model &model, const std::string &folder) {
 int main(int count, char **words) try {
     std::string folder = FOLDER;
     Model model(read_file(folder + FILE_NAME));
+    Floats first;  // picture's outputs
     for (int at = 1; at < count; ++at) {
         std::string word = words[at];
         if (word == "--self-test") return self_test(model, folder);
@@ -142,7 +158,7 @@ int main(int count, char **words) try {
             for (int frames = 1; camera.read(frame); ++frames) {
                 Bytes pixels = fitted(frame);
                 std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begun;
-                std::printf("%5.1f frames a second  %s\n", frames / spent.count(), named(model.run(pixels)).c_str());
+                std::printf("%5.1f frames a second  %s\n", frames / spent.count(), said(model.run(pixels), first).c_str());
             }
             return 0;
         }
@@ -151,7 +167,7 @@ int main(int count, char **words) try {
         auto begun = std::chrono::steady_clock::now();
         Floats outputs = model.run(pixels);
         std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begun;
-        std::printf("%s: %s (%.1f ms)\n", word.c_str(), named(outputs).c_str(), took.count());
+        std::printf("%s: %s (%.1f ms)\n", word.c_str(), said(outputs, first).c_str(), took.count());
     }
     return 0;
 } catch (const std::exception &error) {

@@ -15,13 +15,13 @@ import torch
 
 from edgevit.backends.protocol import CompileRequest, Simulator
 from edgevit.backends.registry import backend_of
-from edgevit.conversion.pricing import cost_of
 from edgevit.conversion.reference import PARITY_IMAGES
 from edgevit.errors import EdgevitError, InputError
 from edgevit.files import write_atomically
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.models import LoadedModel
 from edgevit.outputs.output import Outputs
+from edgevit.placement.estimate import cost_of
 from edgevit.progress import Progress
 from edgevit.quantize.graph import find as graph_plans
 from edgevit.quantize.graph.on_npu import kept_on_npu

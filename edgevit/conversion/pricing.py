@@ -13,13 +13,10 @@ import onnx
 
 from edgevit.backends.protocol import CompileRequest
 from edgevit.backends.registry import backend_of
-from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.placement.estimate import estimate
-from edgevit.placement.layers import Placement
+from edgevit.placement.estimate import Cost, cost_of
 from edgevit.progress import QUIET
 from edgevit.quantize.plan import PrecisionPlan
-from edgevit.rewrites.graph.confirm import Cost
 from edgevit.targets.profiles import Board
 
 Price = Callable[[onnx.ModelProto], Cost]
@@ -58,11 +55,3 @@ def price_of(
         return cost_of(found, board)
 
     return price
-
-
-def cost_of(placement: Placement, board: Board) -> Cost:
-    """Milliseconds of the estimate; where there is none for the board, layers off the NPU, then cycles."""
-    try:
-        return (estimate(placement, board).latency_ms,)
-    except InputError:
-        return (float(len(placement.cpu_layers)), float(placement.cycles))

@@ -51,6 +51,7 @@ SOFTMAX = ("exSoftmax13", "Softmax")
 FREE_ON_NPU = ("Reshape",)
 
 Vector = npt.NDArray[np.float64]
+Cost = tuple[float, ...]  # of a graph or plan; lower is better, item by item
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,14 @@ def estimate(placement: Placement, board: Board) -> Estimate:
     latency = sum(parts.values())
     spread = interval(parts, latency, board.id in found.boards)
     return Estimate(latency, latency / spread, latency * spread, parts)
+
+
+def cost_of(placement: Placement, board: Board) -> Cost:
+    """Milliseconds of the estimate; where there is none for the board, layers off the NPU, then cycles."""
+    try:
+        return (estimate(placement, board).latency_ms,)
+    except InputError:
+        return (float(len(placement.cpu_layers)), float(placement.cycles))
 
 
 def interval(parts: Mapping[str, float], latency: float, board_published: bool) -> float:

@@ -111,7 +111,7 @@ def toolkit(monkeypatch: pytest.MonkeyPatch, right: Any) -> list[tuple[list[str]
 
     monkeypatch.setattr(trials, "simulated", simulated)
     monkeypatch.setattr(repair, "parse_log", lambda log: SimpleNamespace(cycles=100))
-    monkeypatch.setattr(trials, "cost", lambda log, board: 1.0)
+    monkeypatch.setattr(trials, "cost", lambda log, board: (1.0,))
     return asked
 
 
@@ -202,6 +202,7 @@ def test_what_nothing_mends_leaves_a_folder_for_the_vendor(
     names = {path.name for path in (tmp_path / "for-vendor").iterdir()}
     assert names == {"model.onnx", "inputs.npy", "expected.npy", "found.npy", "log.txt", "versions.json"}
     assert np.load(tmp_path / "for-vendor" / "inputs.npy").shape == (4, 3, 32, 32)
+    assert not [path for name in ("cut*", "few*", "trial*") for path in tmp_path.rglob(name)]
 
 
 @pytest.mark.parametrize(("log", "mended"), [(LOG, True), ("E     no such operation", False)])

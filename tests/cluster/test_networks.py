@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -76,9 +75,8 @@ def machine(name: str, number: int) -> Iterator[tuple[str, str, str]]:
         ip("-n", space, "route", "add", "default", "via", near)
         yield space, far, near
     finally:
-        subprocess.run(
-            ["ip", "link", "del", cable(name)], capture_output=True
-        )  # the space alone keeps it a while
+        # The space alone keeps it for a while.
+        subprocess.run(["ip", "link", "del", cable(name)], capture_output=True)
         ip("netns", "del", space)
 
 
@@ -100,8 +98,6 @@ def process(*command: str, log: Path, env: dict[str, str]) -> Iterator[subproces
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
     """A scheduler here, and two workers in networks of their own."""
-    if shutil.which("ip") is None:
-        pytest.skip("making networks needs iproute2 and the rights of root")
     dask, told = (sys.executable, "-m", "dask"), tmp_path / "scheduler.json"
     with ExitStack() as stack:
         places = {name: stack.enter_context(machine(name, number)) for number, name in enumerate(MACHINES, 1)}

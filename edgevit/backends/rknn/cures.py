@@ -16,6 +16,7 @@ import onnx
 from edgevit.backends.proof import REPAIR_SECONDS, Verdict, smallest_cause
 from edgevit.errors import InputError
 from edgevit.files import user_cache, write_atomically
+from edgevit.placement.estimate import Cost
 
 APPLIED = re.compile(r"^D +(\w+): remove node = ", re.MULTILINE)
 LEVELS = (2, 1, 0)  # of optimization, below the toolkit's own
@@ -48,24 +49,24 @@ class Cure:
         return {"optimization_level": self.level}
 
 
-Trial = Callable[[Cure, str], tuple[Verdict, float]]  # and what it costs: milliseconds, as estimated
+Trial = Callable[[Cure, str], tuple[Verdict, Cost]]  # and what it costs
 
 
 def find(
     log: str,
-    cost: float,
+    cost: Cost,
     trial: Trial,
     guesses: Iterable[tuple[Cure, str]] = (),
     *,
     seconds: float = REPAIR_SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> Cure | None:
-    """The cheapest cure; `log` names the rules that a build of this `cost` applied, 0 where it was not made.
+    """The cheapest cure; `log` names the rules that a build of this `cost` applied, () where it was not made.
 
     `guesses` are tried first, in turn, each with where it is from. Where the smallest set of rules that mends the
     build costs more than it did, others are looked for as long as there is time; then lower optimization levels.
     """
-    deadline, costs = clock() + seconds, dict[tuple[str, ...], float]()
+    deadline, costs = clock() + seconds, dict[tuple[str, ...], Cost]()
     for guess, source in guesses:
         if trial(guess, f"without {' and '.join(guess.left_out)}, as {source}")[0] == "right":
             return guess
@@ -80,7 +81,7 @@ def find(
         if cause is None:
             break
         found.append(cause)
-        if not cost or costs[cause] <= FREE * cost:
+        if not cost or costs[cause] <= tuple(FREE * each for each in cost):
             break
         names = [name for name in names if name not in cause]
     if found:

@@ -6,7 +6,6 @@ The toolkit's own `accuracy_analysis` can't see a wrong rule: its reference is t
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from edgevit.backends.rknn.cures import Cure
 from edgevit.backends.rknn.log import parse_log
 from edgevit.backends.vendor_folder import write_vendor_folder
 from edgevit.errors import ToolFailed
-from edgevit.progress import Progress, Quiet
+from edgevit.progress import Progress
 
 # What a trial may take, in times of the build as it was and at least in seconds: without some of its rules the
 # compiler undoes and redoes the same step for ever.
@@ -156,12 +155,9 @@ def first_wrong_layer(
     """The first layer that is wrong as built; each part of the graph is built within `trial_s` seconds."""
     assert request.onnx is not None
     with TemporaryDirectory(dir=request.out) as folder:
-        job = Path(folder) / "job"
 
         def simulate(graph: Path, cut: Probe) -> Outputs:
-            shutil.rmtree(job, ignore_errors=True)
-            given = trials.alone(trials.of_part(arguments, graph), job)
-            return trials.simulated(request.board.toolchain, given, cut, job, Quiet(), trial_s)[1]
+            return trials.tried(request, trials.of_part(arguments, graph), cut, trial_s)[1]
 
         return divergence.first_divergence(
             request.onnx, few, request.preprocessing, simulate, Path(folder), progress

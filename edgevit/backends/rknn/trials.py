@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,8 @@ from edgevit.backends.rknn import cures, divergence
 from edgevit.backends.rknn.build import Build, build
 from edgevit.backends.rknn.cures import Cure, Trial
 from edgevit.backends.rknn.log import parse_log
-from edgevit.errors import InputError, ToolchainError
-from edgevit.placement.estimate import estimate
+from edgevit.errors import ToolchainError
+from edgevit.placement.estimate import Cost, cost_of
 from edgevit.progress import Progress, Quiet
 from edgevit.targets.profiles import Board
 from edgevit.toolchains import environment
@@ -92,21 +91,17 @@ def searched(
     def run(given: dict[str, Any], probe: Probe) -> tuple[Build, Outputs]:
         nonlocal count
         count += 1
-        job = request.out / "jobs" / f"trial-{count}"
-        try:
-            return simulated(request.board.toolchain, alone(given, job), probe, job, Quiet(), trial_s)
-        finally:
-            shutil.rmtree(job, ignore_errors=True)
+        return tried(request, given, probe, trial_s)
 
     def trial_of(given: dict[str, Any], probe: Probe, tolerance: float) -> Trial:
         expected = np.load(probe.outputs, allow_pickle=False)
 
-        def trial(cure: Cure, what: str) -> tuple[Verdict, float]:
+        def trial(cure: Cure, what: str) -> tuple[Verdict, Cost]:
             progress.advance(count + 1, 0, f"build {what}")
             try:
                 built, outputs = run(cure.of(given), probe)
             except ToolchainError:
-                return "died", 0.0
+                return "died", ()
             right = relative_error(outputs, expected, probe.sizes) <= tolerance
             return "right" if right else "wrong", cost(built.log, request.board)
 
@@ -135,6 +130,16 @@ def searched(
     return found, count
 
 
+def tried(
+    request: CompileRequest, arguments: dict[str, Any], probe: Probe, trial_s: float
+) -> tuple[Build, Outputs]:
+    """A build for its answers on a probe alone, within `trial_s` seconds; nothing of it stays."""
+    with TemporaryDirectory(dir=request.out, ignore_cleanup_errors=True) as folder:
+        job = Path(folder) / "job"
+        alone = {"artefact": str((job / "model.rknn").resolve()), "evaluate": None, "outputs": None}
+        return simulated(request.board.toolchain, arguments | alone, probe, job, Quiet(), trial_s)
+
+
 def wrong_part(
     request: CompileRequest, few: Probe, arguments: dict[str, Any], run: Run, folder: Path
 ) -> tuple[dict[str, Any], Probe, str] | None:
@@ -152,31 +157,14 @@ def wrong_part(
     return None if part is None else (of_part(arguments, part[0]), part[1], log)
 
 
-def cost(log: str, board: Board) -> float:
-    """What a build's log says that it takes: estimated milliseconds, which price what left the NPU too.
-
-    The compiler's cycles where the board's profile says too little for that; 0 where the build was not made.
-    """
+def cost(log: str, board: Board) -> Cost:
+    """What a build's log says that it takes; () where the build was not made."""
     try:
-        placement = parse_log(log)
+        return cost_of(parse_log(log), board)
     except ToolchainError:
-        return 0.0
-    try:
-        return estimate(placement, board).latency_ms
-    except InputError:
-        return float(placement.cycles)
+        return ()
 
 
 def of_part(arguments: dict[str, Any], graph: Path) -> dict[str, Any]:
     """A build's arguments for a part of its graph: each shape is to come out as it is there."""
     return arguments | {"model": str(graph.resolve()), "config": {}}
-
-
-def alone(arguments: dict[str, Any], job: Path) -> dict[str, Any]:
-    """A build's arguments for its answers on a probe alone; its artefact stays in the job's folder."""
-    return {
-        **arguments,
-        "artefact": str((job / "model.rknn").resolve()),
-        "evaluate": None,
-        "outputs": None,
-    }

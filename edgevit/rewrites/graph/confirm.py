@@ -9,11 +9,10 @@ from dataclasses import replace
 import onnx
 
 from edgevit.errors import EdgevitError
+from edgevit.placement.estimate import Cost
 from edgevit.rewrites.graph.apply import Images, Rewritten, rewrite_graph
 from edgevit.targets.profiles import Npu
 
-# Lower is better, item by item.
-Cost = tuple[float, ...]
 # What changes how many operations there are; the others only make them smaller.
 MOVES = ("pad-heads", "pad-tokens", "softmax-by-norm", "token-rows", "split-moves")
 SELDOM = ("pad-heads", "split-moves")  # what few models need, of those

@@ -6,6 +6,7 @@ import difflib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from edgevit.files import write_atomically
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.models import LoadedModel
 from edgevit.outputs.output import Outputs
-from edgevit.placement.estimate import cost_of
+from edgevit.placement.estimate import cost_of, estimate
 from edgevit.progress import Progress
 from edgevit.quantize.graph import find as graph_plans
 from edgevit.quantize.graph.on_npu import kept_on_npu
@@ -192,6 +193,7 @@ def judging_of(
         outputs=search.model.outputs,
         evaluated=evaluated,
         simulate=simulator.outputs,
+        priced=partial(priced, simulator, search.board),
         acceptance=search.acceptance,
         minutes=search.minutes - (time.monotonic() - begun) / 60,
         labels=None if search.labels is None else np.asarray(search.labels),
@@ -199,6 +201,17 @@ def judging_of(
         advice=advice_of(search.board),
         progress=progress,
     )
+
+
+def priced(simulator: Simulator, board: Board, plan: PrecisionPlan) -> dict[str, float]:
+    """What a simulated plan costs: its compiler's cycles, the estimate's milliseconds; as far as they are known."""
+    if simulator.placed is None:
+        return {}
+    placement = simulator.placed(plan)
+    try:
+        return {"total_cycles": placement.cycles, "latency_ms": estimate(placement, board).latency_ms}
+    except InputError:  # a profile without clocks
+        return {"total_cycles": placement.cycles}
 
 
 def advice_of(board: Board) -> str:

@@ -51,7 +51,7 @@ class Judging:
     """How plans are judged: by what is lost on the last `evaluated` calibration images.
 
     `simulate` realises a plan and returns its outputs, rows [evaluated, values] of what `outputs` say. `labels`
-    [n] are of all calibration images. A search that was stopped goes on from the file `state`; `advice` is
+    [n] are of all calibration images. `priced` tells what a simulated plan costs, for the record. A search that was stopped goes on from the file `state`; `advice` is
     given where no plan is accepted.
     """
 
@@ -59,6 +59,7 @@ class Judging:
     simulate: Callable[[PrecisionPlan], Rows]
     acceptance: Acceptance
     minutes: float
+    priced: Callable[[PrecisionPlan], Mapping[str, float]] | None = None
     outputs: Outputs = CLASS_SCORES
     labels: Labels | None = None
     state: Path | None = None
@@ -123,6 +124,9 @@ def judged(
     def with_always(sixteen_bit: tuple[str, ...]) -> tuple[str, ...]:
         return (*sixteen_bit, *(name for name in always if name not in sixteen_bit))
 
+    def planned(sixteen_bit: tuple[str, ...]) -> PrecisionPlan:
+        return replace(plan, sixteen_bit=with_always(sixteen_bit))
+
     # The float model's margins on every calibration image serve the few that plans are evaluated on.
     def estimate(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
         return outputs.predict_loss(
@@ -130,13 +134,17 @@ def judged(
         )
 
     def simulated(sixteen_bit: tuple[str, ...]) -> PredictedLoss:
-        found = judging.simulate(replace(plan, sixteen_bit=with_always(sixteen_bit)))
+        found = judging.simulate(planned(sixteen_bit))
         return outputs.predict_loss(found, reference, every, scale=scale)
+
+    def priced(sixteen_bit: tuple[str, ...]) -> Mapping[str, float]:
+        return {} if judging.priced is None else judging.priced(planned(sixteen_bit))
 
     found = search(
         candidates,
         estimate=estimate,
         simulate=simulated,
+        priced=priced,
         acceptance=judging.acceptance,
         minutes=judging.minutes,
         state=judging.state,
@@ -144,7 +152,7 @@ def judged(
         advice=judging.advice,
         progress=judging.progress,
     )
-    return PlannedPrecision(replace(plan, sixteen_bit=with_always(found.candidate.sixteen_bit)), found)
+    return PlannedPrecision(planned(found.candidate.sixteen_bit), found)
 
 
 def measured_effects(

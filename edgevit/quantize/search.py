@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from edgevit.progress import QUIET, Progress
 from edgevit.quantize.candidates import CandidatePlan
 
 Measure = Callable[[tuple[str, ...]], PredictedLoss]
+Priced = Callable[[tuple[str, ...]], Mapping[str, float]]
 
 FIRST_STEP = 4  # candidates
 NEGLIGIBLE = 0.1  # of what a plan costs over everything int8
@@ -37,6 +38,11 @@ class SearchResult:
     trials: tuple[dict[str, Any], ...]
 
 
+def no_price(_: tuple[str, ...]) -> Mapping[str, float]:
+    """Where nobody tells what a plan costs."""
+    return {}
+
+
 class Trials:
     """What was measured on which plan; on disk, so that a search that was stopped goes on where it was."""
 
@@ -48,12 +54,15 @@ class Trials:
             if stored.get("key") == key:
                 self.done = stored["trials"]
 
-    def measure(self, how: str, candidate: CandidatePlan, run: Measure) -> PredictedLoss:
-        """Measure a plan, or recall it."""
+    def measure(
+        self, how: str, candidate: CandidatePlan, run: Measure, priced: Priced = no_price
+    ) -> PredictedLoss:
+        """Measure a plan and note what it costs, or recall it."""
         name = f"{how}: {' '.join(candidate.sixteen_bit)}"
         if name not in self.done:
             shown = {"how": how, "added": candidate.added, "cycles": candidate.cycles}
-            self.done[name] = {**shown, **run(candidate.sixteen_bit).to_json()}
+            found = run(candidate.sixteen_bit).to_json()
+            self.done[name] = {**shown, **found, **priced(candidate.sixteen_bit)}
             if self.path is not None:
                 state = json.dumps({"key": self.key, "trials": self.done}, indent=1)
                 write_atomically(self.path, state)
@@ -104,6 +113,7 @@ def search(
     *,
     estimate: Measure,
     simulate: Measure,
+    priced: Priced = no_price,
     acceptance: Acceptance,
     minutes: float,
     state: Path | None = None,
@@ -113,7 +123,8 @@ def search(
 ) -> SearchResult:
     """The first candidate whose simulation keeps the predictions within `acceptance`.
 
-    `estimate` and `simulate` measure a plan by fake quantization and by the vendor's simulator. Stops after
+    `estimate` and `simulate` measure a plan by fake quantization and by the vendor's simulator, `priced` tells what
+    one that was simulated costs, for the record. Stops after
     `minutes` with the best plan so far; a search with the same `key` goes on from the file `state`. Nothing is
     drawn at random: the same inputs give the same plan. If the compiler crashes on a plan, dearer plans are not
     tried, with a warning. `advice` is given where no plan meets the target. Raises ToolchainError if it crashes
@@ -133,7 +144,7 @@ def search(
             so_far(candidates[number], [(candidates[n], loss) for n, loss in measured.items()]),
         )
         try:
-            measured[number] = trials.measure("simulate", candidates[number], simulate)
+            measured[number] = trials.measure("simulate", candidates[number], simulate, priced)
         except ToolchainError as error:
             if number == 0:
                 raise

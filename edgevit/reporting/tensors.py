@@ -151,8 +151,11 @@ def trial(record: results.Trial, chosen: results.Trial) -> Trial:
 
 
 def cost_of(record: results.Trial) -> str:
-    """What a plan costs: its latency, else its cycles beyond everything int8."""
+    """What a plan costs: its cycles and estimated time, or its latency; else its cycles beyond everything int8."""
     ms, ratio = record.latency_ms, record.latency_ratio
+    if record.total_cycles is not None:
+        estimated = "" if ms is None else f", about {milliseconds(ms)}"
+        return f"{count(record.total_cycles)} cycles{estimated}"
     if ms is not None:
         return milliseconds(ms) + (f", {ratio:.2f}x as fast as float" if ratio is not None else "")
     return "" if record.cycles is None else f"+{count(record.cycles)} cycles"

@@ -35,6 +35,7 @@ class Trial(Record):
     added: str | None = None
     how: str | None = None
     cycles: Real | None = None
+    total_cycles: Real | None = None
     latency_ms: Real | None = None
     latency_ratio: Real | None = None
     points: float | None = None

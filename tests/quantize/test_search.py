@@ -70,6 +70,14 @@ def test_the_cheapest_plan_that_the_simulator_accepts_is_found() -> None:
     assert len(found.candidate.sixteen_bit) == 4
 
 
+def test_what_simulated_plans_cost_is_noted_with_them() -> None:
+    found = run(Simulator(4), Simulator(4), priced=lambda kept: {"latency_ms": 10.0 + len(kept)})
+    simulated = [each for each in found.trials if each["how"] == "simulate"]
+    assert simulated
+    assert all(each["latency_ms"] == 10.0 + each["cycles"] / 100 for each in simulated)
+    assert all("latency_ms" not in each for each in found.trials if each["how"] == "fake")
+
+
 def test_the_simulator_has_the_last_word_when_estimates_are_too_good() -> None:
     found = run(Simulator(2), Simulator(7))
     assert found.met

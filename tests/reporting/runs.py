@@ -185,6 +185,8 @@ def diagnosed(result: dict[str, Any], *, blocks: int = 3) -> None:
         "label": None,
         "added": "blocks.2",
         "cycles": 1200,
+        "total_cycles": 1_284_000,
+        "latency_ms": 12.6,
         "points": 0.4,
         "upper": 0.5,
         "agreement": 0.97,

@@ -96,7 +96,7 @@ def test_diagnosis_plan_and_search_are_shown(tmp_path: Path) -> None:
     )
     assert each.precision_plan.conditioning == (("rotate", "kept, error 0.0600 to 0.0300"),)
     assert [(trial.cost, trial.state) for trial in each.precision_plan.trials] == [
-        ("+1200 cycles", "chosen"),
+        ("1.28 M cycles, about 12.6 ms", "chosen"),
         ("12.0 ms, 1.30x as fast as float", "good enough"),
         ("", "the converter stopped"),
     ]

@@ -17,7 +17,7 @@ from edgevit.conversion.plans import board_key, existing, plan_of
 from edgevit.conversion.pricing import price_of
 from edgevit.conversion.shards import compile_in_shards, worth_sharing
 from edgevit.quantize.plan import PrecisionPlan, read_plan
-from edgevit.rewrites.roles import NEED_CONDITIONING, ON_GRAPHS, ON_STREAMS, SPELLINGS, missing_to_condition
+from edgevit.rewrites.roles import FOR_INT8, NEED_CONDITIONING, ON_GRAPHS, SPELLINGS, missing_to_condition
 from edgevit.run.step import Step
 from edgevit.targets.precisions import DEFAULT, FLOAT, quantized
 from edgevit.targets.profiles import Board
@@ -58,9 +58,9 @@ class Conversion(Inputs):
         conditioned = self.could_condition(board, precision) and not missing_to_condition(rewrites)
         if quantized(precision) and not conditioned and self.calibration is not None:
             rewrites = [each for each in rewrites if each not in NEED_CONDITIONING]
-        streams = not conditioned and self.conditions_streams(board, precision)
+        on_graph = not conditioned and self.conditions_graph(board, precision)
         conditioning = (
-            [recipe.observer, recipe.seed] if conditioned else ["graph", recipe.seed] if streams else None
+            [recipe.observer, recipe.seed] if conditioned else ["graph", recipe.seed] if on_graph else None
         )
         without = [each for each in SPELLINGS if each in self.broken_by(board, precision)]
         costed = DEFAULT if quantized(precision) else FLOAT
@@ -109,7 +109,7 @@ class Conversion(Inputs):
                 board.npu,
                 price,
                 self.progress,
-                np.asarray(pixels) if streams else None,
+                np.asarray(pixels) if on_graph else None,
                 recipe.seed,
                 without,
             )
@@ -139,10 +139,10 @@ class Conversion(Inputs):
         able = self.model.metrics["conditionable"] and backend_of(board).takes_ranges
         return bool(self.job.recipe.conditioning and quantized(precision) and able)
 
-    def conditions_streams(self, board: Board, precision: str) -> bool:
-        """Whether a graph's residual streams are made ready for int8, where the model is no plain ViT."""
+    def conditions_graph(self, board: Board, precision: str) -> bool:
+        """Whether a graph is made ready for int8 as it is, where the model is no plain ViT."""
         wanted = quantized(precision) and self.job.recipe.conditioning and self.calibration is not None
-        left_out = set(ON_STREAMS) & set(self.job.without)
+        left_out = set(FOR_INT8) & set(self.job.without)
         return wanted and backend_of(board).takes_ranges and not left_out
 
     def notes(self, board: Board, precision: str) -> list[str]:

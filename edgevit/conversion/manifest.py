@@ -146,6 +146,7 @@ def result(folder: Path, conversion: Conversion, outcome: Outcome, step: Step) -
         write_atomically(artefact.with_suffix(".plan.toml"), plan.to_toml())
     searched = conversion.planned(board, precision)
     search = None if searched is None else dict(searched.metrics)
+    diagnosis = diagnosis_of(exported, search)
     kept = {name: value for name, value in plan.to_json().items() if name != "calibrated_ranges"}
     return {
         "target": board.id,
@@ -167,13 +168,21 @@ def result(folder: Path, conversion: Conversion, outcome: Outcome, step: Step) -
         "notes": conversion.notes(board, precision),
         "plan": {**kept, "ranges": len(plan.ranges)},
         "search": search,
-        "diagnosis": exported.metrics.get("int8"),
+        "diagnosis": diagnosis,
         "latency": latency(step.metrics["details"], board, conversion.multiplications, precision),
         "rewrites": exported.metrics["rewrites"],
         "parity": exported.metrics["max_output_difference"],
         "tools": step.metrics["tools"],
         "details": step.metrics["details"],
     }
+
+
+def diagnosis_of(exported: Step, search: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What made int8 hard: of a plain ViT its export knows, of a graph's tensors its search."""
+    known = dict(exported.metrics.get("int8", {}))
+    if search is not None and "effects" in search:
+        known["effects"] = search.pop("effects")
+    return known or None
 
 
 def gate(

@@ -165,7 +165,8 @@ def brought_back(told: Mapping[str, Any]) -> str:
 
 def blamed(found: SearchResult, told: Mapping[str, Any]) -> str:
     """Which tensors int8 destroys, where even the best plan loses most predictions."""
-    worst = [each["tensor"] for each in told.get("worst", ())][:NAMED]
+    effects = told.get("effects", {})
+    worst = sorted(effects, key=lambda name: -effects[name])[:NAMED]
     if found.measured.agreement >= DESTROYED or not worst:
         return ""
     return f"; rounding {' and '.join(worst)} to int8 costs most"
@@ -288,8 +289,10 @@ def by_graph(
             )
     back = [name for name in plan.sixteen_bit if name not in planned.plan.sixteen_bit]
     planned = replace(planned, plan=plan)
-    worst = graph_plans.worst_tensors(prepared)
-    told = {"ranges": prepared.ranges, "worst": [{"tensor": name, "kl": kl} for name, kl in worst]}
+    told = {
+        "ranges": prepared.ranges,
+        "effects": graph_plans.rounding_effects(prepared),
+    }
     return planned, told | ({"for_the_npu": back} if back else {})
 
 

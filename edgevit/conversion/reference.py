@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import torch
 
+from edgevit.conversion.graph_conditioning import condition_file
 from edgevit.conversion.pricing import Price
-from edgevit.conversion.stream_conditioning import condition_file
 from edgevit.errors import EdgevitError
 from edgevit.export import export_graph, export_onnx, export_program, parity
 from edgevit.export.graph_module import as_module
@@ -142,8 +142,8 @@ def export(
 ) -> dict[str, Any]:
     """Rewrite exactly for the target, write the graph a backend starts from, prove it equal to torch on `pixels`.
 
-    `export_format` is "onnx" or "program". With the calibration images `conditioning`, pixels, a graph's residual
-    streams are made ready for int8 first. `without` some SPELLINGS of the graph, where asked. Returns the largest
+    `export_format` is "onnx" or "program". With the calibration images `conditioning`, pixels, the graph is made
+    ready for int8 first. `without` some SPELLINGS of the graph, where asked. Returns the largest
     output difference to the model as loaded, and what each rewrite did: those of modules for a plain ViT, those of
     graphs for any model whose backend starts from one. Raises ParityError beyond the tolerance.
     """
@@ -166,14 +166,18 @@ def export(
         )
     else:
         path = write_program(loaded, module, folder / "model.pt2")
+    tried: dict[str, Any] = {}
     if export_format == "onnx" and conditioning is not None:
-        records.append(condition_file(path, loaded, conditioning, seed, inputs.numpy(), progress))
+        record, steps = condition_file(path, loaded, conditioning, seed, inputs.numpy(), progress)
+        records.append(record)
+        tried = {"int8": {"conditioning": [each.to_json() for each in steps]}}
     if export_format == "onnx":
         records += rewrite_file(path, rewrites, inputs.numpy(), npu, price, progress)
     write_expected(loaded, pixels, folder)
     return {
         "max_output_difference": parity(path, loaded.module, few, loaded.preprocessing),
         "rewrites": [asdict(record) for record in records],
+        **tried,
     }
 
 

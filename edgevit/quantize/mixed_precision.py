@@ -50,9 +50,9 @@ JOINT_KINDS = (
 class Judging:
     """How plans are judged: by what is lost on the last `evaluated` calibration images.
 
-    `simulate` realises a plan and returns its outputs, rows [evaluated, values] of what `outputs` say. `labels`
-    [n] are of all calibration images. `priced` tells what a simulated plan costs, for the record. A search that was stopped goes on from the file `state`; `advice` is
-    given where no plan is accepted.
+    `simulate` realises a plan and returns its outputs, rows [evaluated, values] of what `outputs` say; `priced`
+    tells what a simulated plan costs, for the record. `labels` [n] are of all calibration images. A search that was
+    stopped goes on from the file `state`; `advice` is given where no plan is accepted.
     """
 
     evaluated: int

@@ -14,8 +14,8 @@ ON_GRAPHS = (
     "split-moves",
 )
 
-# Of any graph's residual streams, for int8 alone, and only where held-out images say that it helps.
-ON_STREAMS = ("condition-streams",)
+# Of any graph's residual streams and attentions, for int8 alone, and only where held-out images say that it helps.
+FOR_INT8 = ("condition-graph",)
 
 # Conditioning scales q and k, which only the folded attention scale leaves room for; not every compiler takes it.
 NEEDED_TO_CONDITION = frozenset({"fold-attention-scale"})

@@ -1,11 +1,11 @@
-"""Exact changes that make a graph's residual streams fit int8, kept where images they were not fitted on say so.
+"""Exact changes that make a graph fit int8, kept where images they were not fitted on say so.
 
-What `quantize.conditioning` does for a plain ViT's own stream, for any stream that a graph has.
+What `quantize.conditioning` does for a plain ViT, for the residual streams and attentions that a graph has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,10 +19,11 @@ from edgevit.metrics.difference import Difference
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.conditioning import FEWEST, Transform, images_of_a_half, promising_rotations
+from edgevit.quantize.graph import attention
 from edgevit.quantize.graph.rounding import int8_outputs
 from edgevit.quantize.graph.statistics import collect, extremes
 from edgevit.quantize.graph.structure import Structure, computed, structure_of
-from edgevit.rewrites.graph.apply import proto_of
+from edgevit.rewrites.graph.apply import plural, proto_of
 from edgevit.rewrites.graph.scales import fold_scales
 from edgevit.rewrites.graph.streams import Stream, streams_of
 from edgevit.rewrites.graph.turning import before, centre, rotate
@@ -49,7 +50,7 @@ def condition(
     outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> Conditioned:
-    """The best version of a float graph found for int8, its streams rotated and centred where that helps.
+    """The best version of a float graph found for int8: streams rotated, attentions evened out where that helps.
 
     `images` [n, channels, height, width] are normalised calibration images; half of those used fit, half evaluate.
     Raises EdgevitError for a graph with an operation that isn't known.
@@ -61,6 +62,10 @@ def condition(
         for step, found in conditioned_stream(proto, name, images, seed, outputs):
             steps.append(step)
             proto = found if step.kept else proto
+    progress.stage("conditioning the attentions")
+    for step, found in conditioned_attentions(proto, images, outputs):
+        steps.append(step)
+        proto = found if step.kept else proto
     return Conditioned(proto, tuple(steps))
 
 
@@ -81,17 +86,22 @@ def stream_named(graph: ir.Graph, name: str) -> Stream:
     return found
 
 
+def names_of(proto: onnx.ModelProto, name: str) -> tuple[str, ...]:
+    """A stream's tensors in a graph, and what its norms make of them."""
+    return stream_named(opened(proto).graph, name).names
+
+
 def conditioned_stream(
     proto: onnx.ModelProto, name: str, images: Tensor, seed: int, outputs: Outputs
 ) -> Iterator[tuple[Transform, onnx.ModelProto]]:
     """The best rotation of one stream, then the stream without its mean; each against what was kept before."""
     judge = Judge(proto, images, outputs)
     stream = stream_named(opened(proto).graph, name)
-    width, rows, now = stream.width, judge.rows(proto, stream, seed), judge.error(proto, name)
+    width, rows, now = stream.width, judge.rows(proto, stream, seed), judge.error(proto, stream.names)
     found = []
     for what, rotation in promising_rotations(rows, width, seed) if rows else ():
         turned = moved(proto, name, partial(rotate, rotation=rotation))
-        found.append((judge.error(turned, name), what, turned))
+        found.append((judge.error(turned, names_of(turned, name)), what, turned))
     if found:
         after, what, turned = min(found, key=lambda each: each[0].error_score)
         kept = after.error_score < now.error_score
@@ -100,9 +110,34 @@ def conditioned_stream(
         proto, now = (turned, after) if kept else (proto, now)
     if stream_named(opened(proto).graph, name).only_normed:
         centred = moved(proto, name, centre)
-        after = judge.error(centred, name)
+        after = judge.error(centred, names_of(centred, name))
         what = f"no mean over the {width} channels of a residual stream"
         yield Transform("centre-stream", what, after.error_score < now.error_score, now, after), centred
+
+
+def conditioned_attentions(
+    proto: onnx.ModelProto, images: Tensor, outputs: Outputs
+) -> Iterator[tuple[Transform, onnx.ModelProto]]:
+    """Each move around the attentions, made wherever it can be, against what was kept before."""
+    if not attention.tensors_of(proto):
+        return
+    judge = Judge(proto, images, outputs)
+    now, seen = judge.error(proto, attention.tensors_of(proto)), list[attention.Seen]()
+    for name, ways in attention.moves():
+        seen = seen or attention.observe(proto, judge.fit)
+        found = []
+        for what, move in ways:
+            model, count = attention.changed(proto, seen, move)
+            if count:
+                made = proto_of(model)
+                after = judge.error(made, attention.tensors_of(made))
+                found.append((after, f"{plural(count, 'attention')}: {what}", made))
+        if not found:
+            continue
+        after, what, made = min(found, key=lambda each: each[0].error_score)
+        kept = after.error_score < now.error_score
+        yield Transform(name, what, kept, now, after), made
+        proto, now, seen = (made, after, []) if kept else (proto, now, seen)
 
 
 def moved(proto: onnx.ModelProto, name: str, move: Move) -> onnx.ModelProto:
@@ -113,7 +148,7 @@ def moved(proto: onnx.ModelProto, name: str, move: Move) -> onnx.ModelProto:
 
 
 class Judge:
-    """Errors of a graph whose streams alone are int8: ranges by half of the images, errors on the other half."""
+    """Errors of a graph some of whose tensors are int8: ranges by half of the images, errors on the other half."""
 
     def __init__(self, proto: onnx.ModelProto, images: Tensor, outputs: Outputs) -> None:
         macs = sum(
@@ -126,11 +161,10 @@ class Judge:
         self.fit, self.held_out = images[:half], images[-half:]
         self.expected = Graph(proto).outputs(self.held_out, keep)
 
-    def error(self, proto: onnx.ModelProto, name: str) -> Difference:
-        """What rounding one stream, what its norms make of it, and all weights changes."""
+    def error(self, proto: onnx.ModelProto, names: Iterable[str]) -> Difference:
+        """What rounding some tensors and all weights changes."""
         graph, same = Graph(proto), computed(proto)
-        stream = stream_named(opened(proto).graph, name)
-        wanted = {same[each] for each in stream.names if each in same}
+        wanted = {same[each] for each in names if each in same}
         ends = extremes(graph, wanted, self.fit)
         spans = {each: (float(low.min()), float(high.max())) for each, (low, high) in ends.items()}
         found = int8_outputs(graph, everything(proto), self.held_out, spans)

@@ -22,7 +22,6 @@ from edgevit.targets.profiles import Npu
 
 RANGE_IMAGES = 32
 TRIED_OBSERVERS = ("minmax", "percentile", "output-error")
-WORST = 5
 
 
 @dataclass(frozen=True)
@@ -132,11 +131,10 @@ def find_plan(
     )
 
 
-def worst_tensors(prepared: Prepared) -> list[tuple[str, float]]:
-    """The tensors whose rounding costs most, KL in nats per image: where to look when int8 fails."""
-    rounded = {
+def rounding_effects(prepared: Prepared) -> dict[str, float]:
+    """What rounding each tensor costs where all of it is int8, KL in nats per image."""
+    return {
         name: effect
         for name, effect in prepared.effects.items()
         if name in prepared.structure.operations and prepared.structure.rounded_when_made(name, ())
     }
-    return sorted(rounded.items(), key=lambda pair: -pair[1])[:WORST]

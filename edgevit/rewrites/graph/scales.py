@@ -43,7 +43,7 @@ def scale_of(node: ir.Node) -> tuple[Array | None, ir.Value | None]:
 
 
 def multiply(weight: Weight, scale: Array) -> None:
-    """Multiply a layer's constant along its outputs."""
+    """Multiply a layer's constant along its axis."""
     known = constant(weight.node.inputs[weight.number])
     assert known is not None
     sizes = [1] * known.ndim

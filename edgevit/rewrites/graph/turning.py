@@ -71,6 +71,11 @@ def read(graph: ir.Graph, weight: Weight, rotation: Array, scale: Array | None, 
     added = np.tensordot(values.astype(np.float64), shift, (axis, 0))
     if values.ndim == 4:
         added = added.sum(axis=(1, 2))
+    shift_output(graph, node, added)
+
+
+def shift_output(graph: ir.Graph, node: ir.Node, added: Array) -> None:
+    """Add constants [outputs] to what a linear layer gives: in its bias, or behind a layer without one."""
     if node.op_type in ("Gemm", "Conv"):
         known = constant(node.inputs[2]) if len(node.inputs) > 2 else None
         total = (added if known is None else known + added).astype(np.float32)

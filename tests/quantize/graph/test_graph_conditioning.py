@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from edgevit.conversion.stream_conditioning import condition_file
+from edgevit.conversion.graph_conditioning import condition_file
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models.model import finish
 from edgevit.progress import QUIET
@@ -69,9 +69,30 @@ def test_the_only_norm_may_give_the_output() -> None:
     np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-2)
 
 
-def test_a_graph_without_such_a_stream_stays_as_it_is() -> None:
+def post_norm() -> Classifier:
+    """The textbook's post-norm ViT, which has no stream to turn; some of its values are far from zero."""
     torch.manual_seed(0)
-    graph = graph_of(Classifier("packed", patch=3, grid=2, dim=12, heads=3).eval(), 1, 3, SIDE, SIDE)
+    made = Classifier("packed", patch=3, grid=2, dim=12, heads=3).eval()
+    with torch.no_grad():
+        made.blocks[0].qkv.bias[24:27] += 60.0  # type: ignore[index]
+    return made
+
+
+def test_without_a_stream_the_attentions_are_made_ready_alone() -> None:
+    graph, images = graph_of(post_norm(), 1, 3, SIDE, SIDE), noise(32, 3, SIDE, SIDE)
+    found = condition(graph, torch.from_numpy(images), seed=0)
+    steps = {step.name: step for step in found.steps}
+    assert list(steps) == ["shift-values", "centre-keys", "equalise-values", "equalise-queries"]
+    assert steps["shift-values"].kept
+    assert steps["shift-values"].after.kl < 0.5 * steps["shift-values"].before.kl
+    ours, theirs = outputs_of(found.graph, images[:4])[0], outputs_of(graph, images[:4])[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_graph_with_neither_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    made = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten()).eval()
+    graph = graph_of(made, 1, 3, SIDE, SIDE)
     found = condition(graph, torch.from_numpy(noise(16, 3, SIDE, SIDE)), seed=0)
     assert found.steps == ()
     assert found.graph is graph
@@ -83,7 +104,8 @@ def test_with_few_images_nothing_is_done_and_it_is_said(tmp_path: Path) -> None:
     onnx.save(graph_of(loaded.module, 1, 3, SIDE, SIDE), path)
     written = path.read_bytes()
     pixels = np.zeros((4, SIDE, SIDE, 3), np.uint8)
-    record = condition_file(path, loaded, pixels, 0, few, QUIET)
+    record, steps = condition_file(path, loaded, pixels, 0, few, QUIET)
+    assert steps == ()
     assert (record.changed, record.what) == (
         False,
         "left out: 4 calibration images are too few to tell whether it helps",
@@ -98,7 +120,8 @@ def test_a_graph_in_a_file_is_conditioned_there_and_proved(tmp_path: Path) -> No
     onnx.save(graph_of(loaded.module, 1, 3, SIDE, SIDE), path)
     before = outputs_of(onnx.load(path), few)[0]
     pixels = np.random.default_rng(0).integers(0, 256, (32, SIDE, SIDE, 3), dtype=np.uint8)
-    record = condition_file(path, loaded, pixels, 0, few, QUIET)
+    record, steps = condition_file(path, loaded, pixels, 0, few, QUIET)
+    assert [step.what for step in steps if step.kept] == record.what.split("; ")
     assert record.changed
     assert record.what.startswith("residual stream of 24 channels: ")
     np.testing.assert_allclose(outputs_of(onnx.load(path), few)[0], before, rtol=1e-3, atol=1e-3)

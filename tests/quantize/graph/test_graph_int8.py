@@ -13,7 +13,7 @@ from torch import nn
 from edgevit.errors import EdgevitError
 from edgevit.export.graph_in_torch import Graph, keep
 from edgevit.metrics.acceptance import Acceptance
-from edgevit.quantize.graph.find import find_plan, observe, prepare, worst_tensors
+from edgevit.quantize.graph.find import find_plan, observe, prepare, rounding_effects
 from edgevit.quantize.graph.groups import candidate_plans
 from edgevit.quantize.graph.rounding import int8_outputs
 from edgevit.quantize.graph.structure import ORDERS, structure_of
@@ -144,7 +144,8 @@ def prepared(model: nn.Module) -> tuple[Any, Any, torch.Tensor]:
 
 def test_the_tensor_that_int8_destroys_is_named() -> None:
     observed, ready, _ = prepared(Massive())
-    worst = worst_tensors(ready)[0][0]
+    effects = rounding_effects(ready)
+    worst = max(effects, key=lambda name: effects[name])
     maker = next(node for node in observed.proto.graph.node if node.output[0] == worst)
     assert maker.op_type in ("Concat", "Mul")
 

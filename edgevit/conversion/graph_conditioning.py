@@ -1,9 +1,9 @@
-"""An exported graph made ready for int8 in its own file: its residual streams, proved to keep the function."""
+"""An exported graph made ready for int8 in its own file, proved to keep the function."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,10 +14,13 @@ from edgevit.models import LoadedModel
 from edgevit.progress import Progress
 from edgevit.rewrites.graph.apply import difference_of
 from edgevit.rewrites.result import RewriteRecord
-from edgevit.rewrites.roles import ON_STREAMS
+from edgevit.rewrites.roles import FOR_INT8
+
+if TYPE_CHECKING:
+    from edgevit.quantize.conditioning import Transform
 
 MIN_IMAGES = 8
-NO_STREAM = "the graph has no residual stream that only norms and layers read"
+NOTHING = "the graph has no residual stream that only norms and layers read, and no attention between layers"
 NO_GAIN = "held-out images don't say that it helps"
 
 
@@ -28,17 +31,17 @@ def condition_file(
     seed: int,
     few: np.ndarray[Any, Any],
     progress: Progress,
-) -> RewriteRecord:
-    """What was done to the graph in `path`, or why nothing was.
+) -> tuple[RewriteRecord, tuple[Transform, ...]]:
+    """What was done to the graph in `path`, or why nothing was; and every change tried.
 
     `pixels` uint8 [n, height, width, channels] are the calibration images, `few` normalised ones to prove it on.
     """
     from edgevit.quantize.graph.conditioning import condition
 
-    (name,) = ON_STREAMS
+    (name,) = FOR_INT8
     if len(pixels) < MIN_IMAGES:
         why = f"{len(pixels)} calibration images are too few to tell whether it helps"
-        return RewriteRecord(name, False, f"left out: {why}", None)
+        return RewriteRecord(name, False, f"left out: {why}", None), ()
     progress.stage("condition the graph for int8")
     before = onnx.load(path)
     images = torch.from_numpy(loaded.preprocessing.normalise(pixels))
@@ -47,12 +50,13 @@ def condition_file(
         off, allowed = difference_of(found.graph, before, few)
     except Exception as error:  # of an operation that isn't known, shape inference, ONNX Runtime
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return RewriteRecord(name, False, f"left out, it fails on this graph: {lines[0][:200]}", None)
+        return RewriteRecord(name, False, f"left out, it fails on this graph: {lines[0][:200]}", None), ()
     kept = [step.what for step in found.steps if step.kept]
     if not kept:
-        return RewriteRecord(name, False, f"left out: {NO_GAIN if found.steps else NO_STREAM}", None)
+        why = NO_GAIN if found.steps else NOTHING
+        return RewriteRecord(name, False, f"left out: {why}", None), found.steps
     if off > allowed:
-        return RewriteRecord(name, False, f"left out, it moves an output by {off:.2g}", None)
+        return RewriteRecord(name, False, f"left out, it moves an output by {off:.2g}", None), ()
     write_graph(found.graph, path, for_npu=False)
     give_back_memory()
-    return RewriteRecord(name, True, "; ".join(kept), off)
+    return RewriteRecord(name, True, "; ".join(kept), off), found.steps

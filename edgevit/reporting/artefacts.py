@@ -66,7 +66,7 @@ def artefact(
         delegate=tensors.delegate(result.details),
         latency=latency,
         benches=tuple(benches),
-        heat=tensors.heat(result.diagnosis),
+        heat=tensors.heat(result.diagnosis, result.plan.sixteen_bit),
         massive=clean(result.diagnosis.explanation, 600) or None if result.diagnosis else None,
         precision_plan=tensors.precision(result),
         rewrites=tuple(

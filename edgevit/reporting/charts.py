@@ -6,16 +6,20 @@ Every text goes through MarkupSafe's escaping.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
 from edgevit.reporting.content import Pareto, Stage
-from edgevit.reporting.sections import LayerBar, Timing, Verdict
+from edgevit.reporting.sections import Heat, LayerBar, Timing, Verdict
 
 BINS = 48
 HAIR = 0.05  # percent of the width below which a layer is not drawn
+TALL, LABELS = 64, 16  # pixels of the errors by tensor, and of the names of blocks under them
+APART = 9.0  # percent of the width that such a name takes
+BLOCK = re.compile(r"(?:^|[/.])([A-Za-z_]+[./]\d+)(?=[/.])")  # as modules are named: "blocks.3", "layers/3"
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,24 @@ def layers(bars: Sequence[LayerBar], by: str) -> Markup:
             parts.append(tag("rect", note, y=0, height=30, class_=f"layer {each.part}", **place))
         position += width
     return picture(30, f"layers by {by}", parts, "chart strip")
+
+
+def errors(heat: Heat) -> Markup:
+    """The error at every tensor in the order in which they are computed; 16 bits in another colour."""
+    largest = max((value for _, value, _ in heat.order), default=0.0) or 1.0
+    width, parts, block, written = 100 / max(1, len(heat.order)), list[Markup](), "", -APART
+    for index, (name, value, kept) in enumerate(heat.order):
+        left, height = index * width, max(1.0, TALL * max(0.0, value) / largest)
+        note = tag("title", f"{name}: {value:.2g}{', kept in 16 bits' if kept else ''}")
+        place = {"x": percent(left), "width": percent(width)}
+        parts.append(tag("rect", note, y=round(TALL - height, 2), height=round(height, 2),
+                         class_="error kept" if kept else "error", **place))  # fmt: skip
+        found = BLOCK.search(name)
+        if found and found[1] != block and written + APART <= left <= 100 - APART:
+            block, written = found[1], left
+            parts.append(tag("line", x1=percent(left), x2=percent(left), y1=0, y2=TALL, class_="grid"))
+            parts.append(tag("text", block[-12:], x=percent(left), y=TALL + 12, class_="tick"))
+    return picture(TALL + LABELS, f"error at {len(heat.order)} tensors in order", parts)
 
 
 def stack(parts: Sequence[tuple[str, float]]) -> Markup:

@@ -118,7 +118,8 @@ class Pictures:
 class Heat:
     """Estimated error (KL in nats per image) that int8 causes at each tensor: rows are blocks, columns kinds.
 
-    `cells` has None where there is no such tensor. `outside` holds tensors of no block.
+    `cells` has None where there is no such tensor. `outside` holds tensors of no block. `order` are all tensors as
+    they are computed, and whether each stays in 16 bits: what can be shown of a model whose blocks are not known.
     """
 
     kinds: tuple[str, ...]
@@ -126,6 +127,7 @@ class Heat:
     cells: tuple[tuple[float | None, ...], ...]
     outside: tuple[tuple[str, float], ...]
     worst: tuple[tuple[str, float], ...]
+    order: tuple[tuple[str, float, bool], ...]
     weights_only: float | None
     activations_only: float | None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 
 from edgevit.errors import InputError
 from edgevit.placement import estimate as estimates
@@ -24,11 +25,12 @@ CYCLES_HOW = "vendor compiler estimate"
 HOW = {"simulate": "vendor simulator", "fake": "edgevit estimate"}
 
 
-def heat(diagnosis: Diagnosis | None) -> Heat | None:
-    """The error of each tensor as a table of blocks by kinds; None where nothing was estimated."""
+def heat(diagnosis: Diagnosis | None, sixteen_bit: Collection[str]) -> Heat | None:
+    """The error of each tensor as a table of blocks by kinds, and in order; None where nothing was estimated."""
     if diagnosis is None or not diagnosis.effects:
         return None
     known = {clean(name, 80): value for name, value in diagnosis.effects.items() if math.isfinite(value)}
+    kept = {clean(name, 80) for name in sixteen_bit}
     found = {name: BLOCK.fullmatch(name) for name in known}
     kinds = tuple(dict.fromkeys(match[2] for match in found.values() if match))
     blocks = tuple(
@@ -40,6 +42,7 @@ def heat(diagnosis: Diagnosis | None) -> Heat | None:
         cells=tuple(tuple(known.get(f"blocks.{block}.{kind}") for kind in kinds) for block in blocks),
         outside=tuple((name, known[name]) for name, match in found.items() if not match),
         worst=tuple(sorted(known.items(), key=lambda item: -item[1])[:WORST]),
+        order=tuple((name, value, name in kept) for name, value in known.items()),
         weights_only=number(diagnosis.weights_only_kl),
         activations_only=number(diagnosis.activations_only_kl),
     )

@@ -12,7 +12,7 @@ from edgevit.images.preprocessing_request import PreprocessingRequest, parse_pre
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.quantize.plan import PrecisionPlan, read_plan
 from edgevit.request.compression import CompressionRequest, parse_compression
-from edgevit.rewrites.roles import ON_STREAMS
+from edgevit.rewrites.roles import FOR_INT8
 from edgevit.targets.precisions import DEFAULT, quantized
 from edgevit.targets.profiles import Board, Recipe, load_board, load_recipe, shipped
 from edgevit.toolchains import releases
@@ -217,7 +217,7 @@ def refuse_unknown_rewrites(job: Job) -> None:
     """Raises InputError for a rewrite to leave out that no target knows."""
     known = sorted({name for board in shipped("boards") for name in load_board(board).rewrites})
     known += [name for board in job.targets for name in board.rewrites if name not in known]
-    known += [name for name in ON_STREAMS if name not in known]
+    known += [name for name in FOR_INT8 if name not in known]
     unknown = [name for name in job.without if name not in known]
     if unknown:
         raise InputError(

@@ -80,6 +80,26 @@ def test_waterfall_goes_through_the_reductions(tmp_path: Path) -> None:
     assert rows[2].before == rows[3].before == 0.9
 
 
+def test_of_a_graph_the_error_is_drawn_in_order_of_its_tensors(tmp_path: Path) -> None:
+    manifest = runs.write_run(tmp_path / "run")
+    runs.diagnosed(manifest["results"][0])
+    kept = "/stages/stages.1/<b>attn/Add_output_0"
+    names = ["/stem/Conv_output_0", "/stages/stages.0/mlp/MatMul_output_0", kept]
+    result = manifest["results"][0]
+    result["diagnosis"]["effects"] = {name: 0.001 * number for number, name in enumerate(names, 1)}
+    result["plan"]["sixteen_bit"] = [kept]
+    runs.save(tmp_path / "run", manifest)
+    each = first(report_on(tmp_path / "run"))
+    assert each.heat is not None
+    assert each.heat.blocks == ()
+    assert each.heat.order == tuple(zip(names, (0.001, 0.002, 0.003), (False, False, True), strict=True))
+    page = html.render(report_on(tmp_path / "run"))
+    assert "error at 3 tensors in order" in page
+    assert page.count('class="error kept"') == 2  # the tensor, and the legend
+    assert "stages.0</text>" in page
+    assert "&lt;b&gt;attn/Add_output_0: 0.003, kept in 16 bits" in page
+
+
 def test_diagnosis_plan_and_search_are_shown(tmp_path: Path) -> None:
     manifest = runs.write_run(tmp_path / "run")
     runs.diagnosed(manifest["results"][0])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from edgevit.cli.options import FILE, SEED
+from edgevit.cli.options import FILE, SEED, output_options, preprocessing_options
 from edgevit.targets.precisions import FLOAT
 
 
@@ -22,6 +23,8 @@ from edgevit.targets.precisions import FLOAT
 @click.option(
     "--seed", type=SEED, default=0, show_default=True, help="Decides which images a limit picks and hold out."
 )
+@preprocessing_options
+@output_options
 @click.option("--json", "as_json", is_flag=True, help="Print the prices as JSON, and draw nothing unasked.")
 def command(
     model: str,
@@ -31,11 +34,13 @@ def command(
     plot: Path | None,
     seed: int,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Show what each attention head of MODEL is worth, and what removing the cheapest would cost.
 
     A head's price is the KL divergence to the whole model's predictions, on images held out of the fit, when
     that head alone goes: with the rest of its block refitted, as `convert --prune-heads` does, and without.
+    Attention is found in any model's graph; heads can be removed from plain ViTs.
 
     \b
     Examples:
@@ -55,6 +60,7 @@ def command(
         calibration=calibration,
         calibration_images=calibration_images,
         seed=seed,
+        **options,
     )
     out = None if as_json and plot is None else plot or Path(f"{job.name}-heads.png")
     if out is not None:

@@ -16,10 +16,10 @@ def print_importance(found: Importance, model: str, picture: Path | None) -> Non
     most = max(found.heads)
     cells = {(price.block, price.head): f"{price.refitted:.4f}" for price in found.prices}
     rows = [
-        [str(block), *(cells.get((block, head), "") for head in range(most))]
+        [found.name_of(block), *(cells.get((block, head), "") for head in range(most))]
         for block in range(len(found.heads))
     ]
-    columns = ("block", *(f"head {head}" for head in range(most)))
+    columns = ("attention", *(f"head {head}" for head in range(most)))
     title = f"{model}: price of each attention head, {found.images} held-out images"
     print_table(
         title, columns, rows, ["KL divergence in nats when that head alone goes and the rest is refitted"]
@@ -30,9 +30,16 @@ def print_importance(found: Importance, model: str, picture: Path | None) -> Non
         chosen, price = found.cheapest(count)
         last = chosen[-1]
         steps.append(
-            [str(count), f"block {last.block} head {last.head}", f"{last.refitted:.4f}", f"{price:.4f}"]
+            [
+                str(count),
+                f"{found.name_of(last.block)} head {last.head}",
+                f"{last.refitted:.4f}",
+                f"{price:.4f}",
+            ]
         )
     notes = ["the sum is a guess from single prices: together they usually cost more"]
+    if found.names:
+        notes.append("convert --prune-heads removes heads of plain ViTs alone")
     if picture is not None:
         notes.append(f"picture: {picture}")
     print_table("removing the cheapest heads", ("heads", "the last of them", "KL alone", "sum"), steps, notes)

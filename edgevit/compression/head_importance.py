@@ -39,11 +39,19 @@ class HeadPrice:
 
 @dataclass(frozen=True)
 class Importance:
-    """Prices of all heads in order of block and head; `images` were held out of the fit."""
+    """Prices of all heads in order of block and head; `images` were held out of the fit.
+
+    `names` are the modules of blocks, where those have no numbers of their own.
+    """
 
     prices: tuple[HeadPrice, ...]
     heads: tuple[int, ...]
     images: int
+    names: tuple[str, ...] = ()
+
+    def name_of(self, block: int) -> str:
+        """What a block is called."""
+        return self.names[block] if self.names else f"block {block}"
 
     def cheapest(self, count: int) -> tuple[tuple[HeadPrice, ...], float]:
         """The `count` cheapest heads that leave every block one, and the sum of their prices.
@@ -68,6 +76,7 @@ class Importance:
         return {
             "images": self.images,
             "heads": list(self.heads),
+            **({"names": list(self.names)} if self.names else {}),
             "prices": [asdict(price) for price in self.prices],
             "cheapest": [self.cheapest(count)[1] for count in range(1, most + 1)],
         }
@@ -76,7 +85,7 @@ class Importance:
     def from_json(cls, values: dict[str, Any]) -> Importance:
         """The inverse of `to_json`."""
         prices = tuple(HeadPrice(**price) for price in values["prices"])
-        return cls(prices, tuple(values["heads"]), values["images"])
+        return cls(prices, tuple(values["heads"]), values["images"], tuple(values.get("names", ())))
 
 
 @torch.no_grad()
@@ -128,9 +137,9 @@ def plot_importance(importance: Importance, out: Path) -> None:
         picture = axes.imshow(table, cmap="viridis_r", aspect="auto")
         for price in importance.prices:
             axes.text(price.head, price.block, f"{price.refitted:.3f}", ha="center", va="center", fontsize=7)
-        axes.set(xlabel="head", ylabel="block", title="KL of removing one head, rest refitted")
+        axes.set(xlabel="head", title="KL of removing one head, rest refitted")
         axes.set_xticks(range(most))
-        axes.set_yticks(range(len(table)))
+        axes.set_yticks(range(len(table)), [importance.name_of(block) for block in range(len(table))])
         figure.colorbar(picture, label=f"nats, {importance.images} held-out images")
         figure.tight_layout()
         with atomic_path(out) as staging:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,10 @@ from edgevit.request.job import Job
 from edgevit.run.folder import Run
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgevit.compression.head_importance import Importance
+    from edgevit.models import LoadedModel
 
 STAGE = "importance"
 
@@ -38,16 +43,36 @@ def importance(job: Job, run: Run, progress: Progress) -> Importance:
         from torch import from_numpy
 
         from edgevit.compression.head_importance import head_importance
+        from edgevit.compression.head_importance_of_graph import head_importance_of_graph
 
         progress.stage("price every attention head")
         images = np.load(pixels.path("pixels.npy"))
         normalised = from_numpy(conversion.own_preprocessing.normalise(images))
         loaded = conversion.loaded
-        found = head_importance(
-            loaded.module, normalised, seed=job.seed, outputs=loaded.outputs, progress=progress
-        )
+        if loaded.canonical:
+            price: Callable[..., Importance] = partial(head_importance, loaded.module)
+        else:
+            price = partial(head_importance_of_graph, graph_of(loaded, folder))
+        found = price(normalised, seed=job.seed, outputs=loaded.outputs, progress=progress)
         (folder / "importance.json").write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
         return {"images": found.images}
 
     step = run.step(STAGE, inputs, make)
     return Importance.from_json(json.loads(step.path("importance.json").read_text(encoding="utf-8")))
+
+
+def graph_of(loaded: LoadedModel, folder: Path) -> onnx.ModelProto:
+    """The model's graph, its own or exported by way of a file in `folder`."""
+    import onnx
+
+    from edgevit.conversion.reference import names_of
+    from edgevit.export import export_graph, export_onnx
+
+    path, pre = folder / "model.onnx", loaded.preprocessing
+    if loaded.graph is not None:
+        export_graph(loaded.graph, path)
+    else:
+        export_onnx(loaded.module, pre.size, len(pre.mean), path, outputs=names_of(loaded))
+    found = onnx.load(path)
+    path.unlink()
+    return found

@@ -23,6 +23,37 @@ def test_every_head_has_a_price_and_a_picture(project: Project) -> None:  # noqa
     assert not (project.folder / "model-heads.png").exists()
 
 
+def test_attention_is_found_in_any_model(project: Project) -> None:  # noqa: F811
+    wrapped = """
+from torch import nn
+from model import tiny
+
+class Wrapper(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.out = tiny(), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.out(self.inner(x))
+
+def wrapper():
+    return Wrapper()
+"""
+    (project.folder / "wrapped.py").write_text(wrapped)
+    sizes = (
+        "prune-report",
+        "wrapped.py:wrapper",
+        "--calibration",
+        "images/calibration",
+        "--input-size",
+        "32",
+        "--json",
+    )
+    found = json.loads(project.run(*sizes).stdout)
+    assert found["names"] == ["inner.blocks.0.attn", "inner.blocks.1.attn"]
+    assert [(price["block"], price["head"]) for price in found["prices"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

@@ -67,6 +67,11 @@ def images_of_a_half(multiplications: float, available: int) -> int:
     return int(min(MOST, available // 2, max(FEWEST, LOOK // max(1.0, multiplications))))
 
 
+def for_ranges(fitted: int) -> int:
+    """How many of the images to fit on give ranges, by which candidates are only compared with each other."""
+    return max(FEWEST, fitted // 2)
+
+
 def multiplications_of(vit: Any) -> int:
     """Of the linear layers in a ViT's blocks, for one image."""
     tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
@@ -89,7 +94,7 @@ class Evaluator:
         Rounding errors of other tensors are as good as random from one candidate to the next: where a
         candidate changes few kinds of tensors, those alone show whether it helps.
         """
-        ranges = full_ranges(extremes(vit, self.fit))
+        ranges = full_ranges(extremes(vit, self.fit[: for_ranges(len(self.fit))]))
         rounded = {name: span for name, span in ranges.items() if kinds is None or kind_of(name) in kinds}
         return self.outputs.difference(int8_outputs(vit, self.held_out, rounded, self.fusion), self.reference)
 

@@ -32,8 +32,8 @@ from edgevit.targets.profiles import Npu
 Rows = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
-FAKE_IMAGES = 96
-EFFECT_IMAGES = 48
+FAKE_IMAGES = 64
+EFFECT_IMAGES = 32
 # Kinds of tensors measured together, as they err together.
 JOINT_KINDS = (
     frozenset({"q", "k", "v", "scores", "softmax", "attention"}),

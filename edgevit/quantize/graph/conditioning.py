@@ -18,7 +18,7 @@ from edgevit.export.operands import Tensor
 from edgevit.metrics.difference import Difference
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.conditioning import FEWEST, Transform, images_of_a_half, promising_rotations
+from edgevit.quantize.conditioning import FEWEST, Transform, for_ranges, images_of_a_half, promising_rotations
 from edgevit.quantize.graph import attention
 from edgevit.quantize.graph.rounding import int8_outputs
 from edgevit.quantize.graph.statistics import collect, extremes
@@ -165,7 +165,7 @@ class Judge:
         """What rounding some tensors and all weights changes."""
         graph, same = Graph(proto), computed(proto)
         wanted = {same[each] for each in names if each in same}
-        ends = extremes(graph, wanted, self.fit)
+        ends = extremes(graph, wanted, self.fit[: for_ranges(len(self.fit))])
         spans = {each: (float(low.min()), float(high.max())) for each, (low, high) in ends.items()}
         found = int8_outputs(graph, everything(proto), self.held_out, spans)
         return self.outputs.difference(found, self.expected)

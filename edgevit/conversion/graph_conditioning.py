@@ -36,7 +36,7 @@ def condition_file(
 
     `pixels` uint8 [n, height, width, channels] are the calibration images, `few` normalised ones to prove it on.
     """
-    from edgevit.quantize.graph.conditioning import condition
+    from edgevit.quantize.graph.conditioning import PARTS
 
     (name,) = FOR_INT8
     if len(pixels) < MIN_IMAGES:
@@ -45,18 +45,25 @@ def condition_file(
     progress.stage("condition the graph for int8")
     before = onnx.load(path)
     images = torch.from_numpy(loaded.preprocessing.normalise(pixels))
-    try:
-        found = condition(before, images, seed=seed, outputs=loaded.outputs, progress=progress)
-        off, allowed = difference_of(found.graph, before, few)
-    except Exception as error:  # of an operation that isn't known, shape inference, ONNX Runtime
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return RewriteRecord(name, False, f"left out, it fails on this graph: {lines[0][:200]}", None), ()
-    kept = [step.what for step in found.steps if step.kept]
+    graph, moved, steps, left_out = before, 0.0, list["Transform"](), list[str]()
+    for part, condition in PARTS.items():
+        try:
+            found = condition(graph, images, seed, loaded.outputs, progress)
+            off, allowed = difference_of(found.graph, before, few)
+        except Exception as error:  # of an operation that isn't known, shape inference, ONNX Runtime
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            left_out.append(f"{part} left out, it fails on this graph: {lines[0][:200]}")
+            continue
+        if off > allowed:
+            left_out.append(f"{part} left out, it moves an output by {off:.2g}")
+            continue
+        steps += found.steps
+        if any(step.kept for step in found.steps):
+            graph, moved = found.graph, off
+    kept = [step.what for step in steps if step.kept]
     if not kept:
-        why = NO_GAIN if found.steps else NOTHING
-        return RewriteRecord(name, False, f"left out: {why}", None), found.steps
-    if off > allowed:
-        return RewriteRecord(name, False, f"left out, it moves an output by {off:.2g}", None), ()
-    write_graph(found.graph, path, for_npu=False)
+        why = "; ".join(left_out) or f"left out: {NO_GAIN if steps else NOTHING}"
+        return RewriteRecord(name, False, why, None), tuple(steps)
+    write_graph(graph, path, for_npu=False)
     give_back_memory()
-    return RewriteRecord(name, True, "; ".join(kept), off), found.steps
+    return RewriteRecord(name, True, "; ".join([*kept, *left_out]), moved), tuple(steps)

@@ -6,7 +6,7 @@ constants moved out of values and keys, channels made equally wide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,20 +81,6 @@ class Seen:
 Move = Callable[[ir.Graph, Attention, Seen], bool]
 
 
-def moves() -> Iterator[tuple[str, tuple[tuple[str, Move], ...]]]:
-    """Every move in the order in which they are tried; of each, what may be done."""
-    yield (
-        "shift-values",
-        (
-            ("value means moved into the layer behind the attention", centre_values),
-            ("values shifted against int8 attention weights, the layer behind undoes it", fitted_values),
-        ),
-    )
-    yield "centre-keys", (("key means dropped, softmax ignores them", centre_keys),)
-    yield "equalise-values", (("channels of v made equally wide, the layer behind undoes it", even_values),)
-    yield "equalise-queries", (("channels of q and k made equally wide", even_queries),)
-
-
 def centre_values(graph: ir.Graph, attention: Attention, seen: Seen) -> bool:
     """Values get mean 0: what rows of int8 weights miss to 1 then multiplies little."""
     v = attention.v
@@ -132,6 +118,21 @@ def even_queries(graph: ir.Graph, attention: Attention, seen: Seen) -> bool:
         return False
     q, k = seen.channels["q"].widest[pairs[:, 0]], seen.channels["k"].widest[pairs[:, 1]]
     return scale_queries(attention, bounded(np.sqrt((k / k.max()) / (q / q.max()))))
+
+
+# In the order in which they are tried; of each, the ways to make it.
+MOVES: tuple[tuple[str, tuple[tuple[str, Move], ...]], ...] = (
+    (
+        "shift-values",
+        (
+            ("value means moved into the layer behind the attention", centre_values),
+            ("values shifted against int8 attention weights, the layer behind undoes it", fitted_values),
+        ),
+    ),
+    ("centre-keys", (("key means dropped, softmax ignores them", centre_keys),)),
+    ("equalise-values", (("channels of v made equally wide, the layer behind undoes it", even_values),)),
+    ("equalise-queries", (("channels of q and k made equally wide", even_queries),)),
+)
 
 
 def bounded(factors: Array) -> Array:

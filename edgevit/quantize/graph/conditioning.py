@@ -16,7 +16,7 @@ import torch
 from edgevit.export.graph_in_torch import Graph, keep
 from edgevit.export.operands import Tensor
 from edgevit.metrics.difference import Difference
-from edgevit.outputs.output import CLASS_SCORES, Outputs
+from edgevit.outputs.output import Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.quantize.conditioning import FEWEST, Transform, for_ranges, images_of_a_half, promising_rotations
 from edgevit.quantize.graph import attention
@@ -42,15 +42,10 @@ class Conditioned:
     steps: tuple[Transform, ...]
 
 
-def condition(
-    proto: onnx.ModelProto,
-    images: Tensor,
-    *,
-    seed: int,
-    outputs: Outputs = CLASS_SCORES,
-    progress: Progress = QUIET,
+def condition_streams(
+    proto: onnx.ModelProto, images: Tensor, seed: int, outputs: Outputs, progress: Progress = QUIET
 ) -> Conditioned:
-    """The best version of a float graph found for int8: streams rotated, attentions evened out where that helps.
+    """A float graph with its residual streams rotated and centred, where that helps int8.
 
     `images` [n, channels, height, width] are normalised calibration images; half of those used fit, half evaluate.
     Raises EdgevitError for a graph with an operation that isn't known.
@@ -62,11 +57,22 @@ def condition(
         for step, found in conditioned_stream(proto, name, images, seed, outputs):
             steps.append(step)
             proto = found if step.kept else proto
-    progress.stage("conditioning the attentions")
-    for step, found in conditioned_attentions(proto, images, outputs):
+    return Conditioned(proto, tuple(steps))
+
+
+def condition_attentions(
+    proto: onnx.ModelProto, images: Tensor, seed: int, outputs: Outputs, progress: Progress = QUIET
+) -> Conditioned:
+    """A float graph with constants moved out of its attentions, and channels evened out, where that helps int8."""
+    steps = list[Transform]()
+    for step, found in conditioned_attentions(proto, images, outputs, progress):
         steps.append(step)
         proto = found if step.kept else proto
     return Conditioned(proto, tuple(steps))
+
+
+# In the order in which they are made, each on what the one before left.
+PARTS = {"streams": condition_streams, "attentions": condition_attentions}
 
 
 def with_scales_folded(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -116,14 +122,15 @@ def conditioned_stream(
 
 
 def conditioned_attentions(
-    proto: onnx.ModelProto, images: Tensor, outputs: Outputs
+    proto: onnx.ModelProto, images: Tensor, outputs: Outputs, progress: Progress
 ) -> Iterator[tuple[Transform, onnx.ModelProto]]:
     """Each move around the attentions, made wherever it can be, against what was kept before."""
     if not attention.tensors_of(proto):
         return
     judge = Judge(proto, images, outputs)
     now, seen = judge.error(proto, attention.tensors_of(proto)), list[attention.Seen]()
-    for name, ways in attention.moves():
+    for number, (name, ways) in enumerate(attention.MOVES):
+        progress.advance(number, len(attention.MOVES), "conditioning the attentions")
         seen = seen or attention.observe(proto, judge.fit)
         found = []
         for what, move in ways:

@@ -12,8 +12,9 @@ import torch
 from edgevit.conversion.graph_conditioning import condition_file
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models.model import finish
+from edgevit.outputs.output import CLASS_SCORES
 from edgevit.progress import QUIET
-from edgevit.quantize.graph.conditioning import condition
+from edgevit.quantize.graph.conditioning import PARTS, Conditioned
 from edgevit.rewrites.graph.apply import outputs_of
 from tests.rewrites.graph.graphs import Classifier, graph_of, noise
 from tests.rewrites.graph.test_streams import PreNorm
@@ -31,16 +32,25 @@ def model(*, massive: bool) -> PreNorm:
     return made
 
 
+def condition(graph: onnx.ModelProto, images: torch.Tensor) -> Conditioned:
+    """Everything that is done to a graph."""
+    found = Conditioned(graph, ())
+    for part in PARTS.values():
+        more = part(found.graph, images, 0, CLASS_SCORES)
+        found = Conditioned(more.graph, found.steps + more.steps)
+    return found
+
+
 @pytest.mark.slow
 def test_massive_activations_are_spread_and_the_function_stays() -> None:
     graph = graph_of(model(massive=True), 1, 3, SIDE, SIDE)
     images = noise(32, 3, SIDE, SIDE)
-    found = condition(graph, torch.from_numpy(images), seed=0)
+    found = condition(graph, torch.from_numpy(images))
     kept = {step.name: step for step in found.steps if step.kept}
     assert kept["rotation"].after.kl < 0.3 * kept["rotation"].before.kl
     ours, theirs = outputs_of(found.graph, images[:4])[0], outputs_of(graph, images[:4])[0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
-    again = condition(graph, torch.from_numpy(images), seed=0)
+    again = condition(graph, torch.from_numpy(images))
     assert again.graph.SerializeToString() == found.graph.SerializeToString()
 
 
@@ -63,7 +73,7 @@ def test_the_only_norm_may_give_the_output() -> None:
     with torch.no_grad():
         made.patches.bias[3] += 300  # type: ignore[operator]
     graph, images = graph_of(made, 1, 3, SIDE, SIDE), noise(16, 3, SIDE, SIDE)
-    found = condition(graph, torch.from_numpy(images), seed=0)
+    found = condition(graph, torch.from_numpy(images))
     assert [step.name for step in found.steps] == ["rotation"]
     ours, theirs = outputs_of(found.graph, images[:2])[0], outputs_of(graph, images[:2])[0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-2)
@@ -80,7 +90,7 @@ def post_norm() -> Classifier:
 
 def test_without_a_stream_the_attentions_are_made_ready_alone() -> None:
     graph, images = graph_of(post_norm(), 1, 3, SIDE, SIDE), noise(32, 3, SIDE, SIDE)
-    found = condition(graph, torch.from_numpy(images), seed=0)
+    found = condition(graph, torch.from_numpy(images))
     steps = {step.name: step for step in found.steps}
     assert list(steps) == ["shift-values", "centre-keys", "equalise-values", "equalise-queries"]
     assert steps["shift-values"].kept
@@ -93,7 +103,7 @@ def test_a_graph_with_neither_stays_as_it_is() -> None:
     torch.manual_seed(0)
     made = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten()).eval()
     graph = graph_of(made, 1, 3, SIDE, SIDE)
-    found = condition(graph, torch.from_numpy(noise(16, 3, SIDE, SIDE)), seed=0)
+    found = condition(graph, torch.from_numpy(noise(16, 3, SIDE, SIDE)))
     assert found.steps == ()
     assert found.graph is graph
 
@@ -125,3 +135,18 @@ def test_a_graph_in_a_file_is_conditioned_there_and_proved(tmp_path: Path) -> No
     assert record.changed
     assert record.what.startswith("residual stream of 24 channels: ")
     np.testing.assert_allclose(outputs_of(onnx.load(path), few)[0], before, rtol=1e-3, atol=1e-3)
+
+
+def test_a_part_that_fails_leaves_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Conditioned:
+        raise ValueError("no such axis\nmore")
+
+    monkeypatch.setitem(PARTS, "streams", fails)
+    loaded = finish("mine", post_norm(), Preprocessing((SIDE, SIDE)), source="a test")
+    path, few = tmp_path / "model.onnx", noise(2, 3, SIDE, SIDE)
+    onnx.save(graph_of(loaded.module, 1, 3, SIDE, SIDE), path)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, SIDE, SIDE, 3), dtype=np.uint8)
+    record, _ = condition_file(path, loaded, pixels, 0, few, QUIET)
+    assert record.changed
+    assert record.what.startswith("2 attentions: ")
+    assert record.what.endswith("; streams left out, it fails on this graph: no such axis")

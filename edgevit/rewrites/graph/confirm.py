@@ -15,6 +15,7 @@ from edgevit.targets.profiles import Npu
 
 # What changes how many operations there are; the others only make them smaller.
 MOVES = ("pad-heads", "pad-tokens", "softmax-by-norm", "token-rows", "split-moves")
+LARGE = 150_000_000  # bytes of a graph of which two compilers at once take gigabytes more than one
 SELDOM = ("pad-heads", "split-moves")  # what few models need, of those
 
 
@@ -40,7 +41,7 @@ def rewrite_where_it_pays(
             variants.append(rewrite_graph(graph, fewer, images, npu))
     if any(each.changed for each in variants[-1].records):
         variants.append(Rewritten(graph, ()))
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1 if graph.ByteSize() > LARGE else 2) as pool:
         costs = list(pool.map(lambda each: priced(each, cost), variants))
     best = variants[min(range(len(variants)), key=lambda number: (costs[number], number))]
     kept = {each.name for each in best.records if each.changed}

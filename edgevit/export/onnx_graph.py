@@ -30,6 +30,7 @@ from edgevit.files import write_atomically
 from edgevit.models.onnx_file import opset_of
 from edgevit.rewrites.graph.guards import drop_guards
 from edgevit.rewrites.graph.norms import fold_norms_of_one, fuse_norms
+from edgevit.rewrites.graph.scales import fold_batch_norms
 from edgevit.rewrites.graph.values import opened
 from edgevit.rewrites.roles import SPELLINGS
 
@@ -161,7 +162,8 @@ def write_graph(graph: onnx.ModelProto, out: Path, *, for_npu: bool) -> None:
     graph = simplified(graph)
     if opset_of(graph) >= FIRST_WITH_NORMS:
         model = opened(graph)
-        changed, folded = fuse_norms(model) + drop_guards(model), fold_norms_of_one(model)
+        folded = fold_batch_norms(model.graph) + fold_norms_of_one(model)
+        changed = fuse_norms(model) + drop_guards(model)
         graph = ir.to_proto(model) if changed or folded else graph
         graph = simplified(graph) if folded else graph
     if for_npu:

@@ -102,12 +102,15 @@ def centre_keys(graph: ir.Graph, attention: Attention, seen: Seen) -> bool:
 
 
 def even_values(graph: ir.Graph, attention: Attention, seen: Seen) -> bool:
-    """What an attention gives gets one range: it mixes tokens, never channels."""
+    """Narrow channels of values get wider, half-way in logarithms to the widest.
+
+    All the way, each would leave its range on images that reach a little further.
+    """
     if attention.v is None or "out" not in seen.channels:
         return False
     read, factors = np.unique(attention.v.columns), np.ones(attention.v.count)
-    widths = seen.channels["out"].widest[read]
-    factors[read] = bounded(np.exp(np.log(widths).mean()) / widths)
+    made, mixed = (seen.channels[name].widest[read] for name in ("v", "out"))
+    factors[read] = bounded(np.sqrt(np.minimum(made.max() / made, mixed.max() / mixed)))
     return scale_values(attention, factors)
 
 
@@ -130,7 +133,7 @@ MOVES: tuple[tuple[str, tuple[tuple[str, Move], ...]], ...] = (
         ),
     ),
     ("centre-keys", (("key means dropped, softmax ignores them", centre_keys),)),
-    ("equalise-values", (("channels of v made equally wide, the layer behind undoes it", even_values),)),
+    ("equalise-values", (("narrow channels of v made wider, the layer behind undoes it", even_values),)),
     ("equalise-queries", (("channels of q and k made equally wide", even_queries),)),
 )
 

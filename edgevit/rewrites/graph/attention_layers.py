@@ -138,12 +138,19 @@ def ends_of(value: ir.Value) -> Iterator[tuple[ir.Node | None, int]]:
         yield None, 0
     for use in value.uses():
         node = use.node
-        moves = node.op_type in MOVES and (use.idx == 0 or node.op_type == "Concat")
-        if node.domain == "" and (moves or is_scaled(node, use.idx)):
+        if node.domain == "" and (is_moved(node, use.idx) or is_scaled(node, use.idx)):
             for output in node.outputs:
                 yield from ends_of(output)
         else:
             yield node, use.idx
+
+
+def is_moved(node: ir.Node, number: int) -> bool:
+    """Whether a node only moves what it reads there, and joins it with nothing else."""
+    if node.op_type == "Concat":
+        view = view_of(node.outputs[0])
+        return view is not None and view.source is not node.outputs[0]
+    return node.op_type in MOVES and number == 0
 
 
 def is_scaled(node: ir.Node, number: int) -> bool:

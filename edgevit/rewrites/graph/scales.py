@@ -1,13 +1,16 @@
-"""Factors of a layer's outputs, one a channel, as LayerScale has them, in the layer's own weights."""
+"""Factors and constants of a layer's outputs, as LayerScale and batch norms have them, in its own weights."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
+from edgevit.rewrites.graph.moves import source_of
 from edgevit.rewrites.graph.streams import Weight, layer_that_writes
 from edgevit.rewrites.graph.tokens import replace_constant
+from edgevit.rewrites.graph.turning import shift_output
 from edgevit.rewrites.graph.values import Array, constant, shape_of
+from edgevit.rewrites.graph.views import ORDERS
 
 
 def fold_scales(graph: ir.Graph) -> int:
@@ -29,6 +32,48 @@ def fold_scales(graph: ir.Graph) -> int:
             graph.remove(node, safe=True)
             folded += 1
     return folded
+
+
+def fold_batch_norms(graph: ir.Graph) -> int:
+    """Fold each batch norm into the linear layer before it, whatever reshapes are in between; how many were.
+
+    Exporters know it behind convolutions. LeViT has it behind linear layers over tokens, flattened and put back.
+    """
+    folded = 0
+    for node in [each for each in graph if each.op_type == "BatchNormalization"]:
+        constants = [constant(each) for each in node.inputs[1:]]
+        value, out = node.inputs[0], node.outputs[0]
+        if value is None or out.is_graph_output() or any(each is None for each in constants):
+            continue
+        gain, shift, mean, variance = (each.astype(np.float64) for each in constants if each is not None)
+        epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+        weights = layer_before(value, 1, len(gain))
+        if not weights:
+            continue
+        scale = gain / np.sqrt(variance + epsilon)
+        for each in weights:
+            multiply(each, scale)
+        shift_output(graph, weights[0].node, shift - mean * scale)
+        moved = node.inputs[0]  # a sum may stand between by now
+        assert moved is not None
+        out.replace_all_uses_with(moved)
+        graph.remove(node, safe=True)
+        folded += 1
+    return folded
+
+
+def layer_before(value: ir.Value, axis: int, width: int) -> list[Weight] | None:
+    """The constants of the linear layer that a value is the outputs of, in another order; nothing else reads it."""
+    while len(list(value.uses())) == 1 and not value.is_graph_output():
+        node = value.producer()
+        weights = None if node is None else layer_that_writes(node, value, axis, width)
+        if weights:
+            return weights
+        source = source_of(node, value, axis) if node is not None and node.op_type in ORDERS else None
+        if source is None:
+            return None
+        value, axis = source
+    return None
 
 
 def scale_of(node: ir.Node) -> tuple[Array | None, ir.Value | None]:

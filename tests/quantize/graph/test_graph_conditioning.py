@@ -99,6 +99,19 @@ def test_without_a_stream_the_attentions_are_made_ready_alone() -> None:
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+def test_values_of_which_one_channel_is_far_wider_are_evened_out() -> None:
+    made = post_norm()
+    with torch.no_grad():
+        made.blocks[0].qkv.bias[24:27] -= 60.0  # type: ignore[index]
+        for block in made.blocks:
+            block.qkv.weight[25] *= 60.0  # type: ignore[index,union-attr]
+            block.proj.weight[:, 1] /= 60.0  # type: ignore[index,union-attr]
+    found = condition(graph_of(made, 1, 3, SIDE, SIDE), torch.from_numpy(noise(32, 3, SIDE, SIDE)))
+    step = next(each for each in found.steps if each.name == "equalise-values")
+    assert step.kept
+    assert step.after.kl < 0.5 * step.before.kl
+
+
 def test_a_graph_with_neither_stays_as_it_is() -> None:
     torch.manual_seed(0)
     made = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten()).eval()

@@ -138,3 +138,23 @@ def test_a_normalised_query_is_not_a_layer_s() -> None:
     assert found.k is not None
     assert found.v is not None
     assert found.pairs is None
+
+
+def test_values_are_found_beside_rotary_positions() -> None:
+    class Rotary(Windows):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(image).flatten(2).transpose(1, 2).chunk(3, -1)
+            angles = torch.arange(3.0)[:, None]
+
+            def turned(x: torch.Tensor) -> torch.Tensor:
+                even, odd = x[:, 1:].chunk(2, -1)
+                more = (even * angles.cos() - odd * angles.sin(), odd * angles.cos() + even * angles.sin())
+                return torch.cat([x[:, :1], torch.cat(more, -1)], 1)
+
+            out = (turned(q) @ turned(k).transpose(-1, -2)).softmax(-1) @ v
+            return self.proj(out.transpose(1, 2).unsqueeze(-1))
+
+    torch.manual_seed(0)
+    made = Rotary(6, 2)
+    assert changed(made, "shift values", 1, 3, 2, 2) == 1
+    assert changed(made, "shift keys", 1, 3, 2, 2) == 0

@@ -11,6 +11,7 @@ ON_GRAPHS = (
     "pad-tokens",
     "softmax-by-norm",
     "token-rows",
+    "fuse-activations",
     "split-moves",
 )
 

@@ -18,6 +18,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import pattern, rewrite
 
 from edgevit.export.parity import allowed_for
+from edgevit.rewrites.graph.activations import HardSwishOfPixels
 from edgevit.rewrites.graph.heads import PadHeads
 from edgevit.rewrites.graph.layouts import shorten_moves
 from edgevit.rewrites.graph.linears import TokenLinears
@@ -92,6 +93,15 @@ def padded_heads(model: ir.Model, npu: Npu | None) -> dict[str, str]:
     return {"pad-heads": f"heads of {plural(count, 'attention')} filled up"} if count else {}
 
 
+def activations_of_pixels(model: ir.Model, npu: Npu | None) -> dict[str, str]:
+    """Activations in the layout in which they are fused."""
+    count = pattern.RewriteRuleSet([rule(HardSwishOfPixels)]).apply_to_model(model)
+    if count:
+        refresh(model)
+    what = f"{plural(count, 'HardSwish', 'es')} laid out so that the layer before takes it in"
+    return {"fuse-activations": what} if count else {}
+
+
 def split_by_parts(model: ir.Model, npu: Npu | None) -> dict[str, str]:
     """Places of maps and tokens reordered without transposes of more than two axes."""
     count = split_moves(model.graph)
@@ -131,6 +141,7 @@ GRAPH_REWRITES: tuple[tuple[tuple[str, ...], Rewrite], ...] = (
     (("softmax-by-norm",), partial(attention, names=("softmax-by-norm",))),
     (("pad-tokens",), partial(attention, names=("pad-tokens",))),
     (("token-rows",), token_rows),
+    (("fuse-activations",), activations_of_pixels),
     (("split-moves",), split_by_parts),
 )
 

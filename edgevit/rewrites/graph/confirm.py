@@ -14,9 +14,9 @@ from edgevit.rewrites.graph.apply import Images, Rewritten, rewrite_graph
 from edgevit.targets.profiles import Npu
 
 # What changes how many operations there are; the others only make them smaller.
-MOVES = ("pad-heads", "pad-tokens", "softmax-by-norm", "token-rows", "split-moves")
+MOVES = ("pad-heads", "pad-tokens", "softmax-by-norm", "token-rows", "fuse-activations", "split-moves")
 LARGE = 150_000_000  # bytes of a graph of which two compilers at once take gigabytes more than one
-SELDOM = ("pad-heads", "split-moves")  # what few models need, of those
+SELDOM = ("pad-heads", "fuse-activations", "split-moves")  # what few models need, of those
 
 
 def rewrite_where_it_pays(

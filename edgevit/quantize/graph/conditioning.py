@@ -30,6 +30,7 @@ from edgevit.rewrites.graph.turning import before, centre, rotate
 from edgevit.rewrites.graph.values import opened
 
 ROWS = 2048  # kept of each tensor, those with the largest norms
+ENOUGH = 16  # images of a half for what changes around attentions, which gains less than a stream's rotation
 
 Move = Callable[[ir.Graph, Stream], None]
 
@@ -127,7 +128,7 @@ def conditioned_attentions(
     """Each move around the attentions, made wherever it can be, against what was kept before."""
     if not attention.tensors_of(proto):
         return
-    judge = Judge(proto, images, outputs)
+    judge = Judge(proto, torch.cat([images[:ENOUGH], images[ENOUGH:][-ENOUGH:]]), outputs)
     now, seen = judge.error(proto, attention.tensors_of(proto)), list[attention.Seen]()
     for number, (name, ways) in enumerate(attention.MOVES):
         progress.advance(number, len(attention.MOVES), "conditioning the attentions")

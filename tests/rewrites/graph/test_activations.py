@@ -14,17 +14,19 @@ NAME = "fuse-activations"
 
 
 class Mlp(nn.Module):
-    """Tokens of an image through two layers with an activation between."""
+    """Tokens of an image through two layers, with an activation of a map, of its tokens or of a layer."""
 
-    def __init__(self, width: int, activation: nn.Module, *, map_of: bool = False) -> None:
+    def __init__(self, width: int, activation: nn.Module, *, of: str = "layer") -> None:
         super().__init__()
         self.into, self.out = nn.Linear(3, width), nn.Linear(width, 2)
-        self.activation, self.map_of = activation, map_of
+        self.activation, self.of = activation, of
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        x = self.activation(image) if self.map_of else image
-        x = self.into(x.flatten(2).transpose(1, 2))
-        return self.out(x if self.map_of else self.activation(x))
+        if self.of == "map":
+            image = self.activation(image)
+        x = image.flatten(2).transpose(1, 2)
+        x = self.into(self.activation(x) if self.of == "input" else x)
+        return self.out(self.activation(x) if self.of == "layer" else x)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (4, 3), (7, 2)])
@@ -40,6 +42,8 @@ def test_a_hard_swish_of_tokens_is_one_of_pixels(width: int, height: int) -> Non
     assert rewrite_graph(found.graph, [NAME], images, None).records == ()
 
 
-@pytest.mark.parametrize("module", [Mlp(4, nn.GELU()), Mlp(4, nn.Hardswish(), map_of=True)])
-def test_other_activations_and_maps_stay(module: nn.Module) -> None:
+@pytest.mark.parametrize(
+    "module", [Mlp(4, nn.GELU()), Mlp(4, nn.Hardswish(), of="map"), Mlp(4, nn.Hardswish(), of="input")]
+)
+def test_other_activations_and_what_no_layer_makes_stay(module: nn.Module) -> None:
     assert rewrite_graph(graph_of(module, 1, 3, 2, 2), [NAME], noise(1, 3, 2, 2), None).records == ()

@@ -159,7 +159,9 @@ class Conversion(Inputs):
         for needed in missing_to_condition(self.rewrites(board, precision)):
             left_out = needed in self.job.without
             why = "--without leaves it out" if left_out else f"{board.id}'s compiler does not take it"
-            return [f"int8 without conditioning: it needs {needed}, and {why}"]
+            return [
+                f"int8 for NPUs is prepared on the graph, not on the module: that needs {needed}, and {why}"
+            ]
         if self.job.recipe.observer == "vendor":
             return ["the recipe leaves ranges to the vendor; a conditioned model takes measured ones instead"]
         return []

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 HOST = "host CPU"
 # A later candidate must be this much faster, in three of four rounds, to be taken instead of a more faithful one:
 # no noise of a busy machine decides which artefact is made.
-CLEARLY_FASTER = 1.1
+CLEARLY_FASTER = 1.05
 CLEARLY_SHARE = 0.25
 
 

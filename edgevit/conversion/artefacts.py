@@ -140,10 +140,10 @@ class Conversion(Inputs):
         return bool(self.job.recipe.conditioning and quantized(precision) and able)
 
     def conditions_graph(self, board: Board, precision: str) -> bool:
-        """Whether a graph is made ready for int8 as it is, where the model is no plain ViT."""
+        """Whether a graph is made ready for int8 as it is, where the module was not."""
         wanted = quantized(precision) and self.job.recipe.conditioning and self.calibration is not None
         left_out = set(FOR_INT8) & set(self.job.without)
-        return wanted and backend_of(board).takes_ranges and not left_out
+        return wanted and backend_of(board).export_format == "onnx" and not left_out
 
     def notes(self, board: Board, precision: str) -> list[str]:
         """Where a target does not follow the recipe and why, and what was left out of its build."""

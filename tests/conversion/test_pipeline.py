@@ -273,6 +273,18 @@ def test_a_float_artefact_is_the_one_that_was_proved(pictures: Path, tmp_path: P
         assert only(run).accuracy.agreement == 1.0 and run.path_of(only(run)).exists()
 
 
+@pytest.mark.parametrize(
+    ("precision", "without", "tried"),
+    [("int8", (), True), ("int8", ("condition-graph",), False), ("float", (), False)],
+)
+def test_onnx_runtime_s_int8_is_made_from_a_conditioned_graph(
+    pictures: Path, tmp_path: Path, precision: str, without: tuple[str, ...], tried: bool
+) -> None:
+    result = only(convert(pictures, tmp_path / "run", "onnx", precisions=[precision], without=without))
+    assert ("condition-graph" in [each.name for each in result.rewrites]) == tried
+    assert bool(result.diagnosis and result.diagnosis.conditioning) == tried
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["mine", "onnx"])
 def test_without_validation_images_an_artefact_is_compared_on_a_probe(

@@ -18,7 +18,7 @@ MOST, SECONDS = 8, 120.0
 
 
 def sparing(request: TrialRequest, closest: Candidate, progress: Progress) -> tuple[Candidate, ...]:
-    """The candidate without the layers that cost it most, all of them and the first half of them.
+    """The candidate without the layers that cost it most: all of them, the first half of them, and so on to one.
 
     What layers cost: the difference to float with only them quantized, on the first images that ranges are
     fitted on.
@@ -42,7 +42,7 @@ def sparing(request: TrialRequest, closest: Candidate, progress: Progress) -> tu
         return outputs.difference(run(model, images, preprocessing, QUIET), expected).kl
 
     found = list(costliest(layers, cost, most=MOST, seconds=SECONDS))
-    counts = dict.fromkeys(count for count in (len(found), len(found) // 2) if count)
+    counts = [len(found) >> halved for halved in range(len(found).bit_length())]
     return tuple(
         replace(
             closest,

@@ -67,16 +67,13 @@ def head_importance_of_graph(
     moments = [measured(graph, found, images, progress) for images in (fit, check)]
     expected, prices, total = graph.outputs(check, keep), list[HeadPrice](), sum(each.count for each in found)
     for block, layer in enumerate(found):
+        whole = [each[layer.output].centred() for each in moments]
         for head in range(layer.count):
-            removed, kept = (
-                torch.nonzero(layer.head_of == head)[:, 0],
-                torch.nonzero(layer.head_of != head)[:, 0],
-            )
+            of_head = layer.head_of == head
+            removed, kept = (torch.nonzero(chosen)[:, 0] for chosen in (of_head, ~of_head))
             dropped = layer.weight.clone()
             dropped[:, removed] = 0
-            on_fit, on_check = (
-                each[layer.output].centred().without(removed, kept, layer.weight) for each in moments
-            )
+            on_fit, on_check = (each.without(removed, kept, layer.weight) for each in whole)
             correction, refitted = solve(on_fit, on_check), dropped.clone()
             refitted[:, kept] += correction.weight.float()
             losses = [

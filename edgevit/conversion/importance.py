@@ -65,14 +65,9 @@ def graph_of(loaded: LoadedModel, folder: Path) -> onnx.ModelProto:
     """The model's graph, its own or exported by way of a file in `folder`."""
     import onnx
 
-    from edgevit.conversion.reference import names_of
-    from edgevit.export import export_graph, export_onnx
+    from edgevit.conversion.reference import write_onnx
 
-    path, pre = folder / "model.onnx", loaded.preprocessing
-    if loaded.graph is not None:
-        export_graph(loaded.graph, path)
-    else:
-        export_onnx(loaded.module, pre.size, len(pre.mean), path, outputs=names_of(loaded))
+    path = write_onnx(loaded, loaded.module, folder / "model.onnx")
     found = onnx.load(path)
     path.unlink()
     return found

@@ -147,23 +147,12 @@ def export(
     output difference to the model as loaded, and what each rewrite did: those of modules for a plain ViT, those of
     graphs for any model whose backend starts from one. Raises ParityError beyond the tolerance.
     """
-    size, channels = loaded.preprocessing.size, len(loaded.preprocessing.mean)
     few = pixels[:PARITY_IMAGES]
     inputs = torch.from_numpy(loaded.preprocessing.normalise(few))
     on_modules = rewrites if loaded.canonical else ()
     module, records = apply_rewrites(loaded.module, on_modules, inputs, npu=npu)
-    if export_format == "onnx" and loaded.graph is not None and SPELLINGS[0] not in without:
-        path = export_graph(loaded.graph, folder / "model.onnx", for_npu=npu is not None)
-    elif export_format == "onnx":
-        path = export_onnx(
-            module if loaded.graph is None else as_module(loaded.graph),
-            size,
-            channels,
-            folder / "model.onnx",
-            outputs=names_of(loaded),
-            for_npu=npu is not None,
-            without=without,
-        )
+    if export_format == "onnx":
+        path = write_onnx(loaded, module, folder / "model.onnx", for_npu=npu is not None, without=without)
     else:
         path = write_program(loaded, module, folder / "model.pt2")
     tried: dict[str, Any] = {}
@@ -179,6 +168,23 @@ def export(
         "rewrites": [asdict(record) for record in records],
         **tried,
     }
+
+
+def write_onnx(
+    loaded: LoadedModel, module: nn.Module, out: Path, *, for_npu: bool = False, without: Sequence[str] = ()
+) -> Path:
+    """The model as a graph: its own, or the module's, which stands for it; not in the SPELLINGS of `without`."""
+    if loaded.graph is not None and SPELLINGS[0] not in without:
+        return export_graph(loaded.graph, out, for_npu=for_npu)
+    return export_onnx(
+        module if loaded.graph is None else as_module(loaded.graph),
+        loaded.preprocessing.size,
+        len(loaded.preprocessing.mean),
+        out,
+        outputs=names_of(loaded),
+        for_npu=for_npu,
+        without=without,
+    )
 
 
 def write_program(loaded: LoadedModel, module: nn.Module, out: Path) -> Path:

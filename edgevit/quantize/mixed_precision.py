@@ -25,7 +25,7 @@ from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.groups import Costs, Errors, groups_of, shape_of
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import Int8Model
-from edgevit.quantize.search import SearchResult, search
+from edgevit.quantize.search import SearchResult, no_price, search
 from edgevit.quantize.tensor_names import kind_of, sibling
 from edgevit.targets.profiles import Npu
 
@@ -59,7 +59,7 @@ class Judging:
     simulate: Callable[[PrecisionPlan], Rows]
     acceptance: Acceptance
     minutes: float
-    priced: Callable[[PrecisionPlan], Mapping[str, float]] | None = None
+    priced: Callable[[PrecisionPlan], Mapping[str, float]] = no_price
     outputs: Outputs = CLASS_SCORES
     labels: Labels | None = None
     state: Path | None = None
@@ -137,14 +137,11 @@ def judged(
         found = judging.simulate(planned(sixteen_bit))
         return outputs.predict_loss(found, reference, every, scale=scale)
 
-    def priced(sixteen_bit: tuple[str, ...]) -> Mapping[str, float]:
-        return {} if judging.priced is None else judging.priced(planned(sixteen_bit))
-
     found = search(
         candidates,
         estimate=estimate,
         simulate=simulated,
-        priced=priced,
+        priced=lambda sixteen_bit: judging.priced(planned(sixteen_bit)),
         acceptance=judging.acceptance,
         minutes=judging.minutes,
         state=judging.state,

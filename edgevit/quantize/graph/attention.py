@@ -32,9 +32,8 @@ from edgevit.rewrites.graph.values import Array, opened
 from edgevit.rewrites.graph.views import Index
 
 SMALLEST = 1e-6
-Side = tuple[
-    ir.Value, Written, bool
-]  # a tensor, the layer that its channels come from, whether they come first
+# A tensor, the layer that its channels come from, whether they come first.
+Side = tuple[ir.Value, Written, bool]
 
 
 @dataclass

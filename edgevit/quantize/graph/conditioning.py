@@ -55,9 +55,8 @@ def condition_streams(
     names, steps = [name_of(each) for each in streams_of(opened(proto).graph)], list[Transform]()
     for number, name in enumerate(names):
         progress.advance(number, len(names), "conditioning the residual streams")
-        for step, found in conditioned_stream(proto, name, images, seed, outputs):
-            steps.append(step)
-            proto = found if step.kept else proto
+        found = with_kept(proto, conditioned_stream(proto, name, images, seed, outputs))
+        proto, steps = found.graph, [*steps, *found.steps]
     return Conditioned(proto, tuple(steps))
 
 
@@ -65,8 +64,13 @@ def condition_attentions(
     proto: onnx.ModelProto, images: Tensor, seed: int, outputs: Outputs, progress: Progress = QUIET
 ) -> Conditioned:
     """A float graph with constants moved out of its attentions, and channels evened out, where that helps int8."""
+    return with_kept(proto, conditioned_attentions(proto, images, outputs, progress))
+
+
+def with_kept(proto: onnx.ModelProto, tried: Iterable[tuple[Transform, onnx.ModelProto]]) -> Conditioned:
+    """The graph after the last step that was kept, and every step."""
     steps = list[Transform]()
-    for step, found in conditioned_attentions(proto, images, outputs, progress):
+    for step, found in tried:
         steps.append(step)
         proto = found if step.kept else proto
     return Conditioned(proto, tuple(steps))
@@ -126,10 +130,11 @@ def conditioned_attentions(
     proto: onnx.ModelProto, images: Tensor, outputs: Outputs, progress: Progress
 ) -> Iterator[tuple[Transform, onnx.ModelProto]]:
     """Each move around the attentions, made wherever it can be, against what was kept before."""
-    if not attention.tensors_of(proto):
+    names = attention.tensors_of(proto)
+    if not names:
         return
     judge = Judge(proto, torch.cat([images[:ENOUGH], images[ENOUGH:][-ENOUGH:]]), outputs)
-    now, seen = judge.error(proto, attention.tensors_of(proto)), list[attention.Seen]()
+    now, seen = judge.error(proto, names), list[attention.Seen]()
     for number, (name, ways) in enumerate(attention.MOVES):
         progress.advance(number, len(attention.MOVES), "conditioning the attentions")
         seen = seen or attention.observe(proto, judge.fit)

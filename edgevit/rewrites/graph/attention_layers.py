@@ -16,8 +16,8 @@ from edgevit.rewrites.graph.attention import Core, core_of
 from edgevit.rewrites.graph.scales import multiply
 from edgevit.rewrites.graph.streams import Weight, layer_that_reads, layer_that_writes
 from edgevit.rewrites.graph.turning import shift_output
-from edgevit.rewrites.graph.values import Array, constant, scalar, shape_of
-from edgevit.rewrites.graph.views import MOVES, Index, view_of
+from edgevit.rewrites.graph.values import Array, constant, shape_of
+from edgevit.rewrites.graph.views import Index, view_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def written(value: ir.Value, reader: ir.Node, number: int, *, transposed: bool =
     producer = None if view is None else view.source.producer()
     if view is None or shape is None or producer is None:
         return None
-    for axis in sorted({len(shape) - 1, 1 % len(shape)}, reverse=True):
+    for axis in places_of_channels(shape):
         weights = layer_that_writes(producer, view.source, axis, shape[axis])
         if weights:
             break
@@ -127,6 +127,11 @@ def written(value: ir.Value, reader: ir.Node, number: int, *, transposed: bool =
     return Written(tuple(weights), columns[:, 0], view.scale)
 
 
+def places_of_channels(shape: tuple[int, ...]) -> list[int]:
+    """The axes on which layers have their channels: the last, and that of convolutions."""
+    return sorted({len(shape) - 1, 1 % len(shape)}, reverse=True)
+
+
 def channels(index: Index, shape: tuple[int, ...], axis: int) -> Index:
     """On which place of an axis elements are, by their positions in a tensor of this shape."""
     return index // int(np.prod(shape[axis + 1 :])) % shape[axis]
@@ -137,29 +142,12 @@ def ends_of(value: ir.Value) -> Iterator[tuple[ir.Node | None, int]]:
     if value.is_graph_output():
         yield None, 0
     for use in value.uses():
-        node = use.node
-        if node.domain == "" and (is_moved(node, use.idx) or is_scaled(node, use.idx)):
-            for output in node.outputs:
+        view = view_of(use.node.outputs[0])
+        if view is not None and view.source is not use.node.outputs[0]:
+            for output in use.node.outputs:
                 yield from ends_of(output)
         else:
-            yield node, use.idx
-
-
-def is_moved(node: ir.Node, number: int) -> bool:
-    """Whether a node only moves what it reads there, and joins it with nothing else."""
-    if node.op_type == "Concat":
-        view = view_of(node.outputs[0])
-        return view is not None and view.source is not node.outputs[0]
-    return node.op_type in MOVES and number == 0
-
-
-def is_scaled(node: ir.Node, number: int) -> bool:
-    """Whether a node multiplies what it reads there by one number."""
-    if node.op_type not in ("Mul", "Div") or (node.op_type == "Div" and number):
-        return False
-    return bool(scalar(node.inputs[1 - number])) and shape_of(node.inputs[number]) == shape_of(
-        node.outputs[0]
-    )
+            yield use.node, use.idx
 
 
 def read_by(output: ir.Value, core: Core, v: Written | None) -> Read | None:
@@ -172,7 +160,7 @@ def read_by(output: ir.Value, core: Core, v: Written | None) -> Read | None:
     view, given = (None, None) if x is None else (view_of(x), shape_of(x))
     if node is None or view is None or given is None or view.source is not output:
         return None
-    for axis in sorted({len(given) - 1, 1 % len(given)}, reverse=True):
+    for axis in places_of_channels(given):
         at = layer_that_reads(node, number, axis, len(given))
         if at is not None:
             break
@@ -183,12 +171,6 @@ def read_by(output: ir.Value, core: Core, v: Written | None) -> Read | None:
     if (columns != columns[0]).any():
         return None
     return Read(Weight(node, 1, at), columns[0], view.scale)
-
-
-def multiply_outputs(layer: Written, factors: Array) -> None:
-    """Multiply what a layer writes by a factor an output [count]."""
-    for each in layer.weights:
-        multiply(each, factors)
 
 
 def shift_values(graph: ir.Graph, attention: Attention, amounts: Array) -> bool:
@@ -215,8 +197,8 @@ def scale_values(attention: Attention, factors: Array) -> bool:
     if v is None or read is None:
         return False
     factors = v.own(factors, 1.0)
-    multiply_outputs(v, factors)
-    multiply(read.weight, 1 / factors[read.columns])
+    multiply(v.weights, factors)
+    multiply([read.weight], 1 / factors[read.columns])
     return True
 
 
@@ -236,5 +218,5 @@ def scale_queries(attention: Attention, factors: Array) -> bool:
     for layer, columns, by in ((q, pairs[:, 0], factors), (k, pairs[:, 1], 1 / factors)):
         every = np.ones(layer.count)
         every[columns] = by
-        multiply_outputs(layer, every)
+        multiply(layer.weights, every)
     return True

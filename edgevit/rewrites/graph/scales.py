@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -25,8 +27,7 @@ def fold_scales(graph: ir.Graph) -> int:
         if axis == 0 or scale.shape[axis] != scale.size or producer is None:
             continue
         weights = layer_that_writes(producer, value, rank + axis, scale.size)
-        for each in weights or ():
-            multiply(each, scale.reshape(-1))
+        multiply(weights or (), scale.reshape(-1))
         if weights:
             node.outputs[0].replace_all_uses_with(value)
             graph.remove(node, safe=True)
@@ -51,8 +52,7 @@ def fold_batch_norms(graph: ir.Graph) -> int:
         if not weights:
             continue
         scale = gain / np.sqrt(variance + epsilon)
-        for each in weights:
-            multiply(each, scale)
+        multiply(weights, scale)
         shift_output(graph, weights[0].node, shift - mean * scale)
         moved = node.inputs[0]  # a sum may stand between by now
         assert moved is not None
@@ -87,11 +87,12 @@ def scale_of(node: ir.Node) -> tuple[Array | None, ir.Value | None]:
     return None, None
 
 
-def multiply(weight: Weight, scale: Array) -> None:
-    """Multiply a layer's constant along its axis."""
-    known = constant(weight.node.inputs[weight.number])
-    assert known is not None
-    sizes = [1] * known.ndim
-    sizes[weight.axis] = -1
-    scaled = known.astype(np.float64) * scale.astype(np.float64).reshape(sizes)
-    replace_constant(weight.node, weight.number, scaled.astype(np.float32))
+def multiply(weights: Iterable[Weight], scale: Array) -> None:
+    """Multiply a layer's constants along their axes."""
+    for each in weights:
+        known = constant(each.node.inputs[each.number])
+        assert known is not None
+        sizes = [1] * known.ndim
+        sizes[each.axis] = -1
+        scaled = known.astype(np.float64) * scale.astype(np.float64).reshape(sizes)
+        replace_constant(each.node, each.number, scaled.astype(np.float32))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgevit.cli.options import FILE, SEED, output_options, preprocessing_options
+from edgevit.cli.options import FILE, SEED, cluster_options, output_options, preprocessing_options
 from edgevit.targets.precisions import FLOAT
 
 
@@ -25,6 +25,7 @@ from edgevit.targets.precisions import FLOAT
 )
 @preprocessing_options
 @output_options
+@cluster_options
 @click.option("--json", "as_json", is_flag=True, help="Print the prices as JSON, and draw nothing unasked.")
 def command(
     model: str,
@@ -34,6 +35,8 @@ def command(
     plot: Path | None,
     seed: int,
     as_json: bool,
+    scheduler: str | None,
+    local: int | None,
     **options: Any,
 ) -> None:
     """Show what each attention head of MODEL is worth, and what removing the cheapest would cost.
@@ -46,12 +49,14 @@ def command(
     Examples:
       edgevit prune-report
       edgevit prune-report deit_tiny_patch16_224 --weights my.safetensors --calibration calib/ --plot heads.svg
+      edgevit prune-report vit_large_patch16_224 --calibration calib/ --scheduler tcp://10.0.0.1:8786
     """
+    from edgevit.cluster.machines import machines_if_asked
     from edgevit.compression.head_importance import check_picture, plot_importance
     from edgevit.console import progress
     from edgevit.conversion.importance import importance
     from edgevit.files import refuse_to_overwrite
-    from edgevit.request.job import make_job
+    from edgevit.request.job import by_whole_paths, file_of, make_job
     from edgevit.run.folder import open_run
 
     job = make_job(
@@ -62,12 +67,19 @@ def command(
         seed=seed,
         **options,
     )
+    files = [each for each in (file_of(model), weights, calibration) if each is not None and each.exists()]
+    if scheduler is not None:
+        job = by_whole_paths(job)
     out = None if as_json and plot is None else plot or Path(f"{job.name}-heads.png")
     if out is not None:
         check_picture(out)
         refuse_to_overwrite(out, [path for path in (weights, calibration) if path is not None])
-    with open_run(None) as run, progress() as bars:
-        found = importance(job, run, bars)
+    with (
+        open_run(None) as run,
+        progress() as bars,
+        machines_if_asked(job.targets, files, run.store, scheduler, local, bars) as workers,
+    ):
+        found = importance(job, run, bars, workers)
     if out is not None:
         plot_importance(found, out)
     if as_json:

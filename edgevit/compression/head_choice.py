@@ -93,18 +93,32 @@ class BlockView:
 
 
 @torch.no_grad()
-def view_blocks(student: Any, teacher: Any, split: Split, sensitivity: TokenSensitivity) -> list[BlockView]:
-    """Pass all images through student and teacher and keep what choosing heads needs."""
+def view_blocks(
+    student: Any, teacher: Any, split: Split, sensitivity: TokenSensitivity, same: int = 0
+) -> list[BlockView]:
+    """Pass all images through student and teacher and keep what choosing heads needs.
+
+    The first `same` blocks are those of the teacher: one pass does for both.
+    """
     streams, views = start_streams(student, teacher, split), []
     for index, (block, dense) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
-        streams.teacher = in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
         outputs = in_batches(lambda t, b=block: head_outputs(b.attn, b.norm1(t)), streams.student)
+        streams.teacher = (
+            in_batches(lambda t, o, b=block: t + b.ls1(b.attn.proj(o)), streams.student, outputs)
+            if index < same
+            else in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
+        )
         weights = capped_weights(sensitivity.attention[index], streams.prefix)
         fit, check = measure_projection(streams, outputs, block, weights)
         entering, total = streams.student[streams.fitted :].clone(), float(sensitivity.attention[index].sum())
         views.append(
             BlockView(fit.centred(), check.centred(), total, entering, outputs[streams.fitted :].clone())
         )
+        if index < same:
+            streams.student = streams.teacher = in_batches(
+                lambda t, b=block: after_mlp(b, t), streams.teacher
+            )
+            continue
         streams.student = in_batches(
             lambda t, o, b=block: t + b.ls1(b.attn.proj(o)), streams.student, outputs
         )
@@ -202,7 +216,8 @@ def choose_heads(
     removed: list[Removal] = []
     reached = 0.0
     while len(removed) < count and reached <= most_kl:
-        views = view_blocks(student, vit, split, sensitivity)
+        same = min((each.block for each in removed), default=len(vit.blocks))
+        views = view_blocks(student, vit, split, sensitivity, same)
         if not removed:
             prices = first_prices(student, views, alive, shortlist)
         fresh: dict[tuple[int, int], float] = {}

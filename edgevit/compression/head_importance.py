@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ class HeadPrice:
     head: int
     refitted: float
     dropped: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of the heads to price: the one with this number of so many, which together are all."""
+
+    number: int
+    count: int
+
+    def of(self, heads: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Its heads, (block, head)."""
+        return heads[self.number :: self.count]
+
+
+WHOLE = Share(0, 1)
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,14 @@ class Importance:
         }
 
     @classmethod
+    def joined(cls, shares: Sequence[Importance]) -> Importance:
+        """All prices, in order, of those that were priced in shares."""
+        prices = sorted(
+            (price for each in shares for price in each.prices), key=lambda price: (price.block, price.head)
+        )
+        return replace(shares[0], prices=tuple(prices))
+
+    @classmethod
     def from_json(cls, values: dict[str, Any]) -> Importance:
         """The inverse of `to_json`."""
         prices = tuple(HeadPrice(**price) for price in values["prices"])
@@ -93,25 +117,27 @@ def head_importance(
     model: nn.Module,
     inputs: torch.Tensor,
     *,
+    share: Share = WHOLE,
     seed: int = 0,
     outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> Importance:
     """Price every head of a canonical ViT on calibration images [n, C, H, W], as `prune_heads` would.
 
-    Raises InputError for a part that isn't understood.
+    Of a `share` only its heads. Raises InputError for a part that isn't understood.
     """
     vit = require_prunable(model, "head importance")
     split = split_images(inputs, seed=seed)
     student, expected = frozen_copy(vit), outputs_of(vit, split.check)
-    views = view_blocks(student, vit, split, estimate_sensitivity(vit, split.fit, seed=seed, outputs=outputs))
-    counts, prices = heads_of(vit), []
-    for block, (heads, view) in enumerate(zip(counts, views, strict=True)):
-        for head in range(heads):
-            refitted = kl_without(student, block, view, head, expected, outputs)
-            dropped = kl_dropped(student, block, view, head, expected, outputs)
-            prices.append(HeadPrice(block, head, refitted, dropped))
-            progress.advance(len(prices), sum(counts), f"block {block} head {head}")
+    sensitivity = estimate_sensitivity(vit, split.fit, seed=seed, outputs=outputs)
+    views = view_blocks(student, vit, split, sensitivity, same=len(vit.blocks))
+    counts, prices = heads_of(vit), list[HeadPrice]()
+    own = share.of([(block, head) for block, heads in enumerate(counts) for head in range(heads)])
+    for block, head in own:
+        refitted = kl_without(student, block, views[block], head, expected, outputs)
+        dropped = kl_dropped(student, block, views[block], head, expected, outputs)
+        prices.append(HeadPrice(block, head, refitted, dropped))
+        progress.advance(len(prices), len(own), f"block {block} head {head}")
     return Importance(tuple(prices), counts, len(split.check))
 
 

@@ -10,7 +10,7 @@ import torch
 
 from edgevit.compression.calibration_split import split_images
 from edgevit.compression.compensation import Moments, solve
-from edgevit.compression.head_importance import HeadPrice, Importance
+from edgevit.compression.head_importance import WHOLE, HeadPrice, Importance, Share
 from edgevit.errors import InputError
 from edgevit.export.graph_in_torch import Graph, keep
 from edgevit.export.operands import Tensor
@@ -46,13 +46,15 @@ def head_importance_of_graph(
     proto: onnx.ModelProto,
     inputs: Tensor,
     *,
+    share: Share = WHOLE,
     seed: int = 0,
     outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> Importance:
     """Price every head that alone feeds its inputs of a layer, on calibration images [n, channels, height, width].
 
-    The layer is refitted as `compensation` does, no other. Raises InputError where there is no such head.
+    The layer is refitted as `compensation` does, no other. Of a `share` only its heads. Raises InputError where
+    there is no such head.
     """
     graph = Graph(proto)
     found = [each for one in attentions_of(opened(proto).graph) if (each := projection_of(one, graph))]
@@ -65,23 +67,25 @@ def head_importance_of_graph(
     split = split_images(inputs, seed=seed)
     fit, check = split.fit[:FITTED], split.check[:CHECKED]
     moments = [measured(graph, found, images, progress) for images in (fit, check)]
-    expected, prices, total = graph.outputs(check, keep), list[HeadPrice](), sum(each.count for each in found)
-    for block, layer in enumerate(found):
-        whole = [each[layer.output].centred() for each in moments]
-        for head in range(layer.count):
-            of_head = layer.head_of == head
-            removed, kept = (torch.nonzero(chosen)[:, 0] for chosen in (of_head, ~of_head))
-            dropped = layer.weight.clone()
-            dropped[:, removed] = 0
-            on_fit, on_check = (each.without(removed, kept, layer.weight) for each in whole)
-            correction, refitted = solve(on_fit, on_check), dropped.clone()
-            refitted[:, kept] += correction.weight.float()
-            losses = [
-                outputs.difference(changed(graph, layer, check, weight, bias), expected).kl
-                for weight, bias in ((refitted, correction.bias.float()), (dropped, None))
-            ]
-            prices.append(HeadPrice(block, head, *losses))
-            progress.advance(len(prices), total, f"{layer.name} head {head}")
+    expected, prices = graph.outputs(check, keep), list[HeadPrice]()
+    own = share.of([(block, head) for block, layer in enumerate(found) for head in range(layer.count)])
+    for block, head in own:
+        layer = found[block]
+        of_head = layer.head_of == head
+        removed, kept = (torch.nonzero(chosen)[:, 0] for chosen in (of_head, ~of_head))
+        dropped = layer.weight.clone()
+        dropped[:, removed] = 0
+        on_fit, on_check = (
+            each[layer.output].centred().without(removed, kept, layer.weight) for each in moments
+        )
+        correction, refitted = solve(on_fit, on_check), dropped.clone()
+        refitted[:, kept] += correction.weight.float()
+        losses = [
+            outputs.difference(changed(graph, layer, check, weight, bias), expected).kl
+            for weight, bias in ((refitted, correction.bias.float()), (dropped, None))
+        ]
+        prices.append(HeadPrice(block, head, *losses))
+        progress.advance(len(prices), len(own), f"{layer.name} head {head}")
     names = tuple(each.name for each in found)
     return Importance(tuple(prices), tuple(each.count for each in found), len(check), names)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ def prune_heads(
     amount: int | float,
     inputs: torch.Tensor,
     *,
+    order: Callable[[int], Sequence[Removal]] | None = None,
     seed: int = 0,
     outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
@@ -58,7 +59,8 @@ def prune_heads(
 
     `inputs` [n, C, H, W] are normalised calibration images without labels; a quarter of them is held out to
     choose heads and shrinkage. Heads go one at a time: the next is the one with which the outputs, after the
-    block's projection is refitted by least squares, stay closest to the dense model's. Then every projection
+    block's projection is refitted by least squares, stay closest to the dense model's; unless `order` tells
+    which go first, as chosen on the same model at another size. Then every projection
     and second MLP layer is refitted, block after block, to the dense model's tokens. Head size is unchanged;
     `block.attn.num_heads` and `attn_dim` differ between blocks. Raises InputError for an amount that can't be
     removed (the last head of a block stays) or a part that isn't understood.
@@ -72,7 +74,11 @@ def prune_heads(
         same = outputs.difference(expected, expected)
         return Pruned(copy.deepcopy(vit), (), heads_of(vit), same, same, ())
     sensitivity = estimate_sensitivity(vit, split.fit, seed=seed, outputs=outputs)
-    removed = choose_heads(vit, count, split, sensitivity, outputs=outputs, progress=progress)
+    removed = (
+        choose_heads(vit, count, split, sensitivity, outputs=outputs, progress=progress)
+        if order is None
+        else order(count)
+    )
     return remove_and_refit(vit, removed, split, sensitivity, outputs=outputs, progress=progress)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from edgevit.compression.blocks import require_prunable
+from edgevit.compression.calibration_split import split_images
+from edgevit.compression.fitting import estimate_sensitivity
+from edgevit.compression.head_choice import Removal, choose_heads
+from edgevit.compression.heads import count_of
 from edgevit.compression.structure import WEIGHTS, Structure, load, multiplications, save, structure_of
 from edgevit.conversion import recovery
 from edgevit.conversion.compression_stages import Made, Work, remove_heads, remove_neurons
@@ -74,7 +83,7 @@ def reductions(source: Source, first: Step | None) -> list[Step]:
     request, job = source.job.compression, source.job
     alignment = max((board.npu.channel_alignment_int8 for board in job.targets if board.npu), default=8)
     prunings: tuple[tuple[str, Amount | None, Callable[..., Made], dict[str, int]], ...] = (
-        ("heads", request.heads, remove_heads, {}),
+        ("heads", request.heads, partial(remove_heads, order=partial(heads_in_order, source)), {}),
         ("neurons", request.neurons, remove_neurons, {"alignment": alignment}),
     )
     for stage, wanted, remove, settings in prunings:
@@ -95,6 +104,38 @@ def reductions(source: Source, first: Step | None) -> list[Step]:
     if request.recover:
         done.append(recovered(source, done[-1]))
     return done
+
+
+def heads_in_order(source: Source, count: int, most_kl: float = math.inf) -> list[Removal]:
+    """Which heads go first, chosen on the model at its own size: its smaller versions share the choice.
+
+    `count` of them, or until the divergence is past `most_kl` nats. What a sweep removes at most is chosen at once.
+    """
+    pixels, job = source.pixels(source.preprocessing), source.job
+    assert pixels is not None  # without images nothing is chosen by them
+    loaded = source.loaded()
+    vit = require_prunable(loaded.module, "head pruning")
+    most = count if most_kl < math.inf else max(count, *(count_of(vit, each) for each in job.heads_ahead), 0)
+    inputs = {
+        "model": source.model.key,
+        "images": pixels.key,
+        "seed": job.seed,
+        "count": most,
+        "most_kl": most_kl if most_kl < math.inf else None,
+    }
+
+    def make(_: Path) -> dict[str, Any]:
+        images = np.load(pixels.path("pixels.npy"), mmap_mode="r")
+        split = split_images(
+            torch.from_numpy(loaded.preprocessing.normalise(np.asarray(images))), seed=job.seed
+        )
+        told: dict[str, Any] = {"outputs": loaded.outputs}
+        sensitivity = estimate_sensitivity(vit, split.fit, seed=job.seed, **told)
+        found = choose_heads(vit, most, split, sensitivity, most_kl=most_kl, progress=source.progress, **told)
+        return {"removed": [asdict(each) for each in found]}
+
+    step = source.run.step("head-order", inputs, make)
+    return [Removal(**each) for each in step.metrics["removed"]][:count]
 
 
 def recovered(source: Source, before: Step) -> Step:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from edgevit.compression.blocks import outputs_of, require_prunable
 from edgevit.compression.budget import most_within
 from edgevit.compression.calibration_split import split_images
 from edgevit.compression.fitting import estimate_sensitivity
-from edgevit.compression.head_choice import choose_heads, heads_of
+from edgevit.compression.head_choice import Removal, heads_of
 from edgevit.compression.heads import Pruned, count_of, prune_heads, remove_and_refit
 from edgevit.compression.magnitude import drop_lightest_heads, drop_lightest_neurons
 from edgevit.compression.neurons import Thinned, neurons_of, neurons_to_remove, prune_mlp
@@ -51,6 +52,12 @@ class Work:
         return torch.from_numpy(self.start.preprocessing.normalise(np.asarray(images)))
 
 
+class HeadsInOrder(Protocol):
+    """Tells which heads of the model at its own size go first: so many, or until the divergence is past a limit."""
+
+    def __call__(self, count: int, most_kl: float = math.inf) -> Sequence[Removal]: ...
+
+
 @dataclass(frozen=True)
 class Made:
     """A smaller model: a label for tables, one line on how it came about, notes for the user."""
@@ -63,8 +70,10 @@ class Made:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def remove_heads(work: Work, wanted: Amount, calibration: Step | None, acceptance: Acceptance) -> Made:
-    """Remove attention heads and refit the rest."""
+def remove_heads(
+    work: Work, wanted: Amount, calibration: Step | None, acceptance: Acceptance, *, order: HeadsInOrder
+) -> Made:
+    """Remove attention heads, those first that `order` tells, and refit the rest."""
     vit, preprocessing = work.start.module, work.start.preprocessing
     require_prunable(vit, "head pruning")
     work.progress.stage("remove attention heads")
@@ -74,10 +83,16 @@ def remove_heads(work: Work, wanted: Amount, calibration: Step | None, acceptanc
         return Made(drop_lightest_heads(vit, count), preprocessing, label, NO_IMAGES)
     inputs = work.inputs(calibration)
     if wanted == AUTO:
-        return most_heads(work, inputs, acceptance)
+        return most_heads(work, inputs, acceptance, order)
     amount, seed = number(wanted, "--prune-heads"), work.job.seed
     pruned = prune_heads(
-        vit, amount, inputs, seed=seed, outputs=work.original.outputs, progress=work.progress
+        vit,
+        amount,
+        inputs,
+        order=order,
+        seed=seed,
+        outputs=work.original.outputs,
+        progress=work.progress,
     )
     return made_of_heads(pruned, preprocessing)
 
@@ -93,7 +108,7 @@ def made_of_heads(pruned: Pruned, preprocessing: Preprocessing, *notes: str) -> 
     return Made(pruned.module, preprocessing, label, pruned.what, notes, details)
 
 
-def most_heads(work: Work, inputs: torch.Tensor, acceptance: Acceptance) -> Made:
+def most_heads(work: Work, inputs: torch.Tensor, acceptance: Acceptance, in_order: HeadsInOrder) -> Made:
     """Remove as many heads as the predicted drop allows."""
     vit = require_prunable(work.start.module, "head pruning")
     outputs = work.original.outputs
@@ -102,15 +117,7 @@ def most_heads(work: Work, inputs: torch.Tensor, acceptance: Acceptance) -> Made
     with torch.no_grad():
         expected = outputs_of(vit, split.check)
     spare = sum(heads_of(vit)) - len(vit.blocks)
-    order = choose_heads(
-        vit,
-        spare,
-        split,
-        sensitivity,
-        most_kl=NATS_PER_POINT * acceptance.max_drop,
-        outputs=outputs,
-        progress=work.progress,
-    )
+    order = in_order(spare, NATS_PER_POINT * acceptance.max_drop)
 
     def attempt(count: int) -> tuple[Pruned, float]:
         pruned = remove_and_refit(

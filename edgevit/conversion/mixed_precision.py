@@ -16,7 +16,9 @@ import torch
 
 from edgevit.backends.protocol import CompileRequest, Simulator
 from edgevit.backends.registry import backend_of
+from edgevit.cluster.tasks import Workers
 from edgevit.conversion.reference import PARITY_IMAGES
+from edgevit.conversion.search_trials import Ahead, simulator_of
 from edgevit.errors import EdgevitError, InputError
 from edgevit.files import write_atomically
 from edgevit.metrics.acceptance import Acceptance
@@ -33,6 +35,7 @@ from edgevit.quantize.prepare import restored
 from edgevit.quantize.search import SearchResult
 from edgevit.quantize.tensor_names import OUTPUT_TAP, kind_of
 from edgevit.rewrites.equivalence import apply_rewrites
+from edgevit.run.step import Step
 from edgevit.targets.precisions import FLOAT
 from edgevit.targets.profiles import Board
 
@@ -107,6 +110,8 @@ class Search:
     plan: PrecisionPlan  # everything int8
     seed: int
     labels: tuple[int, ...] | None = None  # of the calibration images, where the user set a limit to points
+    begin_with: tuple[str, ...] | None = None  # in 16 bits in the plan found for a model like this one
+    workers: Workers | None = None  # who does the trials
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,12 @@ def blamed(found: SearchResult, told: Mapping[str, Any]) -> str:
     return f"; rounding {' and '.join(worst)} to int8 costs most"
 
 
+def chosen_in(step: Step | None) -> tuple[str, ...] | None:
+    """The tensors in 16 bits of a search's plan; None where there was no search, or it found none."""
+    chosen = None if step is None else step.metrics.get("chosen")
+    return None if chosen is None else tuple(chosen["sixteen_bit"])
+
+
 def request_of(search: Search, plan: PrecisionPlan, folder: Path) -> CompileRequest:
     """What the simulator is asked for."""
     return CompileRequest(
@@ -187,18 +198,20 @@ def request_of(search: Search, plan: PrecisionPlan, folder: Path) -> CompileRequ
 
 
 def judging_of(
-    search: Search, simulator: Simulator, evaluated: int, begun: float, progress: Progress
+    search: Search, simulator: Simulator, ahead: Ahead, evaluated: int, begun: float, progress: Progress
 ) -> Judging:
     """How the plans of a search that began at `begun` are judged."""
     return Judging(
         outputs=search.model.outputs,
         evaluated=evaluated,
         simulate=simulator.outputs,
+        ahead=ahead,
         priced=partial(priced, simulator, search.board),
         acceptance=search.acceptance,
         minutes=search.minutes - (time.monotonic() - begun) / 60,
         labels=None if search.labels is None else np.asarray(search.labels),
         state=search.state,
+        begin_with=search.begin_with,
         advice=advice_of(search.board),
         progress=progress,
     )
@@ -231,11 +244,14 @@ def by_module(
 ) -> PlannedPrecision:
     """The plan of a conditioned plain ViT."""
     board, backend = search.board, backend_of(search.board)
-    assert board.npu is not None and backend.simulations is not None  # searchable() said so
+    assert board.npu is not None  # searchable() said so
     rewritten, _ = apply_rewrites(
         search.model.module, conditioned.rewrites, images[:PARITY_IMAGES], npu=board.npu
     )
-    with backend.simulations(request_of(search, search.plan, folder), progress) as simulator:
+    with simulator_of(request_of(search, search.plan, folder), search.workers, progress) as (
+        simulator,
+        ahead,
+    ):
         return find_plan(
             restored(rewritten, conditioned.weights),
             search.plan,
@@ -243,7 +259,7 @@ def by_module(
             images,
             board.npu,
             backend.fusion,
-            judging_of(search, simulator, evaluated, begun, progress),
+            judging_of(search, simulator, ahead, evaluated, begun, progress),
         )
 
 
@@ -256,11 +272,11 @@ def by_graph(
     progress: Progress,
 ) -> tuple[PlannedPrecision, dict[str, Any]]:
     """The plan of any graph, and what was found on the way: ranges tried, the tensors that int8 costs most."""
-    board, backend = search.board, backend_of(search.board)
-    assert board.npu is not None and backend.simulations is not None  # searchable() said so
+    board = search.board
+    assert board.npu is not None  # searchable() said so
     observed = graph_plans.observe(onnx.load(search.onnx), images, progress)
     plan = replace(observed.plan, options=search.plan.options)
-    with backend.simulations(request_of(search, plan, folder), progress) as simulator:
+    with simulator_of(request_of(search, plan, folder), search.workers, progress) as (simulator, ahead):
         if search.model.outputs.whole:
             plan = replace(plan, sixteen_bit=leaving(observed.proto, simulator.stored))
         prepared = graph_plans.prepare(
@@ -276,7 +292,7 @@ def by_graph(
             observed,
             images,
             board.npu,
-            judging_of(search, simulator, evaluated, begun, progress),
+            judging_of(search, simulator, ahead, evaluated, begun, progress),
         )
         plan = planned.plan
         if simulator.placed is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.groups import Costs, Errors, groups_of, shape_of
 from edgevit.quantize.plan import PrecisionPlan
 from edgevit.quantize.prepare import Int8Model
-from edgevit.quantize.search import SearchResult, no_price, search
+from edgevit.quantize.search import SearchResult, no_price, nobody_ahead, search
 from edgevit.quantize.tensor_names import kind_of, sibling
 from edgevit.targets.profiles import Npu
 
@@ -51,8 +51,9 @@ class Judging:
     """How plans are judged: by what is lost on the last `evaluated` calibration images.
 
     `simulate` realises a plan and returns its outputs, rows [evaluated, values] of what `outputs` say; `priced`
-    tells what a simulated plan costs, for the record. `labels` [n] are of all calibration images. A search that was
-    stopped goes on from the file `state`; `advice` is given where no plan is accepted.
+    tells what a simulated plan costs, for the record; `ahead` is told which plans are next, and which may be.
+    `labels` [n] are of all calibration images. A search that was stopped goes on from the file `state`; one that is
+    told what to `begin_with` ends with the first plan that is accepted; `advice` is given where no plan is.
     """
 
     evaluated: int
@@ -60,9 +61,11 @@ class Judging:
     acceptance: Acceptance
     minutes: float
     priced: Callable[[PrecisionPlan], Mapping[str, float]] = no_price
+    ahead: Callable[[Sequence[PrecisionPlan]], None] = nobody_ahead
     outputs: Outputs = CLASS_SCORES
     labels: Labels | None = None
     state: Path | None = None
+    begin_with: tuple[str, ...] | None = None
     advice: str = "--precision float"
     progress: Progress = QUIET
 
@@ -142,10 +145,12 @@ def judged(
         estimate=estimate,
         simulate=simulated,
         priced=lambda sixteen_bit: judging.priced(planned(sixteen_bit)),
+        ahead=lambda several: judging.ahead([planned(sixteen_bit) for sixteen_bit in several]),
         acceptance=judging.acceptance,
         minutes=judging.minutes,
         state=judging.state,
         key=fingerprint(plan, reference, scale),
+        begin_with=judging.begin_with,
         advice=judging.advice,
         progress=judging.progress,
     )

@@ -24,6 +24,7 @@ Measure = Callable[[tuple[str, ...]], PredictedLoss]
 Priced = Callable[[tuple[str, ...]], Mapping[str, float]]
 
 FIRST_STEP = 4  # candidates
+FORESEEN = 3  # steps, each with two outcomes
 NEGLIGIBLE = 0.1  # of what a plan costs over everything int8
 
 
@@ -43,6 +44,10 @@ def no_price(_: object) -> Mapping[str, float]:
     return {}
 
 
+def nobody_ahead(_: object) -> None:
+    """Where nobody simulates beforehand."""
+
+
 class Trials:
     """What was measured on which plan; on disk, so that a search that was stopped goes on where it was."""
 
@@ -54,11 +59,15 @@ class Trials:
             if stored.get("key") == key:
                 self.done = stored["trials"]
 
+    def known(self, how: str, candidate: CandidatePlan) -> bool:
+        """Whether a plan was measured."""
+        return name_of(how, candidate) in self.done
+
     def measure(
         self, how: str, candidate: CandidatePlan, run: Measure, priced: Priced = no_price
     ) -> PredictedLoss:
         """Measure a plan and note what it costs, or recall it."""
-        name = f"{how}: {' '.join(candidate.sixteen_bit)}"
+        name = name_of(how, candidate)
         if name not in self.done:
             shown = {"how": how, "added": candidate.added, "cycles": candidate.cycles}
             found = run(candidate.sixteen_bit).to_json()
@@ -67,6 +76,11 @@ class Trials:
                 state = json.dumps({"key": self.key, "trials": self.done}, indent=1)
                 write_atomically(self.path, state)
         return PredictedLoss(**{each.name: self.done[name][each.name] for each in fields(PredictedLoss)})
+
+
+def name_of(how: str, candidate: CandidatePlan) -> str:
+    """What a measurement is kept under."""
+    return f"{how}: {' '.join(candidate.sixteen_bit)}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +117,19 @@ class Bracket:
         step: int = FIRST_STEP << (measured - 1)
         return max((self.failed + self.met) // 2, self.met - step)
 
+    def likely(self, candidate: int, measured: int) -> list[int]:
+        """Where a search may go from a candidate in its next steps, the nearest first."""
+        found, level = list[int](), [(self, candidate)]
+        for step in range(FORESEEN):
+            level = [
+                (after, following)
+                for bracket, number in level
+                for after in (bracket.after(number, True), bracket.after(number, False))
+                if (following := after.following(1.0, measured + step + 1)) is not None
+            ]
+            found += [number for _, number in level if number not in (candidate, *found)]
+        return list(dict.fromkeys(found))
+
     def middle(self) -> int | None:
         """Half-way up to the plans that can't be built."""
         return (self.failed + self.count) // 2 if self.count - self.failed > 1 else None
@@ -114,26 +141,36 @@ def search(
     estimate: Measure,
     simulate: Measure,
     priced: Priced = no_price,
+    ahead: Callable[[list[tuple[str, ...]]], None] = nobody_ahead,
     acceptance: Acceptance,
     minutes: float,
     state: Path | None = None,
     key: str = "",
+    begin_with: tuple[str, ...] | None = None,
     advice: str = "--precision float",
     progress: Progress = QUIET,
 ) -> SearchResult:
     """The first candidate whose simulation keeps the predictions within `acceptance`.
 
     `estimate` and `simulate` measure a plan by fake quantization and by the vendor's simulator, `priced` tells what
-    one that was simulated costs, for the record. Stops after
+    one that was simulated costs, for the record; `ahead` is told what is simulated next, and what may be after it,
+    for whoever can do that meanwhile. Stops after
     `minutes` with the best plan so far; a search with the same `key` goes on from the file `state`. Nothing is
     drawn at random: the same inputs give the same plan. If the compiler crashes on a plan, dearer plans are not
-    tried, with a warning. `advice` is given where no plan meets the target. Raises ToolchainError if it crashes
-    on the cheapest.
+    tried, with a warning. With the 16-bit tensors to `begin_with`, those of a plan for a model like this one, the
+    search starts from the candidate nearest to them and ends with the first that meets the target. `advice` is
+    given where no plan meets the target. Raises ToolchainError if it crashes on the cheapest.
     """
     trials, deadline = Trials(state, key), time.monotonic() + 60 * minutes
-    first = first_met(
-        candidates, lambda candidate: acceptance.keeps(trials.measure("fake", candidate, estimate)), deadline
-    )
+
+    def estimated() -> int:
+        return first_met(
+            candidates,
+            lambda candidate: acceptance.keeps(trials.measure("fake", candidate, estimate)),
+            deadline,
+        )
+
+    first = estimated() if begin_with is None else nearest(candidates, frozenset(begin_with))
     measured: dict[int, PredictedLoss] = {}
     bracket, following = Bracket(-1, len(candidates), len(candidates)), first
     while True:
@@ -143,6 +180,8 @@ def search(
             0,
             so_far(candidates[number], [(candidates[n], loss) for n, loss in measured.items()]),
         )
+        coming = [candidates[each] for each in (number, *bracket.likely(number, len(measured)))]
+        ahead([each.sixteen_bit for each in coming if not trials.known("simulate", each)])
         try:
             measured[number] = trials.measure("simulate", candidates[number], simulate, priced)
         except ToolchainError as error:
@@ -155,7 +194,15 @@ def search(
         else:
             bracket = bracket.after(number, acceptance.keeps(measured[number]))
             chosen = bracket.following(acceptance.shortfall(measured[number]), len(measured))
+            if (
+                begin_with is not None
+                and chosen is not None
+                and len(measured) == 1
+                and bracket.failed == number
+            ):
+                chosen = max(chosen, estimated())  # that plan is not enough for this model
         exhausted = chosen is None or chosen in measured or too_close(candidates, bracket)
+        exhausted |= begin_with is not None and bracket.met < bracket.count
         if chosen is None or exhausted or (measured and time.monotonic() > deadline):
             break
         following = chosen
@@ -163,6 +210,17 @@ def search(
     best = bracket.met if met else min(measured, key=lambda each: provable_drop(measured[each]))
     explained = explain(candidates[best], measured[best], acceptance, met, exhausted, advice)
     return SearchResult(candidates[best], measured[best], met, explained, tuple(trials.done.values()))
+
+
+def nearest(candidates: list[CandidatePlan], sixteen_bit: frozenset[str]) -> int:
+    """The candidate that shares most of its 16-bit tensors with a plan, the cheapest of equals."""
+
+    def shared(number: int) -> float:
+        own = frozenset(candidates[number].sixteen_bit)
+        either = len(own | sixteen_bit)
+        return len(own & sixteen_bit) / either if either else 1.0
+
+    return max(range(len(candidates)), key=lambda number: (shared(number), -number))
 
 
 def too_close(candidates: list[CandidatePlan], bracket: Bracket) -> bool:

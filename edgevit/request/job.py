@@ -46,6 +46,8 @@ class Job:
     delegate: str = "cpu"
     toolkits: tuple[str, ...] = ()
     compression: CompressionRequest = CompressionRequest()
+    heads_ahead: tuple[int | float, ...] = ()  # what other jobs of a sweep remove: chosen in one go
+    like_whole: bool = False
     preprocessing: PreprocessingRequest = PreprocessingRequest()
     outputs: tuple[str, ...] = ()
     normalize: bool = False
@@ -86,6 +88,7 @@ class Job:
             "recipe": self.recipe.id,
             "without": list(self.without),
             "compression": self.compression.to_json(),
+            "like_whole": self.like_whole,
             "preprocessing": self.preprocessing.to_json(),
             "outputs": list(self.outputs),
             "normalize": self.normalize,
@@ -105,6 +108,19 @@ class Job:
 def text(path: Path | None) -> str | None:
     """A path as JSON."""
     return None if path is None else str(path)
+
+
+def file_of(model: str) -> Path:
+    """The file or folder that a model is named by, where it is named by one."""
+    return Path(model.partition(":")[0] if ".py:" in model else model)
+
+
+def by_whole_paths(job: Job) -> Job:
+    """The job with paths that mean the same in every folder and on every machine that shares them."""
+    given = {name: getattr(job, name) for name in ("weights", "calibration", "validation")}
+    whole = {name: each.absolute() for name, each in given.items() if each is not None and each.exists()}
+    model = str(Path(job.model).absolute()) if file_of(job.model).exists() else job.model
+    return replace(job, model=model, **whole)
 
 
 def make_job(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from edgevit.request.job import Job, make_job
+from edgevit.request.compression import parse_amount
+from edgevit.request.job import Job, file_of, make_job
 from edgevit.sweeping.spec import OWN, Spec
+
+WORTH_A_PRECEDENT = 4  # versions of one model: what is found for the whole serves the others
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,6 @@ class Point:
         return re.sub(r"[^A-Za-z0-9.]+", "-", self.name).strip("-.")[:150]
 
 
-def file_of(model: str) -> Path:
-    """The file or folder that a model is named by, where it is named by one."""
-    return Path(model.partition(":")[0] if ".py:" in model else model)
-
-
 def points(spec: Spec) -> list[Point]:
     """Every point once; those of one float model together, the whole model first."""
     found = [
@@ -69,9 +67,12 @@ def amount_of(value: object) -> str | None:
     return None if str(value) in ("0", "0.0") else str(value)
 
 
-def job_of(point: Point, spec: Spec, folder: Path) -> Job:
-    """The conversion that a point is. Raises InputError."""
-    return make_job(
+def job_of(point: Point, spec: Spec, folder: Path, *, alone: bool = False) -> Job:
+    """The conversion that a point is. Raises InputError.
+
+    Smaller versions of a model begin from what was found for the whole, unless they are made each `alone`.
+    """
+    job = make_job(
         point.model,
         (point.target,),
         (point.precision,),
@@ -90,6 +91,9 @@ def job_of(point: Point, spec: Spec, folder: Path) -> Job:
         prune_heads=point.heads,
         prune_mlp=point.neurons,
     )
+    amounts = (parse_amount("--prune-heads", amount_of(each), "6 or 0.15") for each in spec.prune_heads)
+    ahead = tuple(each for each in amounts if isinstance(each, int | float))
+    return replace(job, heads_ahead=ahead, like_whole=not alone and spec.variants >= WORTH_A_PRECEDENT)
 
 
 def path(text: str | None) -> Path | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,13 +74,17 @@ class Spec(Strict):
     @property
     def size(self) -> int:
         """Points of the grid."""
-        axes = (
-            self.models, self.resolution, self.prune_heads, self.prune_mlp, self.targets, self.precisions,
-        )  # fmt: skip
-        count = 1
-        for axis in axes:
-            count *= len(dict.fromkeys(map(str, axis)))
-        return count
+        return self.variants * combinations(self.models, self.targets, self.precisions)
+
+    @property
+    def variants(self) -> int:
+        """Versions of each model."""
+        return combinations(self.resolution, self.prune_heads, self.prune_mlp)
+
+
+def combinations(*axes: Sequence[object]) -> int:
+    """Of values that differ."""
+    return math.prod(len(dict.fromkeys(map(str, axis))) for axis in axes)
 
 
 def parse(values: dict[str, Any], what: str) -> Spec:

@@ -49,7 +49,8 @@ def sweep(
 ) -> Swept:
     """Convert a grid's points into `out`, less those that can't be among the best (`every`: all of them).
 
-    `workers` make the points; this process if there are none. A point that fails is one row, and the others are
+    Smaller versions of a model begin from what was found for the whole, except with `every`. `workers` make the
+    points; this process if there are none. A point that fails is one row, and the others are
     made. Started again it goes on where it was: finished steps lie in the store. Writes sweep.json after each point
     and sweep.html at the end. Raises InputError where the spec makes no sense.
     """
@@ -57,7 +58,7 @@ def sweep(
     for point in grid:
         job_of(point, spec, out)  # what is wrong with one is said before any work
     workers = workers or Here(progress)
-    outlooks, rows = looked_at(grid, spec, out, workers, progress)
+    outlooks, rows = looked_at(grid, spec, out, every, workers, progress)
     skipped = {} if every else over_budget(list(outlooks.values()), spec.budget_ms)
     order = sorted(outlooks.values(), key=lambda each: (each.drop_low, each.ms or each.cycles or 0))
     waiting, begun, total = deque(order), time.monotonic(), len(order)
@@ -71,7 +72,7 @@ def sweep(
                 number = total - len(waiting)
                 left = time_left(begun, done, done + len(waiting) + 1)
                 progress.stage(f"{number} of {total}: {outlook.point.name}{left}")
-                return Task(outlook.point.name, made, (outlook.point, spec, out))
+                return Task(outlook.point.name, made, (outlook.point, spec, out, every))
             rows.append(Row(outlook.point, "skipped", why))
         return None
 
@@ -107,7 +108,7 @@ def whole_sizes(grid: Sequence[Point], spec: Spec, out: Path, progress: Progress
 
 
 def looked_at(
-    grid: Sequence[Point], spec: Spec, out: Path, workers: Workers, progress: Progress
+    grid: Sequence[Point], spec: Spec, out: Path, alone: bool, workers: Workers, progress: Progress
 ) -> tuple[dict[Point, Outlook], list[Row]]:
     """What is known of each point before it is compiled, and rows of those that fail already."""
     found: dict[Point, Outlook] = {}
@@ -119,7 +120,7 @@ def looked_at(
             return None
         point = waiting.popleft()
         progress.stage(f"look at {len(grid) - len(waiting)} of {len(grid)}: {point.name}")
-        return Task(point.name, outlook_of, (point, spec, out))
+        return Task(point.name, outlook_of, (point, spec, out, alone))
 
     def told(answer: Ended) -> None:
         if answer.error is None:
@@ -138,10 +139,10 @@ def failed(answer: Ended) -> Row:
     return Row(answer.task.arguments[0], "failed", str(answer.error))
 
 
-def outlook_of(point: Point, spec: Spec, out: Path, progress: Progress) -> Outlook:
+def outlook_of(point: Point, spec: Spec, out: Path, alone: bool, progress: Progress) -> Outlook:
     """The least that a point loses and costs. Raises EdgevitError."""
     with open_run(out / "outlook" / point.folder) as run:
-        return outlook_by(point, Conversion(job_of(point, spec, out), run, progress))
+        return outlook_by(point, Conversion(job_of(point, spec, out, alone=alone), run, progress))
 
 
 def outlook_by(point: Point, conversion: Conversion) -> Outlook:
@@ -162,9 +163,9 @@ def outlook_by(point: Point, conversion: Conversion) -> Outlook:
     )
 
 
-def made(point: Point, spec: Spec, out: Path, progress: Progress) -> Row:
-    """One point converted. Raises EdgevitError."""
-    job = job_of(point, spec, out)
+def made(point: Point, spec: Spec, out: Path, alone: bool, progress: Progress) -> Row:
+    """One point converted, `alone` or beginning from what was found for the whole model. Raises EdgevitError."""
+    job = job_of(point, spec, out, alone=alone)
     manifest, _ = run_job(job, progress)
     return row_of(point, read_run(job.out), manifest.results[0])
 

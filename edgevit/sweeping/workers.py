@@ -11,7 +11,8 @@ from edgevit.cluster.tasks import Here, Workers
 from edgevit.conversion.pipeline import affordable
 from edgevit.errors import InputError
 from edgevit.progress import Progress
-from edgevit.sweeping.grid import file_of, path
+from edgevit.request.job import file_of
+from edgevit.sweeping.grid import path
 from edgevit.sweeping.spec import FILES, Spec
 from edgevit.targets.profiles import load_board
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from edgevit.compression.head_importance import head_importance
+from edgevit.compression.head_importance import Importance, Share, head_importance
 from edgevit.compression.head_importance_of_graph import head_importance_of_graph, module_of
 from edgevit.errors import InputError
 from tests.compression.test_heads import images, twins
@@ -73,3 +75,13 @@ def test_a_model_without_attention_is_refused() -> None:
 )
 def test_attentions_are_called_by_their_modules(tensor: str, module: str) -> None:
     assert module_of(tensor) == module
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_prices_in_shares_are_the_prices(count: int) -> None:
+    model = twins(depth=2)
+    inputs = images(model, 24)
+    graph = graph_of(model, 1, *inputs.shape[1:])
+    for price in (partial(head_importance, model), partial(head_importance_of_graph, graph)):
+        shares = [price(inputs, share=Share(number, count)) for number in range(count)]
+        assert Importance.joined(shares) == price(inputs)

@@ -64,3 +64,31 @@ def test_inspect_shows_fewer_cycles_and_bytes(project: Project, target: str) -> 
     assert smaller["cycles"] < 0.9 * whole["cycles"]
     assert smaller["bytes"] < 0.95 * whole["bytes"]
     assert smaller["weight_bytes"] < 0.9 * whole["weight_bytes"]
+
+
+def test_a_smaller_model_begins_from_what_was_found_for_the_whole(project: Project) -> None:
+    project.run("convert", "--target", "rk3588", *LESS, *FEW, "--recipe", "conditioned", "--like-whole")
+    stages = {each["stage"]: each["metrics"] for each in project.manifest("runs/demo")["stages"]}
+    project.run("convert", "--target", "rk3588", *FEW, "--recipe", "conditioned", "--out", "runs/whole")
+    manifest = project.manifest("runs/whole")
+    whole = {each["stage"]: each for each in manifest["stages"]}
+    assert whole["export"]["cached"] and whole["search-rk3588"]["cached"]
+    kept = {
+        each["name"]: each["number"]
+        for each in whole["export"]["metrics"]["int8"]["conditioning"]
+        if each["kept"]
+    }
+    assert {each["name"]: each["number"] for each in stages["export"]["int8"]["conditioning"]} == kept
+    assert all(each["how"] == "simulate" for each in stages["search-rk3588"]["tried"])
+
+
+def test_trials_and_prices_by_workers_are_those_of_one_machine(project: Project) -> None:
+    asked = ("convert", "--target", "rk3588", *FEW, "--recipe", "conditioned")
+    found = []
+    for workers in ((), ("--local", "2")):
+        project.run(*asked, *workers)
+        stages = {each["stage"]: each["metrics"] for each in project.manifest("runs/demo")["stages"]}
+        prices = project.run("prune-report", "--json", *workers).stdout
+        found.append((stages["search-rk3588"]["tried"], stages["search-rk3588"]["chosen"], prices))
+        project.run("cache", "clean", "--all")
+    assert found[0] == found[1]

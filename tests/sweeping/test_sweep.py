@@ -106,3 +106,18 @@ def test_several_processes_find_what_one_finds(project: Project, workers: tuple[
 def test_what_can_not_be_swept_is_one_line(project: Project, arguments: Any, message: str) -> None:  # noqa: F811
     done = project.run(*arguments, check=1)
     assert message in done.stderr.splitlines()[-1]
+
+
+def test_heads_that_go_are_chosen_once_for_all_sizes_and_amounts(project: Project) -> None:  # noqa: F811
+    _, found = swept(project, "--resolution", "own,64", "--prune-heads", "0,1,2")
+    assert all(each["state"] == "done" for each in found["points"])
+    gone = [
+        [(each["block"], each["head"]) for each in stage["metrics"]["details"]["removed"]]
+        for point in found["points"]
+        for stage in project.manifest(point["run"])["stages"]
+        if stage["stage"] == "heads"
+    ]
+    assert [len(each) for each in gone] == [1, 2, 1, 2]
+    assert gone[0] == gone[2] == gone[1][:1] and gone[1] == gone[3]
+    steps = list((project.folder / "cache").rglob("step.json"))
+    assert sum(json.loads(step.read_text())["stage"] == "head-order" for step in steps) <= 1

@@ -17,6 +17,7 @@ from torch.nn import functional
 from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
 from edgevit.images.preprocessing import Preprocessing
+from edgevit.models.outputs import rows_of
 from edgevit.outputs.output import CLASS_SCORES, Outputs
 from edgevit.progress import QUIET, Progress
 from edgevit.rewrites.canonical import require_canonical
@@ -129,6 +130,7 @@ def ratio(preprocessing: Preprocessing) -> float:
 
 def choose_crop(
     model: nn.Module,
+    size: Size,
     preprocessing: Preprocessing,
     reference_outputs: npt.NDArray[np.float32],
     render: Render,
@@ -137,14 +139,13 @@ def choose_crop(
     outputs: Outputs = CLASS_SCORES,
     progress: Progress = QUIET,
 ) -> CropChoice:
-    """The crop ratio at which `model`, already at its new size, agrees best with the full-resolution model.
+    """The crop ratio at which `model`, already at its new `size`, agrees best with the full-resolution model.
 
     `preprocessing` is the full-resolution one, `reference_outputs` [n, classes] what that model says on the
     same images, `render` decodes them: pixels uint8 [n, H, W, C]. Objects seen smaller than in training cost
     accuracy, and so does a border cut off (Touvron et al. 2019); which weighs more is measured. A ratio other
     than the model's own must win by more than one standard error, so that noise doesn't choose.
     """
-    size = tuple(model.patch_embed.img_size)  # type: ignore[union-attr,arg-type]
     options = list(dict.fromkeys(resized_preprocessing(preprocessing, size, factor) for factor in factors))
     divergences, agreements = [], []
     for done, option in enumerate(options):
@@ -167,10 +168,10 @@ def choose_crop(
 
 @torch.inference_mode()
 def predict(model: nn.Module, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Outputs [n, classes] float32 on pixels uint8 [n, H, W, C], in batches."""
+    """Outputs, rows [n, values] float32, on pixels uint8 [n, H, W, C], in batches."""
     starts = range(0, len(pixels), BATCH)
     batches = (torch.from_numpy(preprocessing.normalise(pixels[i : i + BATCH])) for i in starts)
-    return torch.cat([model(batch) for batch in batches])
+    return torch.cat([rows_of(model(batch)) for batch in batches])
 
 
 @dataclass(frozen=True)

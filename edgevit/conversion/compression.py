@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgevit.compression.any_size import at_size
 from edgevit.compression.blocks import require_prunable
 from edgevit.compression.calibration_split import split_images
 from edgevit.compression.fitting import estimate_sensitivity
@@ -21,6 +22,7 @@ from edgevit.compression.structure import WEIGHTS, Structure, load, multiplicati
 from edgevit.conversion import recovery
 from edgevit.conversion.compression_stages import Made, Work, remove_heads, remove_neurons
 from edgevit.conversion.resize import resize
+from edgevit.conversion.sources import multiplications_of
 from edgevit.errors import InputError
 from edgevit.images import ImageSet
 from edgevit.images.preprocessing import Preprocessing
@@ -175,34 +177,52 @@ def run_step(
 
     def run(folder: Path) -> dict[str, Any]:
         original = source.loaded()
-        require_reducible(original)
+        if stage != "resolution":
+            require_reducible(original)
         start = reduced_model(original, before)
         work = Work(original, start, folder, source.progress, source.job)
         found = make(work)
-        save(found.module, folder)
         return {
             "label": found.label,
-            "structure": structure_of(found.module).to_json(),
             "preprocessing": found.preprocessing.to_json(),
             "parameters": sum(parameter.numel() for parameter in found.module.parameters()),
-            "multiplications": multiplications(found.module),
-            "bytes": (folder / WEIGHTS).stat().st_size,
+            **written(original, found, folder),
             "details": {"what": found.what, "notes": list(found.notes), **found.details},
         }
 
     return source.run.step(stage, inputs, run)
 
 
+def written(original: LoadedModel, found: Made, folder: Path) -> dict[str, Any]:
+    """What a smaller model is made again from, with its bytes and multiplications: its weights in `folder` and its
+    structure; or its size alone, where the weights are the original's."""
+    if original.canonical:
+        save(found.module, folder)
+        return {
+            "structure": structure_of(found.module).to_json(),
+            "multiplications": multiplications(found.module),
+            "bytes": (folder / WEIGHTS).stat().st_size,
+        }
+    smaller = replace(original, module=found.module, preprocessing=found.preprocessing)
+    return {
+        "structure": {"size": list(found.preprocessing.size)},
+        "multiplications": multiplications_of(smaller),
+        "bytes": sum(tensor.nbytes for tensor in found.module.state_dict().values()),
+    }
+
+
 def reduced_model(original: LoadedModel, step: Step | None) -> LoadedModel:
     """The model a step left, read from its folder; the original where there is no step."""
     if step is None:
         return original
-    structure = Structure.from_json(dict(step.metrics["structure"]))
-    return replace(
-        original,
-        module=load(original.module, structure, step.folder),
-        preprocessing=Preprocessing.from_json(dict(step.metrics["preprocessing"])),
-    )
+    preprocessing = Preprocessing.from_json(dict(step.metrics["preprocessing"]))
+    if original.canonical:
+        structure = Structure.from_json(dict(step.metrics["structure"]))
+        module = load(original.module, structure, step.folder)
+    else:
+        same = preprocessing.size == original.preprocessing.size
+        module = original.module if same else at_size(original, preprocessing.size)
+    return replace(original, module=module, preprocessing=preprocessing)
 
 
 def preprocessing_of(source: Source, step: Step | None) -> Preprocessing:
@@ -219,7 +239,7 @@ def require_reducible(loaded: LoadedModel) -> None:
         raise InputError(
             f"cannot make {loaded.name} smaller",
             problem,
-            "Leave --resolution, --prune-heads, --prune-mlp and --recover out for this model",
+            "Leave --prune-heads, --prune-mlp and --recover out for this model",
         )
 
 

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edgevit.compression.any_size import STEP, at_size, takes
 from edgevit.compression.budget import most_within
 from edgevit.compression.resolution import (
+    CROP_FACTORS,
     CropChoice,
     change_resolution,
     check_alignment,
@@ -27,10 +29,10 @@ from edgevit.errors import InputError
 from edgevit.images import ImageSet, write_pixels
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.metrics.acceptance import Acceptance
+from edgevit.models import LoadedModel
 from edgevit.progress import QUIET
 from edgevit.request.compression import Auto, Size
 from edgevit.run.step import Step
-from edgevit.targets.profiles import Board
 
 # `--resolution auto` goes no lower than this share of the model's own size.
 SMALLEST_SHARE = 0.5
@@ -52,15 +54,29 @@ def resize(
                 "there are no calibration images to choose by",
                 "Give a size in pixels",
             )
-        module = change_resolution(work.start.module, wanted)
+        module = sized(work.start, wanted)
         preprocessing = resized_preprocessing(work.start.preprocessing, wanted)
         what = "the model's own crop ratio; there are no images to choose another by"
-        return Made(module, preprocessing, label(wanted), what, advice(module, work.job.targets))
+        return Made(module, preprocessing, label(wanted), what, advice(work, module))
     pictures = Pictures(work, calibration, images)
     if isinstance(wanted, str):
         return largest_saving(work, pictures, acceptance)
     tried = pictures.try_size(wanted, pictures.expected())
     return made(tried, work)
+
+
+def sized(start: LoadedModel, size: Size) -> nn.Module:
+    """A model at another size: a plain ViT with its positions resampled, any other as it can be had."""
+    return change_resolution(start.module, size) if start.canonical else at_size(start, size)
+
+
+def attention_factor(start: LoadedModel, changed: Any) -> float:
+    """What a plain ViT's attention scores are multiplied by at another size; 1 for any other model."""
+    if not start.canonical:
+        return 1.0
+    full: Any = start.module
+    prefix = changed.num_prefix_tokens
+    return temperature(changed.patch_embed.num_patches + prefix, full.patch_embed.num_patches + prefix)
 
 
 @dataclass(frozen=True)
@@ -107,16 +123,18 @@ class Pictures:
     def try_size(self, size: Size, expected: torch.Tensor) -> Tried:
         """The model at a size (height, width), the crop and the attention's temperature that suit it best."""
         start, outputs = self.work.start, self.work.original.outputs
-        plain: Any = change_resolution(start.module, size)
-        full: Any = start.module
-        prefix = plain.num_prefix_tokens
-        factor = temperature(plain.patch_embed.num_patches + prefix, full.patch_embed.num_patches + prefix)
-        module = plain if factor == 1 else scale_attention(plain, factor)
+        module = plain = sized(start, size)
+        factor = attention_factor(start, plain)
+        if factor != 1:
+            module = scale_attention(plain, factor)
         choice = choose_crop(
             module,
+            size,
             start.preprocessing,
             expected.numpy(),
             self.render,
+            # Where an answer has places, they must stay where they are.
+            factors=CROP_FACTORS if all(len(each.shape) < 2 for each in outputs.each) else (1.0,),
             outputs=outputs,
             progress=self.work.progress,
         )
@@ -131,8 +149,12 @@ class Pictures:
 
 def largest_saving(work: Work, pictures: Pictures, acceptance: Acceptance) -> Made:
     """The smallest size whose predicted drop is within the limit."""
-    vit: Any = work.start.module
-    sizes = smaller_sizes(tuple(vit.patch_embed.img_size), tuple(vit.patch_embed.patch_size))
+    start, own = work.start, work.start.preprocessing.size
+    if start.canonical:
+        vit: Any = start.module
+        sizes = smaller_sizes(own, tuple(vit.patch_embed.patch_size))
+    else:
+        sizes = [size for size in smaller_sizes(own, STEP) if takes(start, size)]
     expected = pictures.expected()
 
     def attempt(size: Size) -> tuple[Tried, float]:
@@ -142,8 +164,7 @@ def largest_saving(work: Work, pictures: Pictures, acceptance: Acceptance) -> Ma
     _, best, tried = most_within(sizes, attempt, acceptance)
     why = explain([(name(size), drop) for size, drop in tried], acceptance, "px", len(expected))
     if best is None:
-        own = tuple(vit.patch_embed.img_size)
-        return Made(vit, work.start.preprocessing, label(own), why, (why,))
+        return Made(start.module, start.preprocessing, label(own), why, (why,))
     return made(best, work, why)
 
 
@@ -161,7 +182,6 @@ def smaller_sizes(size: Size, patch: Size) -> list[Size]:
 
 def made(tried: Tried, work: Work, *notes: str) -> Made:
     """The record of a change of size."""
-    vit: Any = tried.module
     choice = tried.choice
     details = {
         "attention_factor": tried.factor,
@@ -170,9 +190,10 @@ def made(tried: Tried, work: Work, *notes: str) -> Made:
         ],
         "images": choice.images,
     }
-    size = tuple(vit.patch_embed.img_size)
-    said = (*notes, *advice(tried.module, work.job.targets))
-    return Made(tried.module, choice.preprocessing, label(size), tried.what, said, details)
+    said = (*notes, *advice(work, tried.module))
+    return Made(
+        tried.module, choice.preprocessing, label(choice.preprocessing.size), tried.what, said, details
+    )
 
 
 def label(size: Size) -> str:
@@ -180,11 +201,13 @@ def label(size: Size) -> str:
     return f"{name(size)} px"
 
 
-def advice(module: nn.Module, targets: tuple[Board, ...]) -> tuple[str, ...]:
-    """Neighbouring sizes that suit a target's blocks better."""
+def advice(work: Work, module: nn.Module) -> tuple[str, ...]:
+    """Neighbouring sizes that suit a target's blocks better, where it is known how a model makes tokens."""
+    if not work.start.canonical:
+        return ()
     vit: Any = module
     found = []
-    for board in targets:
+    for board in work.job.targets:
         if board.npu is None:
             continue
         alignment = check_alignment(

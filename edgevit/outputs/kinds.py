@@ -21,7 +21,8 @@ class Kind:
     candidates, `predicted` for what is accepted (without labels), `compare` for what is told. `sampled` is of a
     torch tensor (see `Outputs.sampled`). `columns` are a table's, explained by `legend`; `unit` is that of
     `Accuracy.drop_points`, by labels and without, `divergence` that of `Difference.kl`. `classifies`: class
-    scores of a whole image, `classes_of_places`: of every place. `among_others`: the answer is which other image is
+    scores of a whole image, `classes_of_places`: of every place. `is_map`: its last two axes are rows and columns
+    of the image. `among_others`: the answer is which other image is
     nearest. `whole`: eight bits would spoil it, so it leaves an artefact as floating-point numbers. `show` gives
     pictures of what changed, `draw` one of an answer. `expected_drop` is `predicted` for changes so large
     that few images show them.
@@ -39,6 +40,7 @@ class Kind:
     divergence: str = "1 - cosine"
     classifies: bool = False
     classes_of_places: bool = False
+    is_map: bool = False
     among_others: bool = False
     whole: bool = True
     show: pictures.Show | None = None
@@ -114,6 +116,7 @@ KINDS: dict[str, Kind] = {
         divergence="KL in nats",
         unit=("% of the pixels", "% of the pixels"),
         classes_of_places=True,
+        is_map=True,
         show=pictures.classes,
         draw=pictures.map_of_classes,
     ),
@@ -136,6 +139,7 @@ KINDS: dict[str, Kind] = {
         unit=("% of the correlation", "% of the correlation"),
         show=pictures.values,
         draw=pictures.map_of_values,
+        is_map=True,
     ),
     "dense": Kind(
         "features [channels, height, width] of every place",
@@ -149,6 +153,7 @@ KINDS: dict[str, Kind] = {
         unit=COSINE_LOST,
         show=pictures.features,
         draw=pictures.map_of_features,
+        is_map=True,
     ),
     "tokens": Kind(
         "features [tokens, width]",

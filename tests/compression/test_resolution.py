@@ -112,7 +112,7 @@ def test_the_crop_that_agrees_with_the_full_model_is_chosen() -> None:
     }
     own = Preprocessing((64, 64), crop_pct=0.9)
     reference = predict(model, resized_preprocessing(own, (32, 32)), pictures[0.945]).numpy()
-    choice = choose_crop(model, own, reference, lambda option: pictures[round(option.crop_pct, 3)])
+    choice = choose_crop(model, (32, 32), own, reference, lambda option: pictures[round(option.crop_pct, 3)])
     assert round(choice.preprocessing.crop_pct, 3) == 0.945
     assert choice.preprocessing.size == (32, 32)
     assert [round(tried[0], 3) for tried in choice.tried] == list(pictures)
@@ -128,7 +128,7 @@ def test_equal_crops_leave_the_models_own() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     own = Preprocessing((32, 32), crop_pct=0.9)
     reference = predict(model, own, pixels).numpy()
-    assert choose_crop(model, own, reference, lambda _: pixels).preprocessing == own
+    assert choose_crop(model, (32, 32), own, reference, lambda _: pixels).preprocessing == own
 
 
 def test_alignment_names_the_neighbours_that_pay() -> None:

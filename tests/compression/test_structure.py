@@ -122,5 +122,5 @@ def test_a_model_of_another_kind_is_refused() -> None:
         require_reducible(loaded)
     assert str(error.value) == (
         "cannot make net smaller: Linear is not timm's VisionTransformer. "
-        "Leave --resolution, --prune-heads, --prune-mlp and --recover out for this model."
+        "Leave --prune-heads, --prune-mlp and --recover out for this model."
     )

@@ -49,6 +49,13 @@ class Detector(torch.nn.Module):
 def detector():
     torch.manual_seed(1)
     return Detector()
+
+
+def maps():
+    torch.manual_seed(2)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.GELU(), torch.nn.Conv2d(8, 5, 1))
+    module.preprocessing = {"size": (32, 32)}
+    return module
 '''
 
 
@@ -288,3 +295,32 @@ def test_an_embedding_is_made_smaller_by_its_own_measure(
 def test_what_distils_class_scores_refuses_an_embedding(project: Project) -> None:
     line = project.error("--output", "embedding", "--prune-heads", "1", "--recover")
     assert line.startswith("cannot use --recover: the model gives a vector")
+
+
+def test_a_dense_model_at_another_size_gives_maps_of_the_same_size(two: Project) -> None:
+    images = ("--calibration", "images/calibration", "--validation", "images/validation")
+    asked = ("--output", "dense:segmentation", "--resolution", "24")
+    done = two.run("convert", "model.py:maps", *images, "--target", "onnx", *asked, "--out", "run")
+    manifest = two.manifest("run")
+    (smaller,) = manifest["reductions"]
+    assert smaller["stage"] == "24x24 px" and 0.3 < smaller["accuracy"]["agreement"] < 1
+    assert "24x24 px" in done.stdout and manifest["model"]["outputs"][0]["shape"] == [5, 8, 8]
+    (tried,) = next(each for each in manifest["stages"] if each["stage"] == "resolution")["metrics"][
+        "details"
+    ]["tried"]
+    assert tried["agreement"] > 0.3  # no other crop: what a map shows must stay where it is
+    (result,) = manifest["results"]
+    assert result["accuracy"]["kind"] == "segmentation"
+    assert abs(result["accuracy"]["agreement"] - smaller["accuracy"]["agreement"]) < 0.1
+    picture = sorted(map(str, (two.folder / "images/validation").rglob("*.png")))[0]
+    two.run("predict", picture, "--model", "run", "--save", "out")
+    assert np.load(two.folder / "out/dense.npy").shape == (1, 5, 8, 8)
+    two.run("report", "run")
+
+
+def test_a_size_that_a_model_does_not_take_is_refused_in_one_line(two: Project) -> None:
+    images = ("--calibration", "images/calibration")
+    arguments = ("convert", "model.py:detector", *images, "--target", "onnx", "--resolution", "64")
+    done = two.run(*arguments, check=1)
+    assert done.stderr.splitlines()[-1].startswith("error: cannot change the resolution of ")
+    assert done.stderr.rstrip().endswith("Use another size, or leave --resolution out for this model.")

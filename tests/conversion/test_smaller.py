@@ -182,7 +182,7 @@ def test_other_models_are_refused_in_one_line(project: Project) -> None:
     line = project.error("--precision", "float", "--prune-heads", "1")
     assert line.endswith(
         "Sequential is not timm's VisionTransformer. "
-        "Leave --resolution, --prune-heads, --prune-mlp and --recover out for this model."
+        "Leave --prune-heads, --prune-mlp and --recover out for this model."
     )
 
 

@@ -71,7 +71,6 @@ def resized(source: Source) -> Step | None:
         "calibration": pixels.key if pixels else None,
         "seed": job.seed,
         "max_drop": each_may_cost(job).max_drop if wanted == AUTO else None,
-        "boards": [board.npu.model_dump(mode="json") if board.npu else None for board in job.targets],
     }
     make = partial(
         resize, wanted=wanted, calibration=pixels, images=source.images, acceptance=each_may_cost(job)

@@ -114,6 +114,10 @@ def broken(target: str, precision: str, accuracy: dict[str, Any] | None) -> str 
 
 def reduction(conversion: Conversion, step: Step, costs: list[dict[str, Any]]) -> dict[str, Any]:
     """One lossy step's record: what it left, what it did, what was lost by then, and what it costs each NPU."""
+    from edgevit.conversion.resize import advice  # brings torch
+
+    details, size = step.metrics["details"], step.metrics["structure"]["size"]
+    notes = [*details["notes"], *advice(details, (size[0], size[1]), conversion.job.targets)]
     return {
         "stage": step.metrics["label"],
         "accuracy": accuracy_of(conversion, conversion.reduction_outputs(step)),
@@ -124,7 +128,7 @@ def reduction(conversion: Conversion, step: Step, costs: list[dict[str, Any]]) -
         "how": "host CPU",
         "seconds": step.seconds,
         "cached": step.cached,
-        "details": step.metrics["details"],
+        "details": {**details, "notes": notes},
     }
 
 

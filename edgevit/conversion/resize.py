@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from edgevit.models import LoadedModel
 from edgevit.progress import QUIET
 from edgevit.request.compression import Auto, Size
 from edgevit.run.step import Step
+from edgevit.targets.profiles import Board
 
 # `--resolution auto` goes no lower than this share of the model's own size.
 SMALLEST_SHARE = 0.5
@@ -57,7 +58,7 @@ def resize(
         module = sized(work.start, wanted)
         preprocessing = resized_preprocessing(work.start.preprocessing, wanted)
         what = "the model's own crop ratio; there are no images to choose another by"
-        return Made(module, preprocessing, label(wanted), what, advice(work, module))
+        return Made(module, preprocessing, label(wanted), what, details=grid(work, module))
     pictures = Pictures(work, calibration, images)
     if isinstance(wanted, str):
         return largest_saving(work, pictures, acceptance)
@@ -189,10 +190,10 @@ def made(tried: Tried, work: Work, *notes: str) -> Made:
             {"crop_ratio": crop, "kl": kl, "agreement": agreement} for crop, kl, agreement in choice.tried
         ],
         "images": choice.images,
+        **grid(work, tried.module),
     }
-    said = (*notes, *advice(work, tried.module))
     return Made(
-        tried.module, choice.preprocessing, label(choice.preprocessing.size), tried.what, said, details
+        tried.module, choice.preprocessing, label(choice.preprocessing.size), tried.what, notes, details
     )
 
 
@@ -201,21 +202,26 @@ def label(size: Size) -> str:
     return f"{name(size)} px"
 
 
-def advice(work: Work, module: nn.Module) -> tuple[str, ...]:
-    """Neighbouring sizes that suit a target's blocks better, where it is known how a model makes tokens."""
+def grid(work: Work, module: nn.Module) -> dict[str, Any]:
+    """How a plain ViT makes tokens of pixels: what `advice` needs; nothing of another model."""
     if not work.start.canonical:
-        return ()
+        return {}
     vit: Any = module
+    return {"grid": {"patch": list(vit.patch_embed.patch_size), "prefix": int(vit.num_prefix_tokens)}}
+
+
+def advice(details: Mapping[str, Any], size: Size, targets: Sequence[Board]) -> list[str]:
+    """Neighbouring sizes that suit a target's blocks better, by the details of a change of size."""
     found = []
-    for board in work.job.targets:
-        if board.npu is None:
+    for board in targets:
+        if board.npu is None or "grid" not in details:
             continue
         alignment = check_alignment(
-            tuple(vit.patch_embed.img_size),
-            tuple(vit.patch_embed.patch_size),
-            vit.num_prefix_tokens,
+            size,
+            tuple(details["grid"]["patch"]),
+            details["grid"]["prefix"],
             token_alignment=board.npu.token_alignment,
             transpose_alignment=board.npu.transpose_alignment,
         )
         found += [f"{board.id}: {sentence}" for sentence in alignment.advice]
-    return tuple(found)
+    return found

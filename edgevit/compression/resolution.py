@@ -45,6 +45,8 @@ class CropChoice:
     def what(self) -> str:
         """One line for the report."""
         chosen = ratio(self.preprocessing)
+        if len(self.tried) == 1:
+            return f"crop ratio {chosen:.3f}, the model's own"
         return (
             f"crop ratio {chosen:.3f}, of {len(self.tried)} by KL divergence to the full-resolution model on "
             f"{self.images} images (the model's own unless another is better by a standard error)"

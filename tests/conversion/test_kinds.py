@@ -304,7 +304,8 @@ def test_a_dense_model_at_another_size_gives_maps_of_the_same_size(two: Project)
     manifest = two.manifest("run")
     (smaller,) = manifest["reductions"]
     assert smaller["stage"] == "24x24 px" and 0.3 < smaller["accuracy"]["agreement"] < 1
-    assert "24x24 px" in done.stdout and manifest["model"]["outputs"][0]["shape"] == [5, 8, 8]
+    assert "24x24 px: crop ratio 0.875, the model's own" in " ".join(done.stdout.split())
+    assert manifest["model"]["outputs"][0]["shape"] == [5, 8, 8]
     (tried,) = next(each for each in manifest["stages"] if each["stage"] == "resolution")["metrics"][
         "details"
     ]["tried"]

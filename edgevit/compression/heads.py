@@ -104,11 +104,15 @@ def remove_and_refit(
     return Pruned(student, tuple(removed), heads_of(student), dropped, refitted, tuple(fits))
 
 
+def wanted_of(vit: Any, amount: int | float) -> int:
+    """How many heads an amount is: a count, or a share of all."""
+    return amount if isinstance(amount, int) else round(amount * sum(heads_of(vit)))
+
+
 def count_of(vit: Any, amount: int | float) -> int:
     """How many heads to remove. Raises InputError for more than there are to spare."""
     total = sum(heads_of(vit))
-    spare = total - len(vit.blocks)
-    whole = amount if isinstance(amount, int) else round(amount * total)
+    spare, whole = total - len(vit.blocks), wanted_of(vit, amount)
     if isinstance(amount, float) and not 0 <= amount < 1:
         raise InputError(f"cannot remove {amount} of the heads", "a fraction is between 0 and 1", "Use 0.15")
     if whole < 0 or whole > spare:

@@ -16,8 +16,8 @@ from edgevit.compression.any_size import at_size
 from edgevit.compression.blocks import require_prunable
 from edgevit.compression.calibration_split import split_images
 from edgevit.compression.fitting import estimate_sensitivity
-from edgevit.compression.head_choice import Removal, choose_heads
-from edgevit.compression.heads import count_of
+from edgevit.compression.head_choice import Removal, choose_heads, heads_of
+from edgevit.compression.heads import wanted_of
 from edgevit.compression.structure import WEIGHTS, Structure, load, multiplications, save, structure_of
 from edgevit.conversion import recovery
 from edgevit.conversion.compression_stages import Made, Work, remove_heads, remove_neurons
@@ -116,7 +116,9 @@ def heads_in_order(source: Source, count: int, most_kl: float = math.inf) -> lis
     assert pixels is not None  # without images nothing is chosen by them
     loaded = source.loaded()
     vit = require_prunable(loaded.module, "head pruning")
-    most = count if most_kl < math.inf else max(count, *(count_of(vit, each) for each in job.heads_ahead), 0)
+    spare = sum(heads_of(vit)) - len(vit.blocks)
+    ahead = [] if most_kl < math.inf else [wanted_of(vit, each) for each in job.heads_ahead]
+    most = max([count, *(each for each in ahead if each <= spare)])  # another point may ask for too many
     inputs = {
         "model": source.model.key,
         "images": pixels.key,

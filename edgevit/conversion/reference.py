@@ -42,7 +42,6 @@ PARITY_IMAGES = 8
 PROBE_IMAGES = 16
 EXPECTED = "expected.npy"  # of an export: the model's outputs on the first of its probe images
 SENSITIVITY_IMAGES = 8
-AS_WHOLE = "left out: the whole model is no better with it"
 
 
 def write_outputs(
@@ -228,19 +227,18 @@ def rewrite_file(
 ) -> list[RewriteRecord]:
     """Rewrite an exported graph where that pays, in its own file; what each rewrite did.
 
-    Where it is known which `paid`, those are taken and the compiler is not asked.
+    The compiler is not asked where what changes this graph is what `paid` for a model like this one.
     """
     names = [name for name in rewrites if name in ON_GRAPHS]
     if not names:
         return []
+    graph, found = onnx.load(path), None
     if paid is not None:
-        found = rewrite_graph(onnx.load(path), [name for name in names if name in paid], images, npu)
-        if any(record.changed for record in found.records):
-            write_graph(found.graph, path, for_npu=False)
-        left = [name for name in names if name not in paid]
-        return [*found.records, *(RewriteRecord(name, False, AS_WHOLE, None) for name in left)]
-    progress.stage("rewrite the graph, and ask the compiler what it gains")
-    found = rewrite_where_it_pays(onnx.load(path), names, images, npu, price)
+        every = rewrite_graph(graph, names, images, npu)
+        found = every if {each.name for each in every.records if each.changed} <= set(paid) else None
+    if found is None:
+        progress.stage("rewrite the graph, and ask the compiler what it gains")
+        found = rewrite_where_it_pays(graph, names, images, npu, price)
     if any(record.changed for record in found.records):
         write_graph(found.graph, path, for_npu=False)
         give_back_memory()

@@ -117,3 +117,20 @@ def run_all(
 
     spread(workers, lambda: next(waiting, None), told)
     return [found[task.name] for task in tasks]
+
+
+def all_of(workers: Workers, tasks: Sequence[Task], progress: Progress, what: str) -> list[Any]:
+    """What tasks of different names gave, in their order; `what` are counted as they end.
+
+    Raises the EdgevitError of the first that fails on every worker that tried it.
+    """
+    made = 0
+
+    def done(each: Ended) -> None:
+        nonlocal made
+        if each.error is not None:
+            raise each.error
+        made += 1
+        progress.advance(made, len(tasks), what)
+
+    return [each.value for each in run_all(workers, tasks, done)]

@@ -12,6 +12,7 @@ from edgevit import torch_setup  # noqa: F401
 from edgevit.errors import InputError
 from edgevit.models.checkpoint import one_line
 from edgevit.models.model import LoadedModel
+from edgevit.models.outputs import parts_of
 from edgevit.outputs.output import Output
 
 Size = tuple[int, int]
@@ -26,11 +27,9 @@ class AtSize(nn.Module):
         self.module, self.outputs = module, outputs
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        given = self.module(images)
-        parts = given if isinstance(given, tuple | list) else (given,)
         scaled = tuple(
             scaled_to(part, output.shape) if output.means.is_map else part
-            for part, output in zip(parts, self.outputs, strict=True)
+            for part, output in zip(parts_of(self.module(images)), self.outputs, strict=True)
         )
         return scaled[0] if len(scaled) == 1 else scaled
 
@@ -66,7 +65,7 @@ def at_size(loaded: LoadedModel, size: Size) -> nn.Module:
             given = changed(torch.zeros(1, len(loaded.preprocessing.mean), *size))
     except Exception as error:  # of the model's own code
         raise InputError(what, f"it does not take that: {one_line(error)}", fix) from error
-    for output, value in zip(changed.outputs, given if isinstance(given, tuple) else (given,), strict=True):
+    for output, value in zip(changed.outputs, parts_of(given), strict=True):
         if value.shape[1:] != output.shape:
             found, own = (", ".join(map(str, shape)) for shape in (value.shape[1:], output.shape))
             why = f"its output {output.name} is [{found}] an image then, and not [{own}]"

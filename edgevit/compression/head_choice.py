@@ -103,8 +103,9 @@ def view_blocks(
     streams, views = start_streams(student, teacher, split), []
     for index, (block, dense) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
         outputs = in_batches(lambda t, b=block: head_outputs(b.attn, b.norm1(t)), streams.student)
+        attended = in_batches(lambda t, o, b=block: t + b.ls1(b.attn.proj(o)), streams.student, outputs)
         streams.teacher = (
-            in_batches(lambda t, o, b=block: t + b.ls1(b.attn.proj(o)), streams.student, outputs)
+            attended
             if index < same
             else in_batches(lambda t, d=dense: after_attention(d, t), streams.teacher)
         )
@@ -114,16 +115,12 @@ def view_blocks(
         views.append(
             BlockView(fit.centred(), check.centred(), total, entering, outputs[streams.fitted :].clone())
         )
-        if index < same:
-            streams.student = streams.teacher = in_batches(
-                lambda t, b=block: after_mlp(b, t), streams.teacher
-            )
-            continue
-        streams.student = in_batches(
-            lambda t, o, b=block: t + b.ls1(b.attn.proj(o)), streams.student, outputs
+        streams.student = in_batches(lambda t, b=block: after_mlp(b, t), attended)
+        streams.teacher = (
+            streams.student
+            if index < same
+            else in_batches(lambda t, d=dense: after_mlp(d, t), streams.teacher)
         )
-        streams.student = in_batches(lambda t, b=block: after_mlp(b, t), streams.student)
-        streams.teacher = in_batches(lambda t, d=dense: after_mlp(d, t), streams.teacher)
     return views
 
 

@@ -104,6 +104,11 @@ def remove_and_refit(
     return Pruned(student, tuple(removed), heads_of(student), dropped, refitted, tuple(fits))
 
 
+def spare_heads(vit: Any) -> int:
+    """How many heads can go: each block keeps one."""
+    return sum(heads_of(vit)) - len(vit.blocks)
+
+
 def wanted_of(vit: Any, amount: int | float) -> int:
     """How many heads an amount is: a count, or a share of all."""
     return amount if isinstance(amount, int) else round(amount * sum(heads_of(vit)))
@@ -111,8 +116,7 @@ def wanted_of(vit: Any, amount: int | float) -> int:
 
 def count_of(vit: Any, amount: int | float) -> int:
     """How many heads to remove. Raises InputError for more than there are to spare."""
-    total = sum(heads_of(vit))
-    spare, whole = total - len(vit.blocks), wanted_of(vit, amount)
+    total, spare, whole = sum(heads_of(vit)), spare_heads(vit), wanted_of(vit, amount)
     if isinstance(amount, float) and not 0 <= amount < 1:
         raise InputError(f"cannot remove {amount} of the heads", "a fraction is between 0 and 1", "Use 0.15")
     if whole < 0 or whole > spare:

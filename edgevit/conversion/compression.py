@@ -9,15 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from edgevit.compression.any_size import at_size
 from edgevit.compression.blocks import require_prunable
 from edgevit.compression.calibration_split import split_images
 from edgevit.compression.fitting import estimate_sensitivity
-from edgevit.compression.head_choice import Removal, choose_heads, heads_of
-from edgevit.compression.heads import wanted_of
+from edgevit.compression.head_choice import Removal, choose_heads
+from edgevit.compression.heads import spare_heads, wanted_of
 from edgevit.compression.structure import WEIGHTS, Structure, load, multiplications, save, structure_of
 from edgevit.conversion import recovery
 from edgevit.conversion.compression_stages import Made, Work, remove_heads, remove_neurons
@@ -116,9 +113,9 @@ def heads_in_order(source: Source, count: int, most_kl: float = math.inf) -> lis
     assert pixels is not None  # without images nothing is chosen by them
     loaded = source.loaded()
     vit = require_prunable(loaded.module, "head pruning")
-    spare = sum(heads_of(vit)) - len(vit.blocks)
     ahead = [] if most_kl < math.inf else [wanted_of(vit, each) for each in job.heads_ahead]
-    most = max([count, *(each for each in ahead if each <= spare)])  # another point may ask for too many
+    # Another point may ask for too many.
+    most = max([count, *(each for each in ahead if each <= spare_heads(vit))])
     inputs = {
         "model": source.model.key,
         "images": pixels.key,
@@ -127,14 +124,13 @@ def heads_in_order(source: Source, count: int, most_kl: float = math.inf) -> lis
         "most_kl": most_kl if most_kl < math.inf else None,
     }
 
-    def make(_: Path) -> dict[str, Any]:
-        images = np.load(pixels.path("pixels.npy"), mmap_mode="r")
-        split = split_images(
-            torch.from_numpy(loaded.preprocessing.normalise(np.asarray(images))), seed=job.seed
+    def make(folder: Path) -> dict[str, Any]:
+        images = Work(loaded, loaded, folder, source.progress, job).inputs(pixels)
+        split, outputs = split_images(images, seed=job.seed), loaded.outputs
+        sensitivity = estimate_sensitivity(vit, split.fit, seed=job.seed, outputs=outputs)
+        found = choose_heads(
+            vit, most, split, sensitivity, most_kl=most_kl, outputs=outputs, progress=source.progress
         )
-        told: dict[str, Any] = {"outputs": loaded.outputs}
-        sensitivity = estimate_sensitivity(vit, split.fit, seed=job.seed, **told)
-        found = choose_heads(vit, most, split, sensitivity, most_kl=most_kl, progress=source.progress, **told)
         return {"removed": [asdict(each) for each in found]}
 
     step = source.run.step("head-order", inputs, make)

@@ -16,8 +16,8 @@ from edgevit.compression.blocks import outputs_of, require_prunable
 from edgevit.compression.budget import most_within
 from edgevit.compression.calibration_split import split_images
 from edgevit.compression.fitting import estimate_sensitivity
-from edgevit.compression.head_choice import Removal, heads_of
-from edgevit.compression.heads import Pruned, count_of, prune_heads, remove_and_refit
+from edgevit.compression.head_choice import Removal
+from edgevit.compression.heads import Pruned, count_of, prune_heads, remove_and_refit, spare_heads
 from edgevit.compression.magnitude import drop_lightest_heads, drop_lightest_neurons
 from edgevit.compression.neurons import Thinned, neurons_of, neurons_to_remove, prune_mlp
 from edgevit.errors import InputError
@@ -116,8 +116,7 @@ def most_heads(work: Work, inputs: torch.Tensor, acceptance: Acceptance, in_orde
     sensitivity = estimate_sensitivity(vit, split.fit, seed=work.job.seed, outputs=outputs)
     with torch.no_grad():
         expected = outputs_of(vit, split.check)
-    spare = sum(heads_of(vit)) - len(vit.blocks)
-    order = in_order(spare, NATS_PER_POINT * acceptance.max_drop)
+    order = in_order(spare_heads(vit), NATS_PER_POINT * acceptance.max_drop)
 
     def attempt(count: int) -> tuple[Pruned, float]:
         pruned = remove_and_refit(

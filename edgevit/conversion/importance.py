@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.cluster.tasks import Ended, Task, Workers, run_all
+from edgevit.cluster.tasks import Task, Workers, all_of
 from edgevit.conversion.artefacts import Conversion
 from edgevit.errors import InputError
 from edgevit.progress import Progress
@@ -92,16 +92,7 @@ def by_workers(job: Job, workers: Workers, progress: Progress) -> list[Importanc
         Task(f"heads, share {number + 1} of {count}", price_share, (job, Share(number, count)))
         for number in range(count)
     ]
-    ended = 0
-
-    def done(answer: Ended) -> None:
-        nonlocal ended
-        if answer.error is not None:
-            raise answer.error
-        ended += 1
-        progress.advance(ended, count, "shares of the heads priced")
-
-    return [each.value for each in run_all(workers, tasks, done)]
+    return all_of(workers, tasks, progress, "shares of the heads priced")
 
 
 def price_share(job: Job, share: Share, progress: Progress) -> Importance:

@@ -46,20 +46,16 @@ class Trial:
     placed: Placement | None
 
 
-def simulate_plan(request: CompileRequest, plan: PrecisionPlan, name: str, progress: Progress) -> Trial:
-    """One trial as a task; what another try left is removed first."""
-    out = request.out / f"trial-{name}"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
+def simulate_plan(request: CompileRequest, progress: Progress) -> Trial:
+    """One trial as a task, in a folder of its own; what another try left is removed first."""
+    shutil.rmtree(request.out, ignore_errors=True)
+    request.out.mkdir()
     try:
-        own = replace(request, plan=plan, out=out)
-        simulations = backend_of(request.board).simulations
-        assert simulations is not None  # who searches has one
-        with simulations(own, progress) as simulator:
-            outputs = simulator.outputs(plan)
-            return Trial(outputs, None if simulator.placed is None else simulator.placed(plan))
+        with simulator_of(request, None, progress) as (simulator, _):
+            outputs = simulator.outputs(request.plan)
+            return Trial(outputs, None if simulator.placed is None else simulator.placed(request.plan))
     finally:
-        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(request.out, ignore_errors=True)
 
 
 @dataclass
@@ -77,8 +73,9 @@ class OnWorkers:
             known = plan.sixteen_bit in self.ended or plan.sixteen_bit in self.running.values()
             if known or self.workers.free() < 1:
                 continue
-            number = f"{len(self.ended) + len(self.running)}"
-            task = Task(f"trial {number}", simulate_plan, (self.request, plan, number))
+            name = f"trial-{len(self.ended) + len(self.running)}"
+            own = replace(self.request, plan=plan, out=self.request.out / name)
+            task = Task(name, simulate_plan, (own,))
             self.workers.start(task)
             self.running[task.name] = plan.sixteen_bit
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgevit.backends.protocol import CompileRequest, CompileResult
 from edgevit.backends.registry import backend_of
-from edgevit.cluster.tasks import Ended, Task, Workers, run_all
+from edgevit.cluster.tasks import Task, Workers, all_of
 from edgevit.errors import EdgevitError
 from edgevit.progress import Progress
 from edgevit.run.step import Step
@@ -43,16 +43,7 @@ def compile_in_shards(request: CompileRequest, workers: Workers, progress: Progr
         share(request, pixels[[0, *part]], folder / f"{number}")
         for number, part in enumerate(np.array_split(np.arange(len(pixels)), count))
     ]
-    made = 0
-
-    def done(answer: Ended) -> None:
-        nonlocal made
-        if answer.error is not None:
-            raise answer.error
-        made += 1
-        progress.advance(made, count, "shares of the images simulated")
-
-    results: list[CompileResult] = [each.value for each in run_all(workers, tasks, done)]
+    results: list[CompileResult] = all_of(workers, tasks, progress, "shares of the images simulated")
     rows = [np.load(result.outputs, allow_pickle=False) for result in results if result.outputs]
     if any((each[0] != rows[0][0]).any() for each in rows):
         raise EdgevitError(

@@ -100,10 +100,14 @@ def joined(prefix: str, key: Any) -> str:
     return f"{prefix}_{key}" if prefix else str(key)
 
 
+def parts_of(given: Any) -> Sequence[torch.Tensor]:
+    """What a module with plain outputs gave: one tensor, or several."""
+    return given if isinstance(given, tuple | list) else (given,)
+
+
 def rows_of(given: Any) -> torch.Tensor:
     """What a module gave for n images, one row of all its outputs an image: [n, values]."""
-    parts = given if isinstance(given, tuple | list) else (given,)
-    return torch.cat([part.float().flatten(1) for part in parts], 1)
+    return torch.cat([part.float().flatten(1) for part in parts_of(given)], 1)
 
 
 def kind_of(module: nn.Module, value: torch.Tensor) -> str:

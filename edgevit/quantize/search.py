@@ -127,8 +127,8 @@ class Bracket:
                 for after in (bracket.after(number, True), bracket.after(number, False))
                 if (following := after.following(1.0, measured + step + 1)) is not None
             ]
-            found += [number for _, number in level if number not in (candidate, *found)]
-        return list(dict.fromkeys(found))
+            found += [number for _, number in level]
+        return [number for number in dict.fromkeys(found) if number != candidate]
 
     def middle(self) -> int | None:
         """Half-way up to the plans that can't be built."""

@@ -115,12 +115,16 @@ def file_of(model: str) -> Path:
     return Path(model.partition(":")[0] if ".py:" in model else model)
 
 
+def whole_path(model: str) -> str:
+    """A model's name that means the same in every folder, where it is a file's or a folder's."""
+    return str(Path(model).absolute()) if file_of(model).exists() else model
+
+
 def by_whole_paths(job: Job) -> Job:
     """The job with paths that mean the same in every folder and on every machine that shares them."""
     given = {name: getattr(job, name) for name in ("weights", "calibration", "validation")}
     whole = {name: each.absolute() for name, each in given.items() if each is not None and each.exists()}
-    model = str(Path(job.model).absolute()) if file_of(job.model).exists() else job.model
-    return replace(job, model=model, **whole)
+    return replace(job, model=whole_path(job.model), **whole)
 
 
 def make_job(

@@ -11,7 +11,7 @@ from edgevit.cluster.tasks import Here, Workers
 from edgevit.conversion.pipeline import affordable
 from edgevit.errors import InputError
 from edgevit.progress import Progress
-from edgevit.request.job import file_of
+from edgevit.request.job import file_of, whole_path
 from edgevit.sweeping.grid import path
 from edgevit.sweeping.spec import FILES, Spec
 from edgevit.targets.profiles import load_board
@@ -48,16 +48,9 @@ def workers_for(
 
 def by_whole_paths(spec: Spec) -> Spec:
     """The spec with paths that mean the same in every folder and on every machine that shares them."""
-
-    def whole(text: str) -> str:
-        return str(Path(text).absolute())
-
-    files = {name: getattr(spec, name) for name in FILES}
-    models = [whole(each) if file_of(each).exists() else each for each in spec.models]
-    return spec.model_copy(
-        update={"models": models}
-        | {name: whole(each) for name, each in files.items() if each and Path(each).exists()}
-    )
+    given = {name: Path(value) for name in FILES if (value := getattr(spec, name))}
+    whole = {name: str(each.absolute()) for name, each in given.items() if each.exists()}
+    return spec.model_copy(update={"models": [whole_path(each) for each in spec.models], **whole})
 
 
 def files_of(spec: Spec) -> list[Path]:

@@ -14,7 +14,7 @@ from torch import nn
 from edgevit.errors import ParityError
 from edgevit.export.graph_in_torch import Graph, keep
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.models.outputs import rows_of
+from edgevit.models.outputs import parts_of, rows_of
 
 TOLERANCE, OF_MANY = 1e-4, 1e-3
 ROUNDINGS = 4  # times float32's own error in the model, where that is more
@@ -41,7 +41,7 @@ def moved(exported: Path, module: nn.Module, inputs: npt.NDArray[np.float32]) ->
     """
     with torch.inference_mode():
         given = module(torch.from_numpy(inputs))
-    parts = given if isinstance(given, tuple) else (given,)
+    parts = parts_of(given)
     expected = [part.flatten(1).numpy() for part in parts]
     if exported.suffix != ".onnx":
         return largest_move(run_program(exported, inputs), expected, module, inputs, exported.suffix)
@@ -95,7 +95,7 @@ def own_rounding(
             given = copy.deepcopy(module).double()(torch.from_numpy(inputs).double())
     except Exception:  # of whatever the user's module does by type
         return 0.0
-    parts = given if isinstance(given, tuple) else (given,)
+    parts = parts_of(given)
     pairs = zip(parts, expected, strict=True)
     return max(float(np.abs(part.flatten(1).numpy() - right).max()) for part, right in pairs)
 

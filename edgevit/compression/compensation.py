@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from edgevit.any_threads import total
+
 SHRINKAGES = (1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
@@ -72,7 +74,7 @@ class Moments:
         self.sums = (
             [old + part for old, part in zip(self.sums, doubles, strict=True)] if self.sums else doubles
         )
-        self.total += float(weights.double().sum())
+        self.total += total(weights)
 
     def centred(self) -> Centred:
         """Means and covariances of everything added. Raises ValueError when nothing was."""
@@ -124,9 +126,9 @@ def solve(fit: Centred, check: Centred, shrinkages: Sequence[float] = SHRINKAGES
 
 def remaining(moments: Centred, weight: torch.Tensor, bias: torch.Tensor) -> float:
     """E|r − ΔW x − Δb|² under the moments: no pass over the tokens needed."""
-    spread = moments.rr.sum() - 2 * (weight * moments.rx).sum() + ((weight @ moments.xx) * weight).sum()
+    spread = total(moments.rr) - 2 * total(weight * moments.rx) + total((weight @ moments.xx) * weight)
     offset = moments.mean_r - weight @ moments.mean_x - bias
-    return max(0.0, float(spread + offset.square().sum()))
+    return max(0.0, spread + total(offset.square()))
 
 
 @torch.no_grad()

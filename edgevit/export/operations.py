@@ -11,6 +11,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch.nn import functional
 
+from edgevit.any_threads import softmax
 from edgevit.export.convolutions import (
     convolution,
     depth_to_space,
@@ -226,7 +227,7 @@ OPERATIONS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
         float(attributes.get("alpha", 0.2)) * given[0] + float(attributes.get("beta", 0.5))
     ).clamp(0, 1),
     "Clip": clipped,
-    "Softmax": lambda given, attributes: given[0].softmax(int(attributes.get("axis", -1))),
+    "Softmax": lambda given, attributes: softmax(given[0], int(attributes.get("axis", -1))),
     "LayerNormalization": normalised,
     "BatchNormalization": batch_normalised,
     "InstanceNormalization": instance_normalised,

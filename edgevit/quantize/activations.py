@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgevit.any_threads import softmax
 from edgevit.errors import InputError
 from edgevit.quantize.tensor_names import OUTPUT_TAP
 from edgevit.rewrites.canonical import why_not_canonical
@@ -119,7 +120,7 @@ def attend(attention: Any, x: torch.Tensor, tap: Tap, prefix: str) -> torch.Tens
         for name, part in zip("qkv", attention.heads(x), strict=True)
     )
     scores = tap(prefix + "scores", q @ k.transpose(-2, -1), "")
-    weights = tap(prefix + "softmax", scores.softmax(dim=-1), "")
+    weights = tap(prefix + "softmax", softmax(scores), "")
     mixed = tap(out, (weights @ v).transpose(1, 2).flatten(2), "")
     return tap(out, mixed, prefix + "proj")
 

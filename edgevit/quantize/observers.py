@@ -12,6 +12,7 @@ from itertools import product
 
 import torch
 
+from edgevit.any_threads import total
 from edgevit.quantize.fake_quantization import fake_quantize
 from edgevit.quantize.tensor_names import OUTPUT_TAP
 
@@ -44,7 +45,7 @@ class TensorStatistics:
     @property
     def importance(self) -> float:
         """The KL divergence per image (nats) that independent errors of variance 1 would cause."""
-        return float(self.gradient.square().sum()) / len(self.rows) * self.per_image / 2
+        return total(self.gradient.square()) / len(self.rows) * self.per_image / 2
 
     def effect(self, span: Range) -> float:
         """The KL divergence per image (nats) that rounding to `span` causes, if errors are independent."""
@@ -84,7 +85,7 @@ def best_range(observed: TensorStatistics, weight: torch.Tensor) -> Range:
 def squared_error(rows: torch.Tensor, weight: torch.Tensor, span: Range) -> float:
     """Σ weight · (rounded - value)² per row."""
     difference = fake_quantize(rows, *span).sub_(rows)
-    return float((difference.square_() * weight).sum()) / len(rows)
+    return total(difference.square_() * weight) / len(rows)
 
 
 def candidates(full: Range) -> Iterator[Range]:

@@ -75,11 +75,6 @@ if TYPE_CHECKING:
     help="Time to find what must stay in 16 bits; the recipe's by default, 0 for none.",
 )
 @click.option(
-    "--like-whole",
-    is_flag=True,
-    help="A smaller model begins from what was found for the whole, as in a sweep; that is found first if need be.",
-)
-@click.option(
     "--delegate",
     type=click.Choice(["cpu", "npu"]),
     default="cpu",

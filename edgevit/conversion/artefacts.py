@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,10 @@ from edgevit.conversion import int8_check, proof, rewrite_repair, sources
 from edgevit.conversion.description import description_of
 from edgevit.conversion.inputs import Inputs
 from edgevit.conversion.plans import board_key, existing, plan_of
-from edgevit.conversion.precedent import plan_of_whole, precedent_of
 from edgevit.conversion.pricing import price_of
 from edgevit.conversion.shards import compile_in_shards, worth_sharing
 from edgevit.quantize.plan import PrecisionPlan, read_plan
-from edgevit.request.compression import CompressionRequest
 from edgevit.rewrites.roles import FOR_INT8, NEED_CONDITIONING, ON_GRAPHS, SPELLINGS, missing_to_condition
-from edgevit.run.folder import Run
 from edgevit.run.step import Step
 from edgevit.targets.precisions import DEFAULT, FLOAT, quantized
 from edgevit.targets.profiles import Board
@@ -37,14 +33,6 @@ class Conversion(Inputs):
     def breaking(self) -> dict[tuple[str, str], tuple[tuple[str, ...], float]]:
         """By board and precision: rewrites or a spelling that its compiler breaks the graph with; by how much."""
         return {}
-
-    @cached_property
-    def whole(self) -> Conversion | None:
-        """The same for the model as it is, where its smaller version begins from what was found there."""
-        if not (self.job.like_whole and self.job.compression.any):
-            return None
-        job = replace(self.job, compression=CompressionRequest())
-        return Conversion(job, Run(None, self.run.store, self.run.dry), self.progress, self.live)
 
     def rewrites(self, board: Board, precision: str) -> list[str]:
         """The exact rewrites that pay on a board: of any graph, or of a plain ViT.
@@ -90,8 +78,6 @@ class Conversion(Inputs):
             else None,
             **({"without": without} if without else {}),
         }
-        whole = precedent_of(self, board, precision)
-        inputs |= {"like": whole.key} if whole else {}
 
         def make(folder: Path) -> dict[str, Any]:
             from edgevit.conversion import reference
@@ -112,8 +98,6 @@ class Conversion(Inputs):
                     price,
                     self.progress,
                     without,
-                    whole.int8 if whole else None,
-                    whole.rewrites if whole else None,
                 )
             self.progress.stage("export and check against torch")
             return reference.export(
@@ -128,7 +112,6 @@ class Conversion(Inputs):
                 np.asarray(pixels) if on_graph else None,
                 recipe.seed,
                 without,
-                whole.rewrites if whole else None,
             )
 
         return self.run.step("export", inputs, make)
@@ -234,8 +217,6 @@ class Conversion(Inputs):
             "plan": None if own else plan.to_json(),
             "seed": self.job.recipe.seed,
         }
-        whole = plan_of_whole(self, board, precision)
-        inputs |= {"like": whole.key} if whole else {}
 
         def make(folder: Path) -> dict[str, Any]:
             assert self.calibration is not None
@@ -251,7 +232,6 @@ class Conversion(Inputs):
                 state=self.run.unfinished / f"search-{board.id}-{exported.key[:12]}.json",
                 seed=self.job.recipe.seed,
                 labels=self.calibration_labels,
-                begin_with=mixed_precision.chosen_in(whole),
                 workers=self.workers,
             )
             conditioned = own and mixed_precision.Conditioned(

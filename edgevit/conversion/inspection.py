@@ -75,7 +75,6 @@ class Priced(Conversion):
         plain = replace(whole.job, recipe=load_recipe(COST_ONLY), plan=None, images=False)
         super().__init__(plain, whole.run, whole.progress, whole.live)
         self.reductions, self.resized = whole.reductions[:steps], whole.resized if steps else None
-        self.whole = Priced(whole, 0) if steps and whole.job.like_whole else None
 
 
 def costs(conversion: Conversion, steps: int) -> list[dict[str, Any]]:

@@ -35,7 +35,6 @@ from edgevit.quantize.prepare import restored
 from edgevit.quantize.search import SearchResult
 from edgevit.quantize.tensor_names import OUTPUT_TAP, kind_of
 from edgevit.rewrites.equivalence import apply_rewrites
-from edgevit.run.step import Step
 from edgevit.targets.precisions import FLOAT
 from edgevit.targets.profiles import Board
 
@@ -110,7 +109,6 @@ class Search:
     plan: PrecisionPlan  # everything int8
     seed: int
     labels: tuple[int, ...] | None = None  # of the calibration images, where the user set a limit to points
-    begin_with: tuple[str, ...] | None = None  # in 16 bits in the plan found for a model like this one
     workers: Workers | None = None  # who does the trials
 
 
@@ -177,12 +175,6 @@ def blamed(found: SearchResult, told: Mapping[str, Any]) -> str:
     return f"; rounding {' and '.join(worst)} to int8 costs most"
 
 
-def chosen_in(step: Step | None) -> tuple[str, ...] | None:
-    """The tensors in 16 bits of a search's plan; None where there was no search, or it found none."""
-    chosen = None if step is None else step.metrics.get("chosen")
-    return None if chosen is None else tuple(chosen["sixteen_bit"])
-
-
 def request_of(search: Search, plan: PrecisionPlan, folder: Path) -> CompileRequest:
     """What the simulator is asked for."""
     return CompileRequest(
@@ -211,7 +203,6 @@ def judging_of(
         minutes=search.minutes - (time.monotonic() - begun) / 60,
         labels=None if search.labels is None else np.asarray(search.labels),
         state=search.state,
-        begin_with=search.begin_with,
         advice=advice_of(search.board),
         progress=progress,
     )

@@ -22,13 +22,11 @@ from edgevit.images.preprocessing import Preprocessing
 from edgevit.models import LoadedModel
 from edgevit.models.outputs import rows_of
 from edgevit.progress import QUIET, Progress
-from edgevit.quantize.conditioning import Known
 from edgevit.quantize.diagnosis import sensitivity
 from edgevit.quantize.fusion import Fusion
 from edgevit.quantize.mixed_precision import measured_effects
 from edgevit.quantize.prepare import MEASURED, prepare_int8, save_module
 from edgevit.rewrites.equivalence import apply_rewrites
-from edgevit.rewrites.graph.apply import rewrite_graph
 from edgevit.rewrites.graph.confirm import rewrite_where_it_pays
 from edgevit.rewrites.result import RewriteRecord
 from edgevit.rewrites.roles import ON_GRAPHS, SPELLINGS
@@ -78,13 +76,10 @@ def export_conditioned(
     price: Price | None,
     progress: Progress,
     without: Sequence[str] = (),
-    known: Known | None = None,
-    paid: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Rewrite and condition for int8; write model.onnx, proved equal to torch, and plan.toml with its ranges.
 
-    `pixels` are the calibration images; `without` some SPELLINGS of the graph. What is `known` to suit a model like
-    this one, and which rewrites `paid` there, is not tried again. Returns what `export` does, and what
+    `pixels` are the calibration images; `without` some SPELLINGS of the graph. Returns what `export` does, and what
     conditioning did.
     """
     inputs = torch.from_numpy(loaded.preprocessing.normalise(pixels))
@@ -98,7 +93,6 @@ def export_conditioned(
         observer=observer,
         seed=recipe.seed,
         outputs=loaded.outputs,
-        known=known,
         progress=progress,
     )
     save_module(ready.module, folder / "int8.safetensors")
@@ -114,7 +108,7 @@ def export_conditioned(
     path = export_onnx(
         ready.module, size, channels, folder / "model.onnx", outputs=names_of(loaded), without=without
     )
-    on_graph = rewrite_file(path, rewrites, few.numpy(), npu, price, progress, paid)
+    on_graph = rewrite_file(path, rewrites, few.numpy(), npu, price, progress)
     (folder / "plan.toml").write_text(ready.plan.to_toml(), encoding="utf-8")
     write_expected(loaded, pixels, folder)
     for text in (ready.stability.warning, ready.explanation):
@@ -145,15 +139,13 @@ def export(
     conditioning: np.ndarray[Any, Any] | None = None,
     seed: int = 0,
     without: Sequence[str] = (),
-    paid: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Rewrite exactly for the target, write the graph a backend starts from, prove it equal to torch on `pixels`.
 
     `export_format` is "onnx" or "program". With the calibration images `conditioning`, pixels, the graph is made
-    ready for int8 first. `without` some SPELLINGS of the graph, where asked; `paid` are the rewrites that paid for
-    a model like this one. Returns the largest output difference to the model as loaded, and what each rewrite did:
-    those of modules for a plain ViT, those of graphs for any model whose backend starts from one. Raises
-    ParityError beyond the tolerance.
+    ready for int8 first. `without` some SPELLINGS of the graph, where asked. Returns the largest
+    output difference to the model as loaded, and what each rewrite did: those of modules for a plain ViT, those of
+    graphs for any model whose backend starts from one. Raises ParityError beyond the tolerance.
     """
     few = pixels[:PARITY_IMAGES]
     inputs = torch.from_numpy(loaded.preprocessing.normalise(few))
@@ -169,7 +161,7 @@ def export(
         records.append(record)
         tried = {"int8": {"conditioning": [each.to_json() for each in steps]}}
     if export_format == "onnx":
-        records += rewrite_file(path, rewrites, inputs.numpy(), npu, price, progress, paid)
+        records += rewrite_file(path, rewrites, inputs.numpy(), npu, price, progress)
     write_expected(loaded, pixels, folder)
     return {
         "max_output_difference": parity(path, loaded.module, few, loaded.preprocessing),
@@ -223,22 +215,13 @@ def rewrite_file(
     npu: Npu | None,
     price: Price | None,
     progress: Progress,
-    paid: Sequence[str] | None = None,
 ) -> list[RewriteRecord]:
-    """Rewrite an exported graph where that pays, in its own file; what each rewrite did.
-
-    The compiler is not asked where what changes this graph is what `paid` for a model like this one.
-    """
+    """Rewrite an exported graph where that pays, in its own file; what each rewrite did."""
     names = [name for name in rewrites if name in ON_GRAPHS]
     if not names:
         return []
-    graph, found = onnx.load(path), None
-    if paid is not None:
-        every = rewrite_graph(graph, names, images, npu)
-        found = every if {each.name for each in every.records if each.changed} <= set(paid) else None
-    if found is None:
-        progress.stage("rewrite the graph, and ask the compiler what it gains")
-        found = rewrite_where_it_pays(graph, names, images, npu, price)
+    progress.stage("rewrite the graph, and ask the compiler what it gains")
+    found = rewrite_where_it_pays(onnx.load(path), names, images, npu, price)
     if any(record.changed for record in found.records):
         write_graph(found.graph, path, for_npu=False)
         give_back_memory()

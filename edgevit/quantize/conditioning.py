@@ -7,9 +7,8 @@ than what there was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -47,29 +46,17 @@ Kinds = frozenset[str]
 
 @dataclass(frozen=True)
 class Transform:
-    """One change: what it was, the errors without and with it on held-out images, whether it was kept.
-
-    `number` is its place among the candidates of its name.
-    """
+    """One change: what it was, the errors without and with it on held-out images, whether it was kept."""
 
     name: str
     what: str
     kept: bool
     before: Difference
     after: Difference
-    number: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Known:
-    """What was kept for a model like this one: changes, with their numbers, and the way to choose ranges."""
-
-    changes: Mapping[str, int]
-    observer: str
 
 
 def images_of_a_half(multiplications: float, available: int) -> int:
@@ -124,71 +111,36 @@ def condition(
     *,
     seed: int,
     outputs: Outputs = CLASS_SCORES,
-    known: Known | None = None,
     progress: Progress = QUIET,
 ) -> tuple[Any, list[Transform]]:
     """The best version of a `prepared` ViT found, and every step with its gain.
 
-    `images` [n, channels, H, W] are normalised calibration images; the first of them are used. What is `known` to
-    help a model like this one is done at once, and looked at as a whole; where it doesn't help, all is tried.
+    `images` [n, channels, H, W] are normalised calibration images; the first of them are used.
     """
     evaluate = Evaluator(vit, images, fusion, outputs)
-    if known is not None:
-        found = conditioned_like(vit, known, evaluate, seed, progress)
-        if found is not None:
-            return found
     statistics: Statistics | None = None
     current, steps = vit, []
-    measured: dict[Kinds, Difference] = {}
-    for place, (_, kinds, make) in enumerate(TRANSFORMS):
-        progress.advance(place, len(TRANSFORMS), "conditioning")
+    known: dict[Kinds, Difference] = {}
+    for number, (kinds, make) in enumerate(TRANSFORMS):
+        progress.advance(number, len(TRANSFORMS), "conditioning")
         if statistics is None:
             statistics = collect(current, evaluate.fit, seed=seed, outputs=outputs, progress=progress)
-        if kinds not in measured:
-            measured = {kinds: evaluate(current, kinds)}
-        before, tried = measured[kinds], []
-        for number, (name, what, candidate) in enumerate(make(current, statistics, seed, evaluate.fit)):
+        if kinds not in known:
+            known = {kinds: evaluate(current, kinds)}
+        before, tried = known[kinds], []
+        for name, what, candidate in make(current, statistics, seed, evaluate.fit):
             after = evaluate(candidate, kinds)
-            kept = after.error_score < before.error_score
-            tried.append((Transform(name, what, kept, before, after, number), candidate))
+            tried.append(
+                (Transform(name, what, after.error_score < before.error_score, before, after), candidate)
+            )
         if tried:
             step, candidate = min(tried, key=lambda pair: pair[0].after.error_score)
             steps.append(step)
             if step.kept:
-                current, measured = candidate, {kinds: step.after}
+                current, known = candidate, {kinds: step.after}
                 if kinds == ATTENTION:  # the next one reads what this one changed
                     statistics = None
     return current, steps
-
-
-def conditioned_like(
-    vit: Any, known: Known, evaluate: Evaluator, seed: int, progress: Progress
-) -> tuple[Any, list[Transform]] | None:
-    """The changes that helped another model, each step with the errors before the first and after the last.
-
-    None where together they don't help.
-    """
-    before, current, taken = evaluate(vit), vit, list[tuple[str, str, int]]()
-    statistics: Statistics | None = None
-    for name, kinds, make in TRANSFORMS:
-        if name not in known.changes:
-            continue
-        if statistics is None:
-            statistics = collect(
-                current, evaluate.fit, seed=seed, outputs=evaluate.outputs, progress=progress
-            )
-        candidates = make(current, statistics, seed, evaluate.fit)
-        number = known.changes[name]
-        chosen = next(islice(candidates, number, None), None)
-        if chosen is not None:
-            current = chosen[2]
-            taken.append((*chosen[:2], number))
-            if kinds == ATTENTION:
-                statistics = None
-    after = evaluate(current)
-    if after.error_score >= before.error_score:
-        return None
-    return current, [Transform(name, what, True, before, after, number) for name, what, number in taken]
 
 
 def rotations(vit: Any, statistics: Statistics, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
@@ -232,15 +184,13 @@ def stream_effect(streams: list[tuple[torch.Tensor, float]], rotation: Matrix) -
     return total
 
 
-def single(
-    name: str, what: str, move: Callable[..., Any]
-) -> tuple[str, Kinds, Callable[..., Iterator[Candidate]]]:
-    """A step of the attention's with one candidate."""
+def single(name: str, what: str, move: Callable[..., Any]) -> Callable[..., Iterator[Candidate]]:
+    """A step with one candidate."""
 
     def make(vit: Any, statistics: Statistics, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
         yield name, what, move(vit, statistics)
 
-    return name, ATTENTION, make
+    return make
 
 
 def centred(vit: Any, statistics: Statistics, seed: int, images: torch.Tensor) -> Iterator[Candidate]:
@@ -263,13 +213,19 @@ ATTENTION: Kinds = frozenset({"q", "k", "v", "scores", "softmax", "attention"})
 # In the order in which they are tried, with the tensors that tell. What happens inside the attention does not
 # change with the stream's rotation: statistics taken before it serve until one of the attention's own
 # transforms is kept.
-TRANSFORMS: tuple[tuple[str, Kinds, Callable[..., Iterator[Candidate]]], ...] = (
-    ("rotation", STREAM, rotations),
-    ("centre-stream", STREAM, centred),
-    ("shift-values", ATTENTION, shifted),
-    single("centre-keys", "key means dropped, softmax ignores them", equalization.centre_keys),
-    single(
-        "equalise-values", "channels of v made equally wide, proj undoes it", equalization.equalise_values
+TRANSFORMS: tuple[tuple[Kinds, Callable[..., Iterator[Candidate]]], ...] = (
+    (STREAM, rotations),
+    (STREAM, centred),
+    (ATTENTION, shifted),
+    (ATTENTION, single("centre-keys", "key means dropped, softmax ignores them", equalization.centre_keys)),
+    (
+        ATTENTION,
+        single(
+            "equalise-values", "channels of v made equally wide, proj undoes it", equalization.equalise_values
+        ),
     ),
-    single("equalise-queries", "channels of q and k made equally wide", equalization.equalise_queries),
+    (
+        ATTENTION,
+        single("equalise-queries", "channels of q and k made equally wide", equalization.equalise_queries),
+    ),
 )

@@ -52,8 +52,8 @@ class Judging:
 
     `simulate` realises a plan and returns its outputs, rows [evaluated, values] of what `outputs` say; `priced`
     tells what a simulated plan costs, for the record; `ahead` is told which plans are next, and which may be.
-    `labels` [n] are of all calibration images. A search that was stopped goes on from the file `state`; one that is
-    told what to `begin_with` ends with the first plan that is accepted; `advice` is given where no plan is.
+    `labels` [n] are of all calibration images. A search that was stopped goes on from the file `state`; `advice` is
+    given where no plan is accepted.
     """
 
     evaluated: int
@@ -65,7 +65,6 @@ class Judging:
     outputs: Outputs = CLASS_SCORES
     labels: Labels | None = None
     state: Path | None = None
-    begin_with: tuple[str, ...] | None = None
     advice: str = "--precision float"
     progress: Progress = QUIET
 
@@ -150,7 +149,6 @@ def judged(
         minutes=judging.minutes,
         state=judging.state,
         key=fingerprint(plan, reference, scale),
-        begin_with=judging.begin_with,
         advice=judging.advice,
         progress=judging.progress,
     )

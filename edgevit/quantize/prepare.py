@@ -17,7 +17,6 @@ from edgevit.progress import QUIET, Progress
 from edgevit.quantize.activations import outputs_of, prepared
 from edgevit.quantize.calibration import NARROWINGS, Stability, narrowed, ranges_of, stability
 from edgevit.quantize.conditioning import (
-    Known,
     Transform,
     condition,
     full_ranges,
@@ -56,7 +55,6 @@ class Int8Model:
     trials: tuple[RangeTrial, ...]
     stability: Stability
     massive: tuple[MassiveActivation, ...]
-    observer: str
 
     @property
     def explanation(self) -> str | None:
@@ -67,7 +65,6 @@ class Int8Model:
         """Plain values for the manifest."""
         return {
             "conditioning": [step.to_json() for step in self.steps],
-            "observer": self.observer,
             "ranges": [{"observer": trial.observer, **vars(trial.errors)} for trial in self.trials],
             "stability": vars(self.stability) | {"warning": self.stability.warning},
             "massive": [item.to_json() for item in self.massive],
@@ -83,14 +80,12 @@ def prepare_int8(
     observer: str = MEASURED,
     seed: int = 0,
     outputs: Outputs = CLASS_SCORES,
-    known: Known | None = None,
     progress: Progress = QUIET,
 ) -> Int8Model:
     """Condition a canonical ViT and choose ranges, on normalised calibration images [n, channels, H, W].
 
     `fusion` says where the compiler rounds. `observer` is a name in OBSERVERS, or "measured": the best of a few
-    on held-out images, or what is `known` to suit a model like this one; `outputs` say what the model gives, so how
-    errors are told. Call it after the exact
+    on held-out images; `outputs` say what the model gives, so how errors are told. Call it after the exact
     rewrites, and export the module it gives. Raises InputError for a model that isn't canonical.
     """
     if len(images) < MIN_IMAGES:
@@ -101,14 +96,13 @@ def prepare_int8(
         )
     vit = prepared(model)
     massive = massive_activations(vit, images[:DIAGNOSED_IMAGES])
-    vit, steps = condition(vit, images, fusion, seed=seed, outputs=outputs, known=known, progress=progress)
+    vit, steps = condition(vit, images, fusion, seed=seed, outputs=outputs, progress=progress)
     half = images_of_a_half(multiplications_of(vit), len(images))
     statistics = collect(vit, images[:half], seed=seed, outputs=outputs, progress=progress)
     held_out = images[half : 2 * half]
-    names = [observer]
-    if observer == MEASURED:
-        names = [f"{MEASURED} {share}" for share in NARROWINGS] + ["minmax"]
-        names = [known.observer] if known is not None and known.observer in names else names
+    names = (
+        [f"{MEASURED} {share}" for share in NARROWINGS] + ["minmax"] if observer == MEASURED else [observer]
+    )
     tried = ranges_by(statistics, names)
     reference = outputs_of(vit, held_out)
     trials = [
@@ -125,9 +119,7 @@ def prepare_int8(
         ranges=ranges_by(statistics, [best.observer])[best.observer],
         calibrated_ranges=full_ranges(extremes(vit, images[:MATCHED_IMAGES])),
     )
-    return Int8Model(
-        vit, plan, fusion, statistics, tuple(steps), tuple(trials), steady, tuple(massive), best.observer
-    )
+    return Int8Model(vit, plan, fusion, statistics, tuple(steps), tuple(trials), steady, tuple(massive))
 
 
 def save_module(module: nn.Module, path: Path) -> None:

@@ -146,7 +146,6 @@ def search(
     minutes: float,
     state: Path | None = None,
     key: str = "",
-    begin_with: tuple[str, ...] | None = None,
     advice: str = "--precision float",
     progress: Progress = QUIET,
 ) -> SearchResult:
@@ -157,20 +156,13 @@ def search(
     for whoever can do that meanwhile. Stops after
     `minutes` with the best plan so far; a search with the same `key` goes on from the file `state`. Nothing is
     drawn at random: the same inputs give the same plan. If the compiler crashes on a plan, dearer plans are not
-    tried, with a warning. With the 16-bit tensors to `begin_with`, those of a plan for a model like this one, the
-    search starts from the candidate nearest to them and ends with the first that meets the target. `advice` is
-    given where no plan meets the target. Raises ToolchainError if it crashes on the cheapest.
+    tried, with a warning. `advice` is given where no plan meets the target. Raises ToolchainError if it crashes
+    on the cheapest.
     """
     trials, deadline = Trials(state, key), time.monotonic() + 60 * minutes
-
-    def estimated() -> int:
-        return first_met(
-            candidates,
-            lambda candidate: acceptance.keeps(trials.measure("fake", candidate, estimate)),
-            deadline,
-        )
-
-    first = estimated() if begin_with is None else nearest(candidates, frozenset(begin_with))
+    first = first_met(
+        candidates, lambda candidate: acceptance.keeps(trials.measure("fake", candidate, estimate)), deadline
+    )
     measured: dict[int, PredictedLoss] = {}
     bracket, following = Bracket(-1, len(candidates), len(candidates)), first
     while True:
@@ -194,15 +186,7 @@ def search(
         else:
             bracket = bracket.after(number, acceptance.keeps(measured[number]))
             chosen = bracket.following(acceptance.shortfall(measured[number]), len(measured))
-            if (
-                begin_with is not None
-                and chosen is not None
-                and len(measured) == 1
-                and bracket.failed == number
-            ):
-                chosen = max(chosen, estimated())  # that plan is not enough for this model
         exhausted = chosen is None or chosen in measured or too_close(candidates, bracket)
-        exhausted |= begin_with is not None and bracket.met < bracket.count
         if chosen is None or exhausted or (measured and time.monotonic() > deadline):
             break
         following = chosen
@@ -210,17 +194,6 @@ def search(
     best = bracket.met if met else min(measured, key=lambda each: provable_drop(measured[each]))
     explained = explain(candidates[best], measured[best], acceptance, met, exhausted, advice)
     return SearchResult(candidates[best], measured[best], met, explained, tuple(trials.done.values()))
-
-
-def nearest(candidates: list[CandidatePlan], sixteen_bit: frozenset[str]) -> int:
-    """The candidate that shares most of its 16-bit tensors with a plan, the cheapest of equals."""
-
-    def shared(number: int) -> float:
-        own = frozenset(candidates[number].sixteen_bit)
-        either = len(own | sixteen_bit)
-        return len(own & sixteen_bit) / either if either else 1.0
-
-    return max(range(len(candidates)), key=lambda number: (shared(number), -number))
 
 
 def too_close(candidates: list[CandidatePlan], bracket: Bracket) -> bool:

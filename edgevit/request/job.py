@@ -47,7 +47,6 @@ class Job:
     toolkits: tuple[str, ...] = ()
     compression: CompressionRequest = CompressionRequest()
     heads_ahead: tuple[int | float, ...] = ()  # what other jobs of a sweep remove: chosen in one go
-    like_whole: bool = False
     preprocessing: PreprocessingRequest = PreprocessingRequest()
     outputs: tuple[str, ...] = ()
     normalize: bool = False
@@ -88,7 +87,6 @@ class Job:
             "recipe": self.recipe.id,
             "without": list(self.without),
             "compression": self.compression.to_json(),
-            "like_whole": self.like_whole,
             "preprocessing": self.preprocessing.to_json(),
             "outputs": list(self.outputs),
             "normalize": self.normalize,

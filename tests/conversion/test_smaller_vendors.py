@@ -72,22 +72,6 @@ def first_of_each(project: Project, run: str) -> dict[str, Any]:
     return {each["stage"]: each for each in reversed(project.manifest(run)["stages"])}
 
 
-def test_a_smaller_model_begins_from_what_was_found_for_the_whole(project: Project) -> None:
-    project.run("convert", "--target", "rk3588", *LESS, *FEW, "--recipe", "conditioned", "--like-whole")
-    stages = first_of_each(project, "runs/demo")
-    project.run("convert", "--target", "rk3588", *FEW, "--recipe", "conditioned", "--out", "runs/whole")
-    whole = first_of_each(project, "runs/whole")
-    assert whole["export"]["cached"] and whole["search-rk3588"]["cached"]
-    kept = {
-        each["name"]: each["number"]
-        for each in whole["export"]["metrics"]["int8"]["conditioning"]
-        if each["kept"]
-    }
-    changes = stages["export"]["metrics"]["int8"]["conditioning"]
-    assert {each["name"]: each["number"] for each in changes} == kept
-    assert stages["search-rk3588"]["metrics"]["tried"][0]["how"] == "simulate"
-
-
 def test_trials_and_prices_by_workers_are_those_of_one_machine(project: Project) -> None:
     asked = ("convert", "--target", "rk3588", *FEW, "--recipe", "conditioned")
     found = []

@@ -163,14 +163,14 @@ def test_each_transform_reads_what_the_ones_before_it_left(monkeypatch: pytest.M
             dim = block.attn.attn_dim  # type: ignore[union-attr]
             block.attn.qkv.bias[dim : 2 * dim] = torch.linspace(-8, 8, dim)  # type: ignore[union-attr]
     vit, inputs = prepared(model), images(model, 16)
-    attention = [each for each in conditioning.TRANSFORMS if each[1] == conditioning.ATTENTION]
+    attention = [make for kinds, make in conditioning.TRANSFORMS if kinds == conditioning.ATTENTION]
     centre_keys, given = attention[1], []
 
     def record(vit: Any, statistics: Any, *_: Any) -> Any:
         given.append(statistics)
         yield "equalise-queries", "", equalization.equalise_queries(vit, statistics)
 
-    order = (centre_keys, ("equalise-queries", conditioning.ATTENTION, record))
+    order = ((conditioning.ATTENTION, centre_keys), (conditioning.ATTENTION, record))
     monkeypatch.setattr(conditioning, "TRANSFORMS", order)
     _, (centred, _) = conditioning.condition(vit, inputs, FUSION, seed=0)
     assert centred.kept

@@ -13,7 +13,6 @@ from edgevit.backends.rknn.backend import FUSION
 from edgevit.errors import InputError
 from edgevit.metrics.acceptance import Acceptance
 from edgevit.quantize.activations import prepared
-from edgevit.quantize.conditioning import Known
 from edgevit.quantize.diagnosis import explain, massive_activations, sensitivity
 from edgevit.quantize.fake_quantization import int8_outputs
 from edgevit.quantize.mixed_precision import Judging, find_plan, measured_effects
@@ -163,23 +162,3 @@ def test_sensitivity_says_which_kind_of_tensor_the_error_comes_from(
     found = sensitivity(int8.module, inputs, coarse, int8.statistics, FUSION)
     assert max(found.kinds, key=lambda kind: found.kinds[kind].kl) == "gelu"
     assert found.activations_only.kl > found.weights_only.kl
-
-
-def test_what_is_known_of_a_model_like_it_is_not_tried_again(
-    ready: tuple[Any, torch.Tensor, Int8Model],
-) -> None:
-    model, inputs, int8 = ready
-    kept = {step.name: step.number for step in int8.steps if step.kept}
-    again = prepare_int8(model, inputs, FUSION, seed=0, known=Known(kept, int8.observer))
-    assert {step.name: step.number for step in again.steps} == kept
-    assert [trial.observer for trial in again.trials] == [int8.observer]
-    assert again.plan == int8.plan
-    assert torch.equal(again.module.head.weight, int8.module.head.weight)
-
-
-def test_what_does_not_help_here_is_tried_like_the_rest(
-    ready: tuple[Any, torch.Tensor, Int8Model],
-) -> None:
-    model, inputs, int8 = ready
-    again = prepare_int8(model, inputs, FUSION, seed=0, known=Known({}, int8.observer))
-    assert [step.name for step in again.steps] == [step.name for step in int8.steps]

@@ -230,20 +230,6 @@ def test_a_16_bit_tensor_is_rounded_for_an_int8_reader() -> None:
     )
 
 
-def test_a_search_that_begins_with_a_plan_ends_with_the_first_that_is_accepted() -> None:
-    simulate = Simulator(4)
-    alike = tuple(f"blocks.{index}.residual1" for index in range(6))
-    found = run(Simulator(99), simulate, begin_with=(*alike, "blocks.99.gelu"))
-    assert found.met and simulate.calls == [6]
-    assert "target of 0.5 points met" in found.explanation and "time" not in found.explanation
-
-
-def test_a_search_that_begins_with_too_little_climbs() -> None:
-    simulate = Simulator(7)
-    found = run(Simulator(7), simulate, begin_with=())
-    assert simulate.calls == [0, 7] and found.met
-
-
 def test_what_comes_next_is_told_beforehand() -> None:
     told: list[list[int]] = []
     simulate = Simulator(6)

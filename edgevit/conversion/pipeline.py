@@ -131,10 +131,13 @@ def convert(
     ]
 
 
-def affordable(wanted: int) -> int:
-    """How many targets to convert at once: each wants two cores and may take memory by the gigabyte."""
-    by_memory = usable_memory() // WORKER_BYTES
-    by_cores = usable_cores() // WORKER_CORES
+def affordable(wanted: int, fewest: int = 1) -> int:
+    """How many targets to convert at once: each wants two cores and may take memory by the gigabyte.
+
+    `fewest` are worth while on fewer cores, where there are as many.
+    """
+    cores, by_memory = usable_cores(), usable_memory() // WORKER_BYTES
+    by_cores = max(cores // WORKER_CORES, min(cores, fewest))
     return int(max(1, min(wanted, by_memory, by_cores)))
 
 

@@ -11,7 +11,7 @@ from edgevit.request.compression import parse_amount
 from edgevit.request.job import Job, file_of, make_job
 from edgevit.sweeping.spec import OWN, Spec
 
-WORTH_A_PRECEDENT = 4  # versions of one model: what is found for the whole serves the others
+Version = tuple[str, str | None, str | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Point:
     neurons: str | None
     target: str
     precision: str
+
+    @property
+    def version(self) -> Version:
+        """The float model: the same for every target and precision."""
+        return self.model, self.resolution, self.heads, self.neurons
 
     @property
     def variant(self) -> str:
@@ -67,11 +72,8 @@ def amount_of(value: object) -> str | None:
     return None if str(value) in ("0", "0.0") else str(value)
 
 
-def job_of(point: Point, spec: Spec, folder: Path, *, alone: bool = False) -> Job:
-    """The conversion that a point is. Raises InputError.
-
-    Smaller versions of a model begin from what was found for the whole, unless they are made each `alone`.
-    """
+def job_of(point: Point, spec: Spec, folder: Path) -> Job:
+    """The conversion that a point is. Raises InputError."""
     job = make_job(
         point.model,
         (point.target,),
@@ -93,7 +95,7 @@ def job_of(point: Point, spec: Spec, folder: Path, *, alone: bool = False) -> Jo
     )
     amounts = (parse_amount("--prune-heads", amount_of(each), "6 or 0.15") for each in spec.prune_heads)
     ahead = tuple(each for each in amounts if isinstance(each, int | float))
-    return replace(job, heads_ahead=ahead, like_whole=not alone and spec.variants >= WORTH_A_PRECEDENT)
+    return replace(job, heads_ahead=ahead)
 
 
 def path(text: str | None) -> Path | None:

@@ -74,17 +74,10 @@ class Spec(Strict):
     @property
     def size(self) -> int:
         """Points of the grid."""
-        return self.variants * combinations(self.models, self.targets, self.precisions)
-
-    @property
-    def variants(self) -> int:
-        """Versions of each model."""
-        return combinations(self.resolution, self.prune_heads, self.prune_mlp)
-
-
-def combinations(*axes: Sequence[object]) -> int:
-    """Of values that differ."""
-    return math.prod(len(dict.fromkeys(map(str, axis))) for axis in axes)
+        axes: tuple[Sequence[object], ...] = (
+            self.models, self.resolution, self.prune_heads, self.prune_mlp, self.targets, self.precisions,
+        )  # fmt: skip
+        return math.prod(len(dict.fromkeys(map(str, axis))) for axis in axes)
 
 
 def parse(values: dict[str, Any], what: str) -> Spec:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgevit.cluster.tasks import Ended, Here, Task, Workers, spread
-from edgevit.conversion.artefacts import Conversion
-from edgevit.conversion.inspection import costs, latency
 from edgevit.conversion.whole_run import run_job
-from edgevit.errors import InputError
 from edgevit.files import write_atomically
 from edgevit.progress import Progress
-from edgevit.run.folder import open_run
 from edgevit.run.reading import read_run
 from edgevit.sweeping.answer import answer
-from edgevit.sweeping.early import Outlook, over_budget, why_skip
-from edgevit.sweeping.grid import Point, job_of, points
+from edgevit.sweeping.early import Outlook, fewer, over_budget, sharper, why_skip
+from edgevit.sweeping.grid import Point, Version, job_of, points
+from edgevit.sweeping.looking import looked_at, whole_sizes
 from edgevit.sweeping.rows import Row, row_of, with_best
 from edgevit.sweeping.spec import Spec
 
@@ -49,7 +45,7 @@ def sweep(
 ) -> Swept:
     """Convert a grid's points into `out`, less those that can't be among the best (`every`: all of them).
 
-    Smaller versions of a model begin from what was found for the whole, except with `every`. `workers` make the
+    With many validation images, points are compared on few of them before many. `workers` make the
     points; this process if there are none. A point that fails is one row, and the others are
     made. Started again it goes on where it was: finished steps lie in the store. Writes sweep.json after each point
     and sweep.html at the end. Raises InputError where the spec makes no sense.
@@ -58,114 +54,81 @@ def sweep(
     for point in grid:
         job_of(point, spec, out)  # what is wrong with one is said before any work
     workers = workers or Here(progress)
-    outlooks, rows = looked_at(grid, spec, out, every, workers, progress)
-    skipped = {} if every else over_budget(list(outlooks.values()), spec.budget_ms)
-    order = sorted(outlooks.values(), key=lambda each: (each.drop_low, each.ms or each.cycles or 0))
-    waiting, begun, total = deque(order), time.monotonic(), len(order)
-    done = 0
+    outlooks, bad = looked_at(grid, spec, out, workers, progress)
+    left_out = {} if every else over_budget(outlooks, spec.budget_ms)
+    settled = [Row(each.task.arguments[0][0], "failed", str(each.error)) for each in bad]
+    settled += [Row(point, "skipped", why) for point, why in left_out.items()]
+    outlooks = [each for each in outlooks if each.point not in left_out]
+    seen: list[Row] = []
 
-    def following() -> Task | None:
-        while waiting:
-            outlook = waiting.popleft()
-            why = skipped.get(outlook.point) or (None if every else why_skip(outlook, rows))
-            if why is None:
-                number = total - len(waiting)
-                left = time_left(begun, done, done + len(waiting) + 1)
-                progress.stage(f"{number} of {total}: {outlook.point.name}{left}")
-                return Task(outlook.point.name, made, (outlook.point, spec, out, every))
-            rows.append(Row(outlook.point, "skipped", why))
-        return None
+    def saved(rows: Sequence[Row]) -> None:
+        save(out, finished([*settled, *rows], grid, spec))
 
-    def told(answer: Ended) -> None:
-        nonlocal done
-        done += 1
-        rows.append(answer.value if answer.error is None else failed(answer))
-        save(out, finished(rows, grid, spec))
-
-    spread(workers, following, told)
-    swept = finished(rows, grid, spec)
+    for images in [] if every else fewer(max(each.images for each in outlooks)):
+        part = spec.model_copy(update={"validation_images": images})
+        name = f"on {images} images"
+        folder = out / name.replace(" ", "-")
+        rows = made_all(outlooks, part, folder, seen, workers, progress, saved, f" {name}")
+        seen = [row for row in rows if row.state == "done"]
+        known = {row.point: row for row in seen}
+        settled += [row for row in rows if row.state != "done"]
+        outlooks = [sharper(each, known[each.point]) for each in outlooks if each.point in known]
+    rows = made_all(outlooks, spec, out, None if every else seen, workers, progress, saved)
+    swept = finished([*settled, *rows], grid, spec)
     save(out, swept)
     write_report(out, swept)
     return swept
 
 
-def whole_sizes(grid: Sequence[Point], spec: Spec, out: Path, progress: Progress) -> list[Point]:
-    """The points, with a model's own size as no change of it."""
-    own: dict[str, str] = {}
-    for point in grid:
-        if point.resolution is None or point.model in own:
-            continue
-        job = job_of(replace(point, resolution=None, heads=None, neurons=None), spec, out)
-        with open_run(out / "outlook" / "size") as run:
-            height, width = Conversion(job, run, progress).own_preprocessing.size
-        own[point.model] = f"{height}" if height == width else f"{height}x{width}"
-    return list(
-        dict.fromkeys(
-            replace(point, resolution=None) if point.resolution == own.get(point.model) else point
-            for point in grid
-        )
-    )
+def made_all(
+    outlooks: Sequence[Outlook],
+    spec: Spec,
+    out: Path,
+    seen: Sequence[Row] | None,
+    workers: Workers,
+    progress: Progress,
+    saved: Callable[[Sequence[Row]], None],
+    on: str = "",
+) -> list[Row]:
+    """A row of each point, the most promising made first; `saved` is told of all rows after each.
 
-
-def looked_at(
-    grid: Sequence[Point], spec: Spec, out: Path, alone: bool, workers: Workers, progress: Progress
-) -> tuple[dict[Point, Outlook], list[Row]]:
-    """What is known of each point before it is compiled, and rows of those that fail already."""
-    found: dict[Point, Outlook] = {}
-    bad: list[Row] = []
-    waiting = deque(grid)
+    Left out are points that one of those made, or `seen` on fewer images, beats for sure; nothing if that is None.
+    `on` what they are made, for progress.
+    """
+    waiting = sorted(outlooks, key=lambda each: (each.drop_low, each.ms or each.cycles or 0))
+    rows, running, begun, done = list[Row](), list[Version](), time.monotonic(), 0
 
     def following() -> Task | None:
-        if not waiting:
-            return None
-        point = waiting.popleft()
-        progress.stage(f"look at {len(grid) - len(waiting)} of {len(grid)}: {point.name}")
-        return Task(point.name, outlook_of, (point, spec, out, alone))
+        while waiting:
+            # Points of one version share steps, for which one would wait while the other makes them.
+            outlook = next((each for each in waiting if each.point.version not in running), waiting[0])
+            waiting.remove(outlook)
+            point = outlook.point
+            why = None if seen is None else why_skip(outlook, [*seen, *rows])
+            if why is not None:
+                rows.append(Row(point, "skipped", why))
+                continue
+            left = time_left(begun, done, done + len(waiting) + 1)
+            progress.stage(f"{len(outlooks) - len(waiting)} of {len(outlooks)}{on}: {point.name}{left}")
+            running.append(point.version)
+            return Task(point.name + on, made, (point, spec, out))
+        return None
 
     def told(answer: Ended) -> None:
-        if answer.error is None:
-            found[answer.value.point] = answer.value
-        else:
-            bad.append(failed(answer))
+        nonlocal done
+        done += 1
+        point = answer.task.arguments[0]
+        running.remove(point.version)
+        rows.append(answer.value if answer.error is None else Row(point, "failed", str(answer.error)))
+        saved(rows)
 
     spread(workers, following, told)
-    if not found:
-        raise InputError("nothing to sweep", bad[0].why, "Correct the spec")
-    return found, bad
+    return rows
 
 
-def failed(answer: Ended) -> Row:
-    """The row of a point that was not made."""
-    return Row(answer.task.arguments[0], "failed", str(answer.error))
-
-
-def outlook_of(point: Point, spec: Spec, out: Path, alone: bool, progress: Progress) -> Outlook:
-    """The least that a point loses and costs. Raises EdgevitError."""
-    with open_run(out / "outlook" / point.folder) as run:
-        return outlook_by(point, Conversion(job_of(point, spec, out, alone=alone), run, progress))
-
-
-def outlook_by(point: Point, conversion: Conversion) -> Outlook:
-    """The same, by a conversion of which only what is cheap is made."""
-    _ = conversion.image_sets
-    steps = len(conversion.reductions)
-    lost = conversion.measure_reductions()[-1] if steps else None
-    low = 0.0 if lost is None else lost.metrics["drop_low"] or 0.0
-    (board,) = conversion.job.targets
-    priced = costs(conversion, steps)
-    told = priced[0]["latency"] if priced else latency({}, board, conversion.multiplications, point.precision)
-    return Outlook(
-        point,
-        low,
-        ms=None if told is None else told["latency_ms"],
-        ms_low=None if told is None else told["low_ms"],
-        cycles=priced[0]["cycles"] if priced else None,
-    )
-
-
-def made(point: Point, spec: Spec, out: Path, alone: bool, progress: Progress) -> Row:
-    """One point converted, `alone` or beginning from what was found for the whole model. Raises EdgevitError."""
-    job = job_of(point, spec, out, alone=alone)
+def made(point: Point, spec: Spec, out: Path, progress: Progress) -> Row:
+    """One point converted. Raises EdgevitError."""
+    job = job_of(point, spec, out)
     manifest, _ = run_job(job, progress)
     return row_of(point, read_run(job.out), manifest.results[0])
 

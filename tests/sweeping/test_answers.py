@@ -10,8 +10,9 @@ import pytest
 
 from edgevit.errors import InputError
 from edgevit.sweeping.answer import answer
-from edgevit.sweeping.early import Outlook, over_budget, why_skip
+from edgevit.sweeping.early import Outlook, fewer, over_budget, why_skip
 from edgevit.sweeping.grid import Point, points
+from edgevit.sweeping.looking import in_turn
 from edgevit.sweeping.rows import Row, with_best
 from edgevit.sweeping.spec import parse, read_spec
 
@@ -130,3 +131,18 @@ def test_a_boards_measurement_is_no_estimate() -> None:
     measured = replace(ROW, ms=20.0, ms_low=20.0, ms_high=21.0, ms_from="measured on Rock 5B")
     told = answer([measured], "rk3588", 25.0, None, None)
     assert told.endswith("20.0 ms (measured on Rock 5B): 25 ms an image is kept")
+
+
+@pytest.mark.parametrize(
+    ("images", "before"),
+    [(0, []), (999, []), (1000, [200]), (5000, [200, 1000]), (50_000, [200, 1000, 5000])],
+)
+def test_few_images_come_first_where_there_are_many(images: int, before: list[int]) -> None:
+    assert fewer(images) == before
+
+
+def test_versions_that_share_a_step_are_not_begun_together() -> None:
+    grid = points(spec(**{"resolution": ["own", 192, 160], "prune-heads": [0, 3, 6]}))
+    names = [(size or "224", heads or "0") for _, size, heads, _ in in_turn([each.version for each in grid])]
+    assert names[:4] == [("224", "0"), ("224", "3"), ("192", "0"), ("160", "0")]
+    assert sorted(names) == sorted((each.resolution or "224", each.heads or "0") for each in grid)

@@ -6,11 +6,13 @@ import json
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgevit.sweeping import early, sweep
 from tests.conversion.conftest import Project, project  # noqa: F401
 
 pytestmark = pytest.mark.slow
@@ -18,7 +20,8 @@ IMAGES = ("--calibration", "images/calibration", "--validation", "images/validat
 
 
 def swept(project: Project, *arguments: str, code: int = 0) -> Any:  # noqa: F811
-    done = project.run("sweep", "model.py:tiny", *IMAGES, "--target", "onnx", *arguments, check=code)
+    jobs = () if {"--jobs", "--local"} & {*arguments} else ("--jobs", "1")
+    done = project.run("sweep", "model.py:tiny", *IMAGES, "--target", "onnx", *jobs, *arguments, check=code)
     path = project.folder / "runs/sweep/sweep.json"
     return done, json.loads(path.read_text()) if path.is_file() else None
 
@@ -57,7 +60,7 @@ def test_a_sweep_killed_three_times_ends_the_same(project: Project) -> None:  # 
     _, whole = swept(project, *grid)
     shutil.rmtree(project.folder / "runs")
     project.run("cache", "clean", "--all")
-    line = project.command("sweep", "model.py:tiny", *IMAGES, "--target", "onnx", *grid)
+    line = project.command("sweep", "model.py:tiny", *IMAGES, "--target", "onnx", "--jobs", "1", *grid)
     for points in (1, 2, 3):
         where = {name: project.options[name] for name in ("cwd", "env")}
         process = subprocess.Popen(line, **where, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -121,3 +124,45 @@ def test_heads_that_go_are_chosen_once_for_all_sizes_and_amounts(project: Projec
     assert gone[0] == gone[2] == gone[1][:1] and gone[1] == gone[3]
     steps = list((project.folder / "cache").rglob("step.json"))
     assert sum(json.loads(step.read_text())["stage"] == "head-order" for step in steps) <= 1
+
+
+def test_a_point_is_what_a_conversion_alone_gives(project: Project) -> None:  # noqa: F811
+    _, found = swept(project, "--resolution", "own,64", "--prune-heads", "0,1", "--jobs", "2")
+    project.run("cache", "clean", "--all")
+    smaller = ("--resolution", "64", "--prune-heads", "1")
+    project.run("convert", "model.py:tiny", *IMAGES, "--target", "onnx", *smaller, "--out", "runs/alone")
+    here, alone = (project.manifest(run)["results"][0] for run in (found["points"][3]["run"], "runs/alone"))
+    assert here["sha256"] == alone["sha256"] and here["accuracy"] == alone["accuracy"]
+
+
+def test_few_images_come_before_many(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(early, "FEW", 2)
+    monkeypatch.setattr(early, "TIMES", 2)
+    done, found = swept(project, "--precision", "int8,float")
+    every = swept(project, "--precision", "int8,float", "--every")[1]
+    assert found["points"] == every["points"] and found["points"][0]["n"] == 12
+    on_two = project.manifest("runs/sweep/on-2-images/points/model-onnx-float")
+    assert on_two["results"][0]["accuracy"]["n"] == 2
+    assert "on 2 images: model, onnx float" in done.stderr and "on 4 images" in done.stderr
+    assert not (project.folder / "runs/sweep/on-8-images").exists()
+
+
+def test_what_loses_more_on_few_images_is_not_made_on_many(
+    project: Project,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(early, "FEW", 2)
+    monkeypatch.setattr(early, "TIMES", 2)
+    real = sweep.row_of
+
+    def row_of(point: Any, run: Any, result: Any) -> Any:
+        worse = {"low": 60.0, "drop": 70.0, "high": 80.0, "ms": 2.0, "ms_low": 2.0, "ms_high": 2.0}
+        better = {"low": 0.0, "drop": 1.0, "high": 2.0, "ms": 1.0, "ms_low": 1.0, "ms_high": 1.0}
+        return replace(real(point, run, result), **worse if point.precision == "float" else better)
+
+    monkeypatch.setattr(sweep, "row_of", row_of)
+    _, found = swept(project, "--precision", "int8,float")
+    left_out = found["points"][1]
+    assert left_out["state"] == "skipped"
+    assert left_out["why"] == "model, onnx int8 costs no more and loses less"
+    assert not (project.folder / "runs/sweep/points/model-onnx-float").exists()

@@ -40,7 +40,7 @@ LISTS = ("resolution", "prune_heads", "prune_mlp", "precisions")
 @click.option("--max-mb", type=Finite(0, min_open=True), help="And within this size of its file.")
 @click.option("--jobs", type=click.IntRange(1), help="Points at once on this machine; by memory and cores.")
 @cluster_options
-@click.option("--every", is_flag=True, help="Make all points, each in full.")
+@click.option("--every", is_flag=True, help="Make all points, on all images.")
 @click.option("--out", type=FILE, default=Path("runs/sweep"), show_default=True, help="Folder for all of it.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Decides which images a limit picks.")
 @click.option("--dry-run", is_flag=True, help="List the points, and do nothing.")
@@ -60,8 +60,9 @@ def command(
 
     Points that can't be among the best are left out: another is made that costs no more than their least and loses
     less than their least, or a limit is missed even at the low end of the estimate. Milliseconds are a board's
-    where `edgevit bench` measured the point's run, else the estimate's. Smaller versions of a model begin from what
-    was found for the whole: which rewrites pay, what int8 needs. Killed, it goes on where it was.
+    where `edgevit bench` measured the point's run, else the estimate's. With 1000 validation images or more, points
+    are compared on 200 first, and those that may still be best on five times as many, and so on. Each point is what
+    `edgevit convert` alone gives. Killed, it goes on where it was.
 
     \b
     Examples:

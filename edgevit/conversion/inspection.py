@@ -75,6 +75,8 @@ class Priced(Conversion):
         plain = replace(whole.job, recipe=load_recipe(COST_ONLY), plan=None, images=False)
         super().__init__(plain, whole.run, whole.progress, whole.live)
         self.reductions, self.resized = whole.reductions[:steps], whole.resized if steps else None
+        if steps == len(whole.reductions) and not any(map(quantized, whole.job.precisions)):
+            self.probe = whole.probe  # the same graph as the artefact's: it is exported once
 
 
 def costs(conversion: Conversion, steps: int) -> list[dict[str, Any]]:

@@ -22,7 +22,6 @@ class Outlook:
     ms: float | None = None
     ms_low: float | None = None
     cycles: int | None = None
-    images: int = 0
 
 
 def fewer(images: int) -> list[int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from edgevit.cluster.tasks import Ended, Task, Workers, spread
 from edgevit.conversion.artefacts import Conversion
 from edgevit.conversion.inspection import costs, latency
-from edgevit.errors import InputError
+from edgevit.errors import EdgevitError, InputError
 from edgevit.progress import Progress
 from edgevit.run.folder import open_run
 from edgevit.sweeping.early import Outlook
@@ -34,6 +35,15 @@ def whole_sizes(grid: Sequence[Point], spec: Spec, out: Path, progress: Progress
             for point in grid
         )
     )
+
+
+def image_count(grid: Sequence[Point], spec: Spec, out: Path, progress: Progress) -> int:
+    """How many validation images there are for the points; 0 where none can be told."""
+    for point in grid:
+        with suppress(EdgevitError), open_run(out / "outlook" / "size") as run:
+            found = Conversion(job_of(point, spec, out), run, progress).image_sets["validation"]
+            return 0 if found is None else len(found.paths)
+    return 0
 
 
 def looked_at(
@@ -100,7 +110,6 @@ def outlook_of(point: Point, spec: Spec, out: Path, progress: Progress) -> Outlo
     """The least that a point loses and costs. Raises EdgevitError."""
     with open_run(out / "outlook" / point.folder) as run:
         conversion = Conversion(job_of(point, spec, out), run, progress)
-        images = conversion.image_sets["validation"]
         steps = len(conversion.reductions)
         lost = conversion.measure_reductions()[-1] if steps else None
         (board,) = conversion.job.targets
@@ -116,5 +125,4 @@ def outlook_of(point: Point, spec: Spec, out: Path, progress: Progress) -> Outlo
         ms=None if told is None else told["latency_ms"],
         ms_low=None if told is None else told["low_ms"],
         cycles=priced[0]["cycles"] if priced else None,
-        images=0 if images is None else len(images.paths),
     )

@@ -17,7 +17,7 @@ from edgevit.run.reading import read_run
 from edgevit.sweeping.answer import answer
 from edgevit.sweeping.early import Outlook, fewer, over_budget, sharper, why_skip
 from edgevit.sweeping.grid import Point, Version, job_of, points
-from edgevit.sweeping.looking import looked_at, whole_sizes
+from edgevit.sweeping.looking import image_count, looked_at, whole_sizes
 from edgevit.sweeping.rows import Row, row_of, with_best
 from edgevit.sweeping.spec import Spec
 
@@ -54,7 +54,8 @@ def sweep(
     for point in grid:
         job_of(point, spec, out)  # what is wrong with one is said before any work
     workers = workers or Here(progress)
-    outlooks, bad = looked_at(grid, spec, out, workers, progress)
+    parts = [] if every else [on_few(spec, few) for few in fewer(image_count(grid, spec, out, progress))]
+    outlooks, bad = looked_at(grid, [*parts, spec][0], out, workers, progress)
     left_out = {} if every else over_budget(outlooks, spec.budget_ms)
     settled = [Row(each.task.arguments[0][0], "failed", str(each.error)) for each in bad]
     settled += [Row(point, "skipped", why) for point, why in left_out.items()]
@@ -64,11 +65,9 @@ def sweep(
     def saved(rows: Sequence[Row]) -> None:
         save(out, finished([*settled, *rows], grid, spec))
 
-    for images in [] if every else fewer(max(each.images for each in outlooks)):
-        part = spec.model_copy(update={"validation_images": images})
-        name = f"on {images} images"
-        folder = out / name.replace(" ", "-")
-        rows = made_all(outlooks, part, folder, seen, workers, progress, saved, f" {name}")
+    for part in parts:
+        on = f" on {part.validation_images} images"
+        rows = made_all(outlooks, part, out / on[1:].replace(" ", "-"), seen, workers, progress, saved, on)
         seen = [row for row in rows if row.state == "done"]
         known = {row.point: row for row in seen}
         settled += [row for row in rows if row.state != "done"]
@@ -78,6 +77,11 @@ def sweep(
     save(out, swept)
     write_report(out, swept)
     return swept
+
+
+def on_few(spec: Spec, images: int) -> Spec:
+    """The same grid on so many of the validation images."""
+    return spec.model_copy(update={"validation_images": images})
 
 
 def made_all(

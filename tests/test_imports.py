@@ -12,7 +12,7 @@ import edgevit
 PACKAGE = Path(edgevit.__file__).parent
 # A module may import from its own row and the rows above it.
 ORDER = [
-    {"errors", "progress"},
+    {"any_threads", "errors", "progress"},
     {"console", "files", "torch_setup"},
     {"images", "metrics", "targets"},
     {"outputs"},

@@ -40,7 +40,9 @@ def images(model: Any, count: int = 2, seed: int = 1) -> torch.Tensor:
 
 
 @st.composite
-def vits(draw: st.DrawFn, pre_norm: tuple[bool, ...] = (False, True)) -> Any:
+def vits(
+    draw: st.DrawFn, pre_norm: tuple[bool, ...] = (False, True), own_norms: tuple[bool, ...] = (False, True)
+) -> Any:
     """Any plain ViT: patch and grid of any shape, 1 to 4 channels, every optional part in or out."""
     patch = (draw(st.sampled_from([4, 6, 8, 14, 16])), draw(st.sampled_from([5, 8, 12, 16])))
     grid = (draw(st.integers(1, 3)), draw(st.integers(1, 4)))
@@ -67,8 +69,8 @@ def vits(draw: st.DrawFn, pre_norm: tuple[bool, ...] = (False, True)) -> Any:
         class_token=pool == "token" or draw(st.booleans()),
         qkv_bias=draw(st.booleans()),
         qk_norm=draw(st.booleans()),
-        scale_attn_norm=draw(st.booleans()),
-        scale_mlp_norm=draw(st.booleans()),
+        scale_attn_norm=draw(st.sampled_from(own_norms)),
+        scale_mlp_norm=draw(st.sampled_from(own_norms)),
         proj_bias=draw(st.booleans()),
         init_values=draw(st.sampled_from([None, 0.1])),
         pre_norm=draw(st.sampled_from(pre_norm)),

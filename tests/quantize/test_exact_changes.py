@@ -48,7 +48,7 @@ def same(model: Any, changed: Any, inputs: torch.Tensor) -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(vits(pre_norm=(False,)), st.integers(0, 99))
+@given(vits(pre_norm=(False,), own_norms=(False,)), st.integers(0, 99))
 def test_conditioning_any_vit_keeps_its_function(model: Any, seed: int) -> None:
     assume(why_not_tapped(model) is None)
     vit, inputs = prepared(model), images(model)

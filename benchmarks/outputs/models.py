@@ -100,11 +100,11 @@ def with_preprocessing(module: nn.Module, preprocessing: Any) -> nn.Module:
     return module
 
 
-# How many validation images each is measured on: the simulator takes seconds an image for the large ones.
+# What each gives, and how many validation images it is measured on: simulating the large ones takes seconds an image.
 MODELS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
     "deit_embedding": (deit_embedding, "embedding", 744),
     "deit_map": (deit_map, "dense", 200),
-    "dinov2_small": (dinov2_small, "embedding", 64),
-    "clip_b32": (clip_b32, "embedding", 64),
-    "siglip_b16": (siglip_b16, "embedding", 64),
+    "dinov2_small": (dinov2_small, "logits:embedding", 64),
+    "clip_b32": (clip_b32, "logits:embedding", 64),
+    "siglip_b16": (siglip_b16, "logits:embedding", 64),
 }

@@ -136,22 +136,24 @@ def with_scores(outputs: Sequence[Output]) -> tuple[Output, ...]:
 def with_requested(loaded: LoadedModel, wanted: Sequence[str], normalize: bool) -> LoadedModel:
     """The model with the outputs that the user wants, each NAME:KIND, NAME or (of its only one) KIND.
 
-    An embedding of a classifier is what its last layer reads; its features are maps of its last stages.
-    `normalize` divides an embedding by its length inside the model. Raises InputError for an output or a kind
-    that there is not.
+    The KIND embedding of a classifier is what its last layer reads, and features are maps of its last stages;
+    NAME:KIND leaves the output as it is. `normalize` divides an embedding by its length inside the model. Raises
+    InputError for an output or a kind that there is not.
     """
     if list(wanted) == [FEATURES] and FEATURES not in (each.name for each in loaded.outputs.each):
         loaded, wanted = with_features(loaded), ()
-    name, module, outputs = loaded.name, loaded.module, loaded.outputs
+    name, module, outputs, notes = loaded.name, loaded.module, loaded.outputs, loaded.notes
     chosen = [requested(each, outputs) for each in wanted]
     places = [place for place, _ in chosen]
     if len(set(places)) < len(places):
         twice = outputs.each[max(places, key=places.count)].name
         raise InputError("cannot choose outputs", f"{twice} is named twice", "Name each output once")
     if chosen:
-        features = [(place, each.kind) for place, each in chosen] == [(0, "embedding")]
-        if features and outputs.each[0].kind == "logits" and len(outputs.each) == 1:
-            module, outputs = without_classifier(loaded)
+        features = list(wanted) == ["embedding"] and [each.kind for each in outputs.each] == ["logits"]
+        if features and (last := classifier_if_any(loaded)) is not None:
+            module, outputs = without_classifier(loaded.module, last)
+            kept = f"--output {loaded.outputs.first.name}:embedding"
+            notes += (f"the embedding is what {last} reads; for what it gives, say {kept}",)
         else:
             if places != list(range(len(outputs.each))):
                 inner = module.module if isinstance(module, Selected) else module
@@ -180,6 +182,7 @@ def with_requested(loaded: LoadedModel, wanted: Sequence[str], normalize: bool) 
         loaded,
         module=module.eval().requires_grad_(False),
         outputs=outputs,
+        notes=notes,
         canonical=canonical,
         labels=loaded.labels if fits else None,
     )
@@ -204,10 +207,17 @@ def with_features(loaded: LoadedModel) -> LoadedModel:
     return replace(loaded, module=Selected(module, list(found)), outputs=Outputs(outputs), canonical=False)
 
 
-def without_classifier(loaded: LoadedModel) -> tuple[nn.Module, Outputs]:
-    """A copy of a classifier that gives what its last linear layer reads. Raises InputError where there is none."""
-    path = classifier_of(loaded.name, loaded.module, loaded.preprocessing, "take an embedding of")
-    module = copy.deepcopy(loaded.module)
+def classifier_if_any(loaded: LoadedModel) -> str | None:
+    """The path of the linear layer that gives a model's output; None where none does."""
+    try:
+        return classifier_of(loaded.name, loaded.module, loaded.preprocessing)
+    except InputError:
+        return None
+
+
+def without_classifier(model: nn.Module, path: str) -> tuple[nn.Module, Outputs]:
+    """A copy of a classifier that gives what its last linear layer, at `path`, reads."""
+    module = copy.deepcopy(model)
     owner, _, last = path.rpartition(".")
     width = int(module.get_submodule(path).in_features)  # type: ignore[arg-type]
     setattr(module.get_submodule(owner), last, nn.Identity())

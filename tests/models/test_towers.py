@@ -161,6 +161,21 @@ def test_a_classifiers_embedding_is_what_its_last_layer_reads() -> None:
     assert loaded.outputs.first.kind == "logits"  # the model given is as it was
 
 
+def test_an_output_whose_kind_is_said_stays_as_it_is() -> None:
+    """A projection at the end of an embedding network is no classifier."""
+    vit = random_vit(num_classes=7)
+    loaded = model_of(vit)
+    kept = with_requested(loaded, ["logits:embedding"], normalize=False)
+    assert kept.outputs.first.kind == "embedding" and kept.outputs.first.shape == (7,) and not kept.notes
+    taken = with_requested(loaded, ["embedding"], normalize=False)
+    assert "the embedding is what head reads; for what it gives, say --output logits:embedding" in taken.notes
+
+
+def test_an_embedding_of_what_no_linear_layer_gives_is_the_output() -> None:
+    found = with_requested(model_of(Two(lambda a, b: a)), ["embedding"], normalize=True)
+    assert found.outputs.first.kind == "embedding" and found.outputs.first.shape == (4,)
+
+
 def test_outputs_are_chosen_and_renamed_in_kind() -> None:
     loaded = model_of(Two(lambda a, b: {"score": a, "features": b}))
     only = with_requested(loaded, ["features:segmentation"], normalize=False)

@@ -100,7 +100,8 @@ def with_preprocessing(module: nn.Module, preprocessing: Any) -> nn.Module:
     return module
 
 
-# What each gives, and how many validation images it is measured on: simulating the large ones takes seconds an image.
+# What each gives, and how many validation images it is measured on: the simulator takes seconds an image for the
+# large ones.
 MODELS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
     "deit_embedding": (deit_embedding, "embedding", 744),
     "deit_map": (deit_map, "dense", 200),

@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from edgevit.any_threads import softmax, total
 from edgevit.backends.rknn.backend import FUSION
 from edgevit.quantize.prepare import prepare_int8
+from tests.quantize.graph.test_graph_conditioning import condition
+from tests.rewrites.graph.graphs import graph_of, noise
+from tests.rewrites.graph.test_streams import PreNorm
 from tests.vits import images, random_vit
 
 
@@ -60,9 +63,18 @@ def test_a_full_sum() -> None:
 
 
 def test_a_model_conditioned_for_int8() -> None:
-    model = random_vit(seed=3, embed_dim=96, patch_size=4)
-    inputs = images(model, 24)
+    model = random_vit(seed=3, embed_dim=48, patch_size=8)
+    inputs = images(model, 16)
     one, two = on_one_and_two(lambda: prepare_int8(model, inputs, FUSION, seed=0))
     assert one.plan == two.plan and one.steps == two.steps
     weights = zip(one.module.parameters(), two.module.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in weights)
+
+
+@pytest.mark.slow
+def test_a_graph_conditioned_for_int8() -> None:
+    torch.manual_seed(0)
+    model = PreNorm(48, 3, 1, "first", token=True, before=False, scaled=False, bias=True, windows=False)
+    graph, inputs = graph_of(model.eval(), 1, 3, 6, 6), torch.from_numpy(noise(32, 3, 6, 6))
+    one, two = on_one_and_two(lambda: condition(graph, inputs))
+    assert one.graph.SerializeToString() == two.graph.SerializeToString()

@@ -133,17 +133,12 @@ def measured(
     """What each layer reads, summed over tokens."""
     found = {each.output: Moments(each.weight.shape[1], each.weight.shape[0]) for each in layers}
     of = {each.x: each for each in layers}
-
-    def tap(name: str, value: Tensor) -> Tensor:
-        if (layer := of.get(name)) is not None:
+    for done, seen in enumerate(graph.watched(images, of)):
+        for name, value in seen.items():
+            layer = of[name]
             x = value.movedim(layer.axis, -1).flatten(0, -2)
             found[layer.output].add(x, x.new_zeros(len(x), layer.weight.shape[0]), x.new_ones(len(x)))
-        return value
-
-    with torch.inference_mode():
-        for done, image in enumerate(images):
-            graph.run(image, tap)
-            progress.advance(done + 1, len(images), "what the heads give")
+        progress.advance(done + 1, len(images), "what the heads give")
     return found
 
 

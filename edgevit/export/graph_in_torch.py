@@ -5,7 +5,7 @@ ONNX Runtime is quicker but shows no gradients, and would need a graph of its ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,30 @@ class Graph:
         with torch.inference_mode():
             parts = [self.batch(part, tap, weights) for part in torch.split(images, BATCH)]
         return torch.cat(parts)
+
+    def watched(self, images: Tensor, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
+        """Some tensors of each of the images [n, channels, height, width], by name.
+
+        Computed in batches: torch adds up a product of few rows in parts, as many as there are threads.
+        """
+        wanted = frozenset(names)
+
+        def seen(image: Tensor) -> dict[str, Tensor]:
+            found: dict[str, Tensor] = {}
+
+            def tap(name: str, value: Tensor) -> Tensor:
+                if name in wanted:
+                    found[name] = value
+                return value
+
+            self.run(image, tap)
+            return found
+
+        for part in torch.split(images, BATCH):
+            with torch.inference_mode():
+                found = torch.func.vmap(seen)(part)
+            for place in range(len(part)):
+                yield {name: value[place] for name, value in found.items()}
 
     def batch(self, images: Tensor, tap: Tap, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Outputs [n, values] of one batch."""

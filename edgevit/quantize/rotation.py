@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.linalg import expm
 from torch import nn
 
 from edgevit.rewrites.modules import ExponentialNorm
@@ -92,9 +93,8 @@ def learned_rotation(
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    with torch.no_grad():
-        exact = torch.matrix_exp((inner - inner.T).double()).numpy()
-    rotation: Matrix = start @ keeping_ones(exact)
+    skew = (inner - inner.T).detach().double().numpy()
+    rotation: Matrix = start @ keeping_ones(expm(skew))
     return rotation
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx_ir as ir
-import torch
 
 from edgevit.export.graph_in_torch import Graph
 from edgevit.export.operands import Tensor
@@ -174,19 +173,9 @@ def observe(proto: onnx.ModelProto, images: Tensor) -> list[Seen]:
         for each in every
         for value in (*(side[0] for side in sides(each).values()), each.weights)
     }
-    kept: dict[str, Tensor] = {}
-
-    def tap(name: str, value: Tensor) -> Tensor:
-        if name in wanted:
-            kept[name] = value
-        return value
-
-    with torch.inference_mode():
-        for image in images:
-            kept.clear()
-            graph.run(image, tap)
-            for each, seen in zip(every, found, strict=True):
-                look(each, seen, kept, float(ends[str(each.weights.name)][1].max()))
+    for kept in graph.watched(images, wanted):
+        for each, seen in zip(every, found, strict=True):
+            look(each, seen, kept, float(ends[str(each.weights.name)][1].max()))
     return found
 
 

@@ -193,15 +193,9 @@ class Judge:
         ends = extremes(graph, sums, self.fit[:FEWEST])
         statistics = collect(graph, sums, self.fit, ends, seed=seed, outputs=self.outputs)
         kept: dict[str, list[Tensor]] = {name: [] for name in statistics}
-
-        def tap(name: str, value: Tensor) -> Tensor:
-            if name in kept:
+        for seen in graph.watched(self.fit, kept):
+            for name, value in seen.items():
                 kept[name].append(largest(value.movedim(axes[name], -1).flatten(0, -2), ROWS // FEWEST))
-            return value
-
-        with torch.inference_mode():
-            for image in self.fit:
-                graph.run(image, tap)
         return [
             (largest(torch.cat(kept[name]), ROWS), statistics[name].importance)
             for name in kept

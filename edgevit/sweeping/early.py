@@ -13,7 +13,7 @@ FEW, TIMES = 200, 5  # images that points are first compared on, and how many ti
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is known of a point before it is made on all `images`: the least it loses, the lower end of a 95 %
+    """What is known of a point before it is made on all images: the least it loses, the lower end of a 95 %
     interval (of the float model made smaller, 0 of the whole; once it was made on fewer images, its own), and the
     least it costs (everything int8; once it was made, what it does)."""
 

@@ -12,8 +12,13 @@ import torch
 
 
 def softmax(scores: torch.Tensor, dim: int = -1) -> torch.Tensor:
-    """`scores.softmax(dim)`, any shape and float dtype; where gradients are taken, but for the last bit or two."""
-    return scores.log_softmax(dim).exp() if torch.is_grad_enabled() else scores.softmax(dim)
+    """`scores.softmax(dim)`, any shape and float dtype; where gradients are taken, but for the last bit or two.
+
+    A program that is exported keeps its softmax: converters know it.
+    """
+    if torch.is_grad_enabled() and not torch.compiler.is_exporting():
+        return scores.log_softmax(dim).exp()
+    return scores.softmax(dim)
 
 
 def total(values: torch.Tensor) -> float:

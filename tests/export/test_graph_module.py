@@ -38,6 +38,13 @@ def test_a_transformer_computes_the_same_as_a_program(tmp_path: Path, spelling: 
     assert "aten.linear.default" in targets  # which converters know, and products with a constant not
 
 
+def test_a_program_of_a_graph_keeps_its_softmax(tmp_path: Path) -> None:
+    graph = graph_of(Classifier(SPELLINGS[-1], patch=4, grid=3, dim=12, heads=3), 1, 3, 12, 12)
+    path = export_program(as_module(graph), (12, 12), 3, tmp_path / "model.pt2")
+    targets = {str(node.target) for node in torch.export.load(path).graph.nodes}
+    assert "aten.softmax.int" in targets and not any("log_softmax" in each for each in targets)
+
+
 class Pieces(nn.Module):
     """Two outputs of convolutions, GELU, pools, steps, shuffles and borders."""
 

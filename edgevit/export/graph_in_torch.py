@@ -76,11 +76,8 @@ class Graph:
             parts = [self.batch(part, tap, weights) for part in torch.split(images, BATCH)]
         return torch.cat(parts)
 
-    def watched(self, images: Tensor, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
-        """Some tensors of each of the images [n, channels, height, width], by name.
-
-        Computed in batches: torch adds up a product of few rows in parts, as many as there are threads.
-        """
+    def tensors(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Some tensors of one batch of images [n, channels, height, width], by name: [n, ...]."""
         wanted = frozenset(names)
 
         def seen(image: Tensor) -> dict[str, Tensor]:
@@ -94,9 +91,17 @@ class Graph:
             self.run(image, tap)
             return found
 
+        every: dict[str, Tensor] = torch.func.vmap(seen)(images)
+        return every
+
+    def watched(self, images: Tensor, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
+        """The same of each of the images, one after another.
+
+        Computed in batches: torch adds up a product of few rows in parts, as many as there are threads.
+        """
         for part in torch.split(images, BATCH):
             with torch.inference_mode():
-                found = torch.func.vmap(seen)(part)
+                found = self.tensors(part, names)
             for place in range(len(part)):
                 yield {name: value[place] for name, value in found.items()}
 

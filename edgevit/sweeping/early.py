@@ -38,8 +38,8 @@ def fewer(images: int) -> list[int]:
 
 
 def sharper(outlook: Outlook, row: Row) -> Outlook:
-    """What is known of a point once it was made on fewer images."""
-    if row.state != "done" or row.low is None:
+    """What is known of a point once it was made on fewer images, as `row` tells."""
+    if row.low is None:
         return outlook
     return replace(outlook, drop_low=row.low, ms=row.ms, ms_low=row.ms_low, cycles=row.cycles)
 

@@ -92,21 +92,8 @@ def with_gradients(
     graph: Graph, names: Collection[str], images: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
     """Each tensor of a batch, what was added to it (zeros, for gradients), and the outputs."""
-    wanted = frozenset(names)
-
-    def watched(image: Tensor) -> dict[str, Tensor]:
-        seen: dict[str, Tensor] = {}
-
-        def tap(name: str, value: Tensor) -> Tensor:
-            if name in wanted:
-                seen[name] = value
-            return value
-
-        graph.run(image, tap)
-        return seen
-
     with torch.no_grad():
-        found = torch.func.vmap(watched)(images)
+        found = graph.tensors(images, names)
     shifts = {name: torch.zeros_like(value).requires_grad_() for name, value in found.items()}
 
     def shifted(image: Tensor, added: dict[str, Tensor]) -> Tensor:

@@ -81,7 +81,7 @@ def looked_at(
 
     spread(workers, following, told)
     if not found:
-        raise InputError("nothing to sweep", str(bad[0].error), "Correct the spec")
+        raise InputError("nothing to sweep", str(bad[0].error).rstrip("."), "Correct the spec")
     return found, bad
 
 
@@ -110,6 +110,7 @@ def outlook_of(point: Point, spec: Spec, out: Path, progress: Progress) -> Outlo
     """The least that a point loses and costs. Raises EdgevitError."""
     with open_run(out / "outlook" / point.folder) as run:
         conversion = Conversion(job_of(point, spec, out), run, progress)
+        _ = conversion.image_sets  # what is wrong with the images is said before any work
         steps = len(conversion.reductions)
         lost = conversion.measure_reductions()[-1] if steps else None
         (board,) = conversion.job.targets

@@ -104,6 +104,10 @@ def test_several_processes_find_what_one_finds(project: Project, workers: tuple[
         ),
         (("sweep", "absent.py:f", *IMAGES, "--target", "onnx"), "nothing to sweep: cannot load absent.py:f"),
         (("sweep", "model.py:tiny", *IMAGES, "--target", "rk9999"), "unknown target 'rk9999'"),
+        (
+            ("sweep", "model.py:tiny", *IMAGES, "--validation", "nowhere", "--target", "onnx", "--jobs", "1"),
+            "nothing to sweep: cannot read images from nowhere: no such file or folder. Check the path. Correct",
+        ),
     ],
 )
 def test_what_can_not_be_swept_is_one_line(project: Project, arguments: Any, message: str) -> None:  # noqa: F811

@@ -20,16 +20,20 @@ from edgevit.models.huggingface_preprocessing import (
     recorded,
 )
 from edgevit.models.model import LoadedModel, finish
+from edgevit.models.outputs import named
 
-# What a head gives, by how transformers names its class: the outputs worth having, and their kinds.
+# What a head gives, by what transformers' name of its class holds, the first that does: the outputs worth having,
+# and their kinds. Of any other class all is taken but what is meant for training or for looking into it.
 HEADS: dict[str, dict[str, str]] = {
     "ForImageClassification": {"logits": "logits"},
     "ForSemanticSegmentation": {"logits": "segmentation"},
     "ForDepthEstimation": {"predicted_depth": "depth"},
     "ForObjectDetection": {"pred_boxes": "boxes", "logits": "scores"},
     "WithProjection": {"image_embeds": "embedding"},
-    "Model": {"embedding": "embedding"},
 }
+BODY = {"embedding": "embedding"}  # of a class that ends in Model
+KNOWN = {name: kind for head in HEADS.values() for name, kind in head.items() if name != "logits"}
+WITHIN = ("hidden_state", "attentions", "auxiliary", "loss")
 USUAL_SIZE = 224
 SMALL = 384  # from which processors with a crop_pct no longer crop
 
@@ -51,8 +55,9 @@ class Answers(nn.Module):
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         found = self.model(pixel_values=images.flip(1) if self.flipped else images)
-        if self.outputs != ("embedding",):
-            return {name: found[name] for name in self.outputs}
+        if self.outputs != tuple(BODY):
+            given = dict(named(found))
+            return {name: given[name] for name in self.outputs}
         pooled = found.pooler_output if self.pooled else found.last_hidden_state[:, 0]
         return {"embedding": pooled.flatten(1)}
 
@@ -72,9 +77,8 @@ def load(
     what = f"cannot load {folder}"
     transformers = imported(what, architecture)
     architecture = image_side(transformers, folder, architecture)
-    head = next((kinds for ending, kinds in HEADS.items() if architecture.endswith(ending)), None)
-    make = getattr(transformers, architecture, None) if head is not None else None
-    if head is None or make is None or getattr(make, "config_class", None) is None:
+    make = class_of(transformers, architecture, what)
+    if make is None or make.config_class is None or make.main_input_name != "pixel_values":
         raise InputError(
             what,
             f"transformers {transformers.__version__} has no image model {architecture} that edgevit knows",
@@ -97,7 +101,7 @@ def load(
             "Copy or download the directory again, or train its classifier first",
         )
     return answering(
-        folder, model, head, transformers, size, pooled=not pooler, labels=labels, num_classes=num_classes
+        folder, model, transformers, size, pooled=not pooler, labels=labels, num_classes=num_classes
     )
 
 
@@ -130,9 +134,8 @@ def for_classes(
     if missing:
         why = f"{len(missing)} of its weights are missing ({', '.join(missing[:3])})"
         raise InputError(what, why, "Copy or download the directory again")
-    head = HEADS["ForImageClassification"]
     model = model.eval().requires_grad_(False)
-    return answering(folder, model, head, transformers, size, pooled=True, labels=names), model
+    return answering(folder, model, transformers, size, pooled=True, labels=names), model
 
 
 def silence(transformers: Any) -> None:
@@ -144,7 +147,6 @@ def silence(transformers: Any) -> None:
 def answering(
     folder: Path,
     model: Any,
-    head: dict[str, str],
     transformers: Any,
     size: tuple[int, int] | None,
     *,
@@ -161,22 +163,43 @@ def answering(
             f"{what} at {size[0]}x{size[1]}", f"its images are {own[0]}x{own[1]}", "Load it at its own size"
         )
     preprocessing = preprocessing_of_values(folder, values, channels, own, notes)
-    name = type(model).__name__
+    name, flipped = type(model).__name__, bool(values and values.get("do_flip_channel_order"))
+    with torch.inference_mode():
+        try:
+            answer = model(pixel_values=torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
+        except Exception as error:  # it may need more than pixels
+            why = f"{name} does not run on an image alone: {one_line(error)}"
+            raise InputError(
+                what, why, "Write a Python file that gives it what it needs (file.py:function)"
+            ) from error
+    kinds = kinds_of(name, answer)
     return finish(
         str(folder),
         Answers(
             model,
-            head,
-            flipped=bool(values and values.get("do_flip_channel_order")),
-            pooled=pooled and gives_pooled(model, preprocessing),
+            kinds,
+            flipped=flipped,
+            pooled=pooled and getattr(answer, "pooler_output", None) is not None,
         ),
         preprocessing,
         source=f"Hugging Face {name} in {folder.name}, by transformers {transformers.__version__}",
         num_classes=num_classes,
         labels=labels,
         notes=notes,
-        kinds=head,
+        kinds=kinds,
     )
+
+
+def kinds_of(name: str, answer: Any) -> dict[str, str]:
+    """The outputs to take of a model of this class, by its answer to an image: kinds, "" where shapes tell."""
+    if name.endswith("Model"):
+        return BODY
+    head = next((kinds for part, kinds in HEADS.items() if part in name), {})
+    given = [key for key, _ in named(answer)]
+    if head and set(head) <= set(given):
+        return head
+    own = [key for key in given if not any(part in key for part in WITHIN)]
+    return {key: KNOWN.get(key, "") for key in own or given}
 
 
 def image_side(transformers: Any, folder: Path, architecture: str) -> str:
@@ -185,14 +208,17 @@ def image_side(transformers: Any, folder: Path, architecture: str) -> str:
         return architecture
     stem = architecture.removesuffix("Model")
     sides = [f"{stem}VisionModelWithProjection", f"{stem}VisionModel"]
-    return next((each for each in sides if hasattr(transformers, each)), architecture)
+    return next((each for each in sides if each in dir(transformers)), architecture)
 
 
-def gives_pooled(model: nn.Module, preprocessing: Preprocessing) -> bool:
-    """Whether a model without a head pools its tokens by itself."""
-    with torch.inference_mode():
-        found = model(pixel_values=torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
-    return getattr(found, "pooler_output", None) is not None
+def class_of(transformers: Any, name: str, what: str) -> Any:
+    """The class of a model; None where transformers has none of it. Raises InputError where it needs more."""
+    try:
+        found = getattr(transformers, name, None)
+    except Exception as error:  # it imports what its parts need
+        why = f"transformers can't import its {name}: {one_line(error)}"
+        raise InputError(what, why, "Install the packages that it needs, in versions that fit") from error
+    return found if hasattr(found, "config_class") and hasattr(found, "main_input_name") else None
 
 
 def imported(what: str, architecture: str) -> Any:
@@ -222,8 +248,10 @@ def processor_of(transformers: Any, folder: Path, what: str) -> dict[str, Any] |
 
 
 def size_of(folder: Path, config: Any, values: Mapping[str, Any] | None) -> tuple[int, int]:
-    """(height, width) in pixels: the model's own, else what its image processor gives."""
+    """(height, width) in pixels: the model's own, else what its image processor gives, else its backbone's."""
     own = getattr(config, "image_size", None)
+    if own is None and values is None:
+        own = getattr(getattr(config, "backbone_config", None), "image_size", USUAL_SIZE)
     if isinstance(own, int):
         return own, own
     if isinstance(own, list | tuple) and len(own) == 2:

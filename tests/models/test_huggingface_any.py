@@ -15,6 +15,7 @@ from PIL import Image
 from edgevit.errors import InputError
 from edgevit.images.pixels import pixels_of
 from edgevit.models import load_model
+from edgevit.models.outputs import named, rows_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -135,3 +136,68 @@ def test_code_in_a_directory_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
     assert "has no image model EvilForImageClassification" in error_of(tmp_path)
+
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+# Heads that no table names, with the values that make them small, and the outputs that are found: name, kind.
+OTHER_HEADS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
+    "EomtForUniversalSegmentation": (
+        TINY
+        | {"image_size": 64, "patch_size": 16, "num_blocks": 1, "num_upscale_blocks": 1, "num_queries": 8},
+        [("class_queries_logits", "tokens"), ("masks_queries_logits", "dense")],
+    ),
+    "Swin2SRForImageSuperResolution": (
+        {"image_size": 32, "embed_dim": 32, "depths": [1], "num_heads": [2], "window_size": 8},
+        [("reconstruction", "dense")],
+    ),
+    "SwinBackbone": (
+        SWIN | {"out_features": ["stage1", "stage2"]},
+        [("feature_maps_0", "dense"), ("feature_maps_1", "dense")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(OTHER_HEADS))
+def test_any_head_gives_what_its_own_library_gives(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    values, outputs = OTHER_HEADS[name]
+    made = getattr(transformers, name)
+    original = made(made.config_class(**values)).eval()
+    original.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path))
+    assert [(each.name, each.kind) for each in loaded.outputs.each] == outputs
+    images = torch.randn(2, 3, *loaded.preprocessing.size)
+    with torch.inference_mode():
+        theirs = dict(named(original(pixel_values=images)))
+        torch.testing.assert_close(
+            rows_of(loaded.module(images)), rows_of([theirs[output] for output, _ in outputs])
+        )
+
+
+def test_a_model_for_poses_knows_its_size_by_its_backbone(tmp_path: Path) -> None:
+    body = TINY | {"image_size": [64, 48], "patch_size": [16, 16], "out_features": ["stage2"]}
+    backbone = transformers.VitPoseBackboneConfig(**body, out_indices=None)
+    config = transformers.VitPoseConfig(backbone_config=backbone)
+    transformers.VitPoseForPoseEstimation(config).save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path))
+    assert loaded.preprocessing.size == (64, 48)
+    assert [(each.name, each.kind) for each in loaded.outputs.each] == [("heatmaps", "dense")]
+
+
+def test_a_model_that_needs_more_than_an_image_is_one_line(tmp_path: Path) -> None:
+    config = transformers.VideoMAEConfig(**TINY, image_size=32, patch_size=16, num_frames=2)
+    transformers.VideoMAEModel(config).save_pretrained(tmp_path)
+    assert "VideoMAEModel does not run on an image alone: " in error_of(tmp_path)
+
+
+def test_a_class_that_transformers_cannot_import_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, "Swin")
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise ModuleNotFoundError(f"Could not import module '{name}'")
+
+    monkeypatch.setitem(sys.modules, "transformers", Broken())
+    assert "transformers can't import its SwinForImageClassification: " in error_of(tmp_path)

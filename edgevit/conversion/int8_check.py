@@ -37,7 +37,7 @@ def predicted(conversion: Conversion, board: Board, precision: str) -> Step | No
     if not compiled.path("outputs.npy").exists():
         return None
     outputs, expected, pixels = compared(conversion, compiled, exported)
-    error = relative_error(outputs, expected)
+    error = error_of(conversion, outputs, expected)
     if error <= SUSPICIOUS:
         return None
     inputs = {"export": exported.key, "compiled": compiled.key, "calibration": conversion.probe.key}
@@ -58,9 +58,16 @@ def predicted(conversion: Conversion, board: Board, precision: str) -> Step | No
             return {"error": finite(error), "predicted": None}
         finally:
             model.unlink(missing_ok=True)
-        return {"error": finite(error), "predicted": finite(relative_error(found, expected))}
+        return {"error": finite(error), "predicted": finite(error_of(conversion, found, expected))}
 
     return conversion.run.step(f"int8-{board.id}", inputs, make)
+
+
+def error_of(conversion: Conversion, found: Any, expected: Any) -> float:
+    """The relative error of all outputs; what is a set is compared in one order."""
+    pair = conversion.outputs.side_by_side(found, expected)
+    ours, theirs = (np.concatenate([part.reshape(len(part), -1) for part in parts], 1) for parts in pair)
+    return relative_error(ours, theirs)
 
 
 def finite(error: float) -> float:

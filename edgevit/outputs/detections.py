@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, softmax
 
+from edgevit.metrics.any_order import matching
 from edgevit.metrics.classification import Accuracy
 from edgevit.outputs import angles
 from edgevit.outputs.boxes import MATCHED, overlaps
@@ -55,18 +56,47 @@ def has_nothing(reference: Array) -> bool:
     return bool((reference.argmax(-1) == reference.shape[-1] - 1).mean() > 0.5)
 
 
+def probabilities(scores: Array, nothing: bool) -> Array:
+    """Of each class, of scores [n, queries, classes]; `nothing`: the last stands for none of them."""
+    exact = scores.astype(np.float64)
+    shares: Array = softmax(exact, -1)[..., :-1] if nothing else expit(exact)
+    return shares
+
+
 def detections(scores: Array, boxes: Array, nothing: bool) -> Detections:
     """Of scores [n, queries, classes] and boxes [n, queries, 4]."""
-    shares = softmax(scores.astype(np.float64), -1)[..., :-1] if nothing else expit(scores.astype(np.float64))
+    shares = probabilities(scores, nothing)
     return Detections(shares.argmax(-1), shares.max(-1), boxes.astype(np.float64))
+
+
+def in_order(outputs: Sequence[Named], found: Sequence[Array], reference: Sequence[Array]) -> Sequence[Array]:
+    """A detector's answers, one array an output, with each image's queries in the order of the reference's.
+
+    What a detector finds is a set: one that takes its likeliest places for queries has them in the order of their
+    scores, and a rounding turns that over. Outputs that have as many rows as there are queries go with them; those
+    of other models stay as they are.
+    """
+    if (places := places_of(outputs)) is None:
+        return found
+    nothing = has_nothing(reference[places[1]])
+    ours, theirs = (
+        np.concatenate([parts[places[0]], probabilities(parts[places[1]], nothing)], -1)
+        for parts in (found, reference)
+    )
+    order = np.stack([matching(*pair) for pair in zip(ours, theirs, strict=True)])
+    images, queries = np.arange(len(order))[:, None], outputs[places[0]].shape[0]
+    return [
+        part[images, order] if output.shape[:1] == (queries,) else part
+        for output, part in zip(outputs, found, strict=True)
+    ]
 
 
 def compare(accuracy: Accuracy, scores: tuple[Array, Array], boxes: tuple[Array, Array]) -> Accuracy:
     """A comparison of boxes told by those that the float model is sure of: the others nobody sees.
 
-    Pairs are what was found and the reference. A box stays if the same query has its class and overlaps it by half.
-    `score_shift` is the mean change of their probability. Images without such a box don't count; without any in all
-    of them nothing changes.
+    Pairs are what was found and the reference, in one order. A box stays if the other one has its class and
+    overlaps it by half. `score_shift` is the mean change of their probability. Images without such a box don't
+    count; without any in all of them nothing changes.
     """
     nothing = has_nothing(scores[1])
     ours, theirs = (detections(*pair, nothing) for pair in zip(scores, boxes, strict=True))

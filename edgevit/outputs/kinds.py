@@ -181,9 +181,10 @@ KINDS: dict[str, Kind] = {
             cosine(),
             WORST,
         ),
-        legend="match: boxes that overlap the float model's of the same query by half or more, overlap: their mean "
-        "intersection over union, in %; with class scores only boxes that the float model is sure of, which must "
-        "keep their class, and score shift: how far their probability moves; lost: boxes that no longer match in %",
+        legend="match: boxes that overlap the float model's by half or more, overlap: their mean intersection over "
+        "union, in %; with class scores those that are most alike are compared, only boxes that the float model is "
+        "sure of count, which must keep their class, and score shift: how far their probability moves; lost: boxes "
+        "that no longer match in %",
         divergence="overlap lost",
         unit=("% of the boxes", "% of the boxes"),
         show=pictures.drawn_boxes,

@@ -77,13 +77,15 @@ class Outputs:
             start += output.size
         return parts
 
+    def side_by_side(self, found: Any, reference: Any) -> tuple[Sequence[Any], list[Any]]:
+        """Two models' rows on the same images, each split; what is a set comes in the reference's order."""
+        ours, theirs = self.split(as_array(found)), self.split(as_array(reference))
+        return detections.in_order(self.each, ours, theirs), theirs
+
     def difference(self, found: Any, reference: Any) -> Difference:
         """How far rows are from a reference's on the same images, over all outputs."""
-        ours, theirs = self.split(as_array(found)), self.split(as_array(reference))
-        apart = [
-            output.means.difference(*pair)
-            for output, pair in zip(self.each, zip(ours, theirs, strict=True), strict=True)
-        ]
+        pairs = zip(self.each, *self.side_by_side(found, reference), strict=True)
+        apart = [output.means.difference(ours, theirs) for output, ours, theirs in pairs]
         if len(apart) == 1:
             return apart[0]
         return Difference(
@@ -104,14 +106,14 @@ class Outputs:
         losses = [
             output.means.predicted(ours, theirs, others, scale if output.means.classifies else None)
             for output, ours, theirs, others in zip(
-                self.each, self.split(as_array(found)), self.split(as_array(reference)), every, strict=True
+                self.each, *self.side_by_side(found, reference), every, strict=True
             )
         ]
         return max(losses, key=provable_drop)
 
     def expected_drop(self, found: Any, reference: Any) -> float:
         """What a much smaller model is expected to lose, without labels, in the unit of its first output."""
-        ours, theirs = (self.split(as_array(rows))[0] for rows in (found, reference))
+        ours, theirs = (parts[0] for parts in self.side_by_side(found, reference))
         means = self.first.means
         if means.expected_drop is not None:
             return means.expected_drop(ours, theirs)
@@ -138,7 +140,7 @@ class Outputs:
     def compare(self, found: Rows, reference: Rows, labels: Labels | None) -> Accuracy:
         """What an artefact lost: of the first output, with the others' figures beside it."""
         refuse_broken(found, reference)
-        ours, theirs = self.split(found), self.split(reference)
+        ours, theirs = self.side_by_side(found, reference)
         told = [
             output.means.compare(a, b, labels if output is self.first else None)
             for output, a, b in zip(self.each, ours, theirs, strict=True)

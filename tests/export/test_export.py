@@ -146,3 +146,28 @@ def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(EdgevitError, match="cannot export the model to ONNX: "):
         export_onnx(Untraceable().eval(), (32, 32), 3, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+class Likeliest(nn.Module):
+    """The places of an image with the highest scores, and the scores; `up`: in which order."""
+
+    def __init__(self, *, up: bool, ranks: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.up, self.ranks = nn.Conv2d(3, 5, 8, 8), up, ranks
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = self.layer(images).flatten(2).transpose(1, 2)
+        places = tokens[..., 0].topk(4).indices if self.ranks else torch.arange(4).expand(len(images), 4)
+        found = tokens.gather(1, (places.flip(1) if self.up else places)[..., None].expand(-1, -1, 5))
+        return found, found[..., :1]
+
+
+def test_places_by_rank_may_come_in_another_order(tmp_path: Path) -> None:
+    """Two that score nearly the same change places by a rounding; others don't."""
+    names = ("tokens", "scores")
+    path = export_onnx(Likeliest(up=True), (32, 48), 3, tmp_path / "up.onnx", outputs=names)
+    assert parity(path, Likeliest(up=False), pixels(), PREPROCESSING) < 1e-4
+    plain = export_onnx(Likeliest(up=True, ranks=False), (32, 48), 3, tmp_path / "plain.onnx", outputs=names)
+    with pytest.raises(ParityError, match="an output moved by"):
+        parity(plain, Likeliest(up=False, ranks=False), pixels(), PREPROCESSING)

@@ -73,6 +73,32 @@ def test_only_boxes_that_the_model_is_sure_of_count() -> None:
     assert DETECTOR.compare(rows(moved, scores), rows(boxes, scores), None).agreement == 1 - 1 / 16
 
 
+def test_the_order_in_which_a_detector_finds_things_means_nothing() -> None:
+    """One that takes its likeliest places for queries has them in the order of their scores."""
+    boxes, scores = answers()
+    random = np.random.default_rng(1)
+    order = np.stack([random.permutation(QUERIES) for _ in range(len(boxes))])
+    images = np.arange(len(boxes))[:, None]
+    found, reference = rows(boxes[images, order], scores[images, order]), rows(boxes, scores)
+    told = DETECTOR.compare(found, reference, None)
+    assert (told.agreement, told.mean_iou, told.score_shift, told.drop_points) == (1.0, 1.0, 0.0, 0.0)
+    assert told.others["scores"]["cosine"] == pytest.approx(1.0)
+    assert DETECTOR.difference(found, reference).kl == pytest.approx(0.0, abs=1e-12)
+    assert DETECTOR.predict_loss(found, reference).points == 0.0
+    alone = Outputs(DETECTOR.each[:1])  # without scores they are what they are, one by one
+    assert alone.compare(found[:, : 4 * QUERIES], reference[:, : 4 * QUERIES], None).agreement < 1.0
+
+
+def test_masks_of_the_queries_go_with_them() -> None:
+    boxes, scores = answers()
+    masks = np.random.default_rng(2).normal(size=(len(boxes), QUERIES, 5, 5)).astype(np.float32)
+    both = Outputs((*DETECTOR.each, Output("masks", "dense", (QUERIES, 5, 5))))
+    turned = [each[:, ::-1].reshape(len(boxes), -1) for each in (boxes, scores, masks)]
+    reference = np.concatenate([rows(boxes, scores), masks.reshape(len(boxes), -1)], 1)
+    told = both.compare(np.concatenate(turned, 1), reference, None)
+    assert told.others["masks"]["cosine"] == pytest.approx(1.0)
+
+
 def test_a_box_that_changes_its_class_or_is_no_longer_sure_is_lost() -> None:
     boxes, scores = answers()
     other = scores.copy()

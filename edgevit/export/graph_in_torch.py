@@ -22,6 +22,9 @@ Tap = Callable[[str, Tensor], Tensor]
 BATCH = 8
 
 
+WITH_SETTINGS = ("Resize", "Clip", "Pad")  # operations whose further inputs say how, and are no weights
+
+
 class Graph:
     """A graph [1, channels, height, width] -> its outputs that torch can run; `weights` are its float constants.
 
@@ -35,11 +38,15 @@ class Graph:
         ]
         self.input = model.graph.input[0].name
         self.outputs_named = [each.name for each in model.graph.output]
-        arrays = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+        # Copies: what onnx gives can't be written to, of which torch warns.
+        arrays = {each.name: np.array(numpy_helper.to_array(each)) for each in model.graph.initializer}
+        settings = {
+            name for node, _ in self.nodes for name in node.input[1:] if node.op_type in WITH_SETTINGS
+        }
         self.weights = {
-            name: torch.from_numpy(np.array(each))
+            name: torch.from_numpy(each)
             for name, each in arrays.items()
-            if each.dtype == np.float32
+            if each.dtype == np.float32 and name not in settings
         }
         self.numbers = {name: each for name, each in arrays.items() if name not in self.weights}
         unknown = sorted({node.op_type for node, _ in self.nodes} - set(OPERATIONS))

@@ -19,6 +19,15 @@ from edgevit.export.convolutions import (
     space_to_depth,
     transposed_convolution,
 )
+from edgevit.export.indexing import (
+    extreme_place,
+    gathered_anywhere,
+    gathered_elements,
+    largest,
+    sampled,
+    scattered,
+    scattered_elements,
+)
 from edgevit.export.operands import Attributes, Tensor, as_tensor, ints, sides_of
 from edgevit.export.resizing import resized
 
@@ -124,7 +133,10 @@ def parts(given: Sequence[Any], attributes: Attributes) -> tuple[Tensor, ...]:
 
 
 def gathered(given: Sequence[Any], attributes: Attributes) -> Any:
-    axis, chosen = int(attributes.get("axis", 0)), np.asarray(given[1])
+    axis = int(attributes.get("axis", 0))
+    if isinstance(given[1], Tensor):
+        return gathered_anywhere(given[0], axis, given[1])
+    chosen = np.asarray(given[1])
     if not isinstance(given[0], Tensor):
         return np.take(given[0], chosen, axis)
     axis %= given[0].ndim
@@ -155,8 +167,8 @@ def clipped(given: Sequence[Any], attributes: Attributes) -> Any:
 
 
 def simple(how: Callable[..., Tensor]) -> Callable[[Sequence[Any], Attributes], Tensor]:
-    """An operation on its inputs alone."""
-    return lambda given, attributes: how(*given)
+    """An operation on its inputs alone, constants among them."""
+    return lambda given, attributes: how(*map(as_tensor, given))
 
 
 def gelu(given: Sequence[Any], attributes: Attributes) -> Any:
@@ -256,11 +268,18 @@ OPERATIONS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
     "Slice": cut,
     "Concat": lambda given, attributes: torch.cat(list(given), int(attributes["axis"])),
     "Gather": gathered,
+    "GatherElements": gathered_elements,
+    "ScatterElements": scattered_elements,
+    "ScatterND": scattered,
+    "GridSample": sampled,
+    "TopK": largest,
+    "ArgMax": extreme_place(torch.argmax),
+    "ArgMin": extreme_place(torch.argmin),
     "Expand": lambda given, attributes: given[0].expand(
         np.broadcast_shapes(given[0].shape, tuple(ints(given[1])))
     ),
     "Pad": bordered,
-    "Where": simple(lambda condition, yes, no: torch.where(as_tensor(condition), yes, no)),
+    "Where": simple(torch.where),
     "Constant": constant,
     "Sin": simple(torch.sin),
     "Cos": simple(torch.cos),
@@ -282,6 +301,10 @@ OPERATIONS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
     "Einsum": lambda given, attributes: torch.einsum(attributes["equation"].decode(), *given),
     "Greater": simple(torch.gt),
     "Less": simple(torch.lt),
+    "GreaterOrEqual": simple(torch.ge),
+    "LessOrEqual": simple(torch.le),
+    "And": simple(torch.logical_and),
+    "Or": simple(torch.logical_or),
     "Equal": simple(torch.eq),
     "IsNaN": simple(torch.isnan),
     "Not": simple(torch.logical_not),

@@ -125,3 +125,76 @@ def test_single_operations(kind: str, more: list[tuple[int, ...]], attributes: d
     (right,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": image[None]})
     found = Graph(model).run(torch.from_numpy(image), keep)
     np.testing.assert_allclose(found.numpy(), right.reshape(-1), atol=1e-5)
+
+
+def on_tokens(nodes: list[Any], constants: dict[str, Any]) -> Any:
+    """A graph of an image [1, 4, 6, 8] to y."""
+    graph = helper.make_graph(
+        nodes,
+        "tokens",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, *IMAGE))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(each), name) for name, each in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+def node(kind: str, given: str, gives: str, **attributes: Any) -> Any:
+    return helper.make_node(kind, given.split(), gives.split(), **attributes)
+
+
+RANKED = [node("TopK", "x three", "best where", axis=2), node("Neg", "best", "low")]
+PLACES = np.array([[0, 1, 2], [0, 3, 5]])
+GRID = np.random.default_rng(3).uniform(-1.3, 1.3, (1, 5, 7, 2)).astype(np.float32)
+INDEXED = {
+    "the likeliest": ([RANKED[0], node("Identity", "best", "y")], {"three": [3]}),
+    "the least likely": (
+        [node("TopK", "x three", "y where", axis=-1, largest=0)],
+        {"three": [3]},
+    ),
+    "elements by rank": ([RANKED[0], node("GatherElements", "x where", "y", axis=2)], {"three": [3]}),
+    "elements from the end": (
+        [node("GatherElements", "x places", "y", axis=3)],
+        {"places": -1 - np.arange(48).reshape(1, 4, 6, 2) % 8},
+    ),
+    "elements put back": ([*RANKED, node("ScatterElements", "x where low", "y", axis=2)], {"three": [3]}),
+    "an assignment": (
+        [node("ScatterND", "x places values", "y")],
+        {"places": PLACES, "values": np.ones((2, 8), np.float32)},
+    ),
+    "the place of the largest": (
+        [node("ArgMax", "x", "where", axis=1, keepdims=0), node("Cast", "where", "y", to=TensorProto.FLOAT)],
+        {},
+    ),
+    "rows that the image chooses": (
+        [
+            node("ArgMin", "x", "least", axis=1, keepdims=0),
+            node("Gather", "table least", "y", axis=0),
+        ],
+        {"table": np.random.default_rng(4).normal(size=(4, 3)).astype(np.float32)},
+    ),
+    "deformable attention's reading": ([node("GridSample", "x grid", "y")], {"grid": GRID}),
+    "reading at corners": (
+        [node("GridSample", "x grid", "y", mode="nearest", padding_mode="border", align_corners=1)],
+        {"grid": GRID},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", list(INDEXED))
+def test_picking_and_placing_by_index(what: str) -> None:
+    """As ONNX Runtime does, one image or several at once."""
+    model = on_tokens(*INDEXED[what])
+    images = np.random.default_rng(1).normal(size=(2, *IMAGE)).astype(np.float32)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    right = np.stack([session.run(None, {"x": each[None]})[0].reshape(-1) for each in images])
+    graph = Graph(model)
+    np.testing.assert_allclose(graph.run(torch.from_numpy(images[0]), keep).numpy(), right[0], atol=1e-5)
+    np.testing.assert_allclose(graph.outputs(torch.from_numpy(images), keep).numpy(), right, atol=1e-5)
+
+
+def test_adding_to_what_is_there_is_one_line() -> None:
+    values = {"places": PLACES, "values": np.ones((2, 8), np.float32)}
+    model = on_tokens([node("ScatterND", "x places values", "y", reduction="add")], values)
+    with pytest.raises(EdgevitError, match="it scatters by add, which edgevit doesn't know"):
+        Graph(model).run(torch.zeros(IMAGE), keep)

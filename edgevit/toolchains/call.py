@@ -185,7 +185,11 @@ def last_words(log: Path) -> str:
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - LAST_WORDS_BYTES))
         lines = [" ".join(line.split()) for line in stream.read().decode(errors="replace").splitlines()]
-    spoken = [line for line in lines if re.search(r"\w", line) and not line.startswith(OWN_WORDS)]
+    spoken = [
+        line
+        for line in lines
+        if re.search(r"\w", line) and not line.startswith(OWN_WORDS) and "deprecated" not in line
+    ]
     wrong = [line for line in spoken if line.startswith(("E ", "F ")) or "rror" in line or "verflow" in line]
     return shorten((wrong or spoken or [""])[-1])
 

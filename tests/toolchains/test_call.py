@@ -83,6 +83,14 @@ def test_workers_own_marks_are_not_the_vendors_last_words(tmp_path: Path, fake_w
     assert "it last said: out of registers. See" in failure(tmp_path)
 
 
+def test_what_a_future_release_will_refuse_is_not_what_went_wrong(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
+    said = "E bad layer\\nregister() is deprecated and will be an error in a future release\\n"
+    fake_worker(f"os.write(2, b'{said}')\nos.abort()\n")
+    assert "it last said: E bad layer. See" in failure(tmp_path)
+
+
 def test_vanishing_without_a_result_is_an_error(tmp_path: Path, fake_worker: FakeWorker) -> None:
     fake_worker("os._exit(0)")
     assert failure(tmp_path) == (

@@ -15,7 +15,7 @@ from edgevit.errors import InputError, ParityError
 from edgevit.images.preprocessing import Preprocessing
 from edgevit.models.canonical import why_not_canonical
 from edgevit.models.checkpoint import one_line
-from edgevit.models.outputs import Selected, inner, kind_of, named, rows_of, with_scores
+from edgevit.models.outputs import Selected, inner, kind_for, named, rows_of, with_scores
 from edgevit.outputs.output import Output, Outputs
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def look_at(
     hints = kinds or {}
     outputs = []
     for key, value in found.items():
-        kind = hints.get(key) or kind_of(module, value)
+        kind = kind_for(module, value, hints.get(key))
         outputs.append(Output(kind if key == "output" else key, kind, tuple(value.shape[1:])))
     return module, Outputs(with_scores(outputs))
 

@@ -110,6 +110,16 @@ def rows_of(given: Any) -> torch.Tensor:
     return torch.cat([part.float().flatten(1) for part in parts_of(given)], 1)
 
 
+# One score tells no classes apart: what it is then.
+ALONE = {"logits": "tensor", "segmentation": "depth"}
+
+
+def kind_for(module: nn.Module, value: torch.Tensor, known: str | None) -> str:
+    """The kind of an output [1, ...], as a loader knows it or as its shape says."""
+    kind = known or kind_of(module, value)
+    return ALONE.get(kind, kind) if value.shape[1] == 1 else kind
+
+
 def kind_of(module: nn.Module, value: torch.Tensor) -> str:
     """The kind of an output by its shape [1, ...] and values, where nobody says it."""
     if value.ndim == 2:
@@ -246,6 +256,12 @@ def check_shape(name: str, output: Output) -> None:
     """Raises InputError where an output of this kind has another shape."""
     rank = RANKS.get(output.kind)
     wrong = rank is not None and len(output.shape) != rank
+    if output.kind in ALONE and output.shape[0] == 1:
+        raise InputError(
+            f"cannot take {output.name} of {name} for {output.kind}",
+            "it gives one score, and one alone tells no classes apart",
+            f"Leave its kind out, or say {ALONE[output.kind]}",
+        )
     if wrong or (output.kind == "boxes" and output.shape[-1] != 4):
         shown = ", ".join(map(str, ("n", *output.shape)))
         raise InputError(

@@ -148,28 +148,51 @@ def flat(values: Any) -> Any:
     return values.reshape(len(values), -1)
 
 
+def alike(found: Any, reference: Any) -> npt.NDArray[np.float64]:
+    """The cosine of everything of an image as one vector, [n].
+
+    A single number an image, such as an age, has no angle: it is off by a share e of all images' root mean square,
+    and 1 - e²/2 stands for a cosine, which is as far from one where a vector is off by so much.
+    """
+    ours, theirs = flat(found), flat(reference)
+    if ours.shape[1] > 1:
+        return cosines(ours, theirs)
+    return np.maximum(1 - relative_errors(ours, theirs) ** 2 / 2, -1.0)
+
+
 def flat_difference(found: Any, reference: Any) -> Difference:
     """Everything of an image as one vector."""
-    return difference(flat(found), flat(reference))
+    return by_cosine(alike(found, reference))
 
 
 def flat_predicted(found: Any, reference: Any, more: Any, scale: float | None) -> PredictedLoss:
     """Everything of an image as one vector."""
-    return predicted(flat(found), flat(reference), None, None)
+    cosine = alike(found, reference)
+    return loss_by(1 - cosine, float(cosine.mean()))
 
 
 def flat_sampled(outputs: Any, generator: Any) -> Any:
     """Everything of an image as one vector."""
-    return sampled(flat(outputs), generator)
+    import torch
+
+    rows = flat(outputs)
+    if rows.shape[1] > 1:
+        return sampled(rows, generator)
+    size = rows.detach().square().mean().sqrt().clamp(min=1e-12)
+    return (rows / size * torch.randn(rows.shape, generator=generator)).sum()
 
 
 def flat_compare(found: Any, reference: Any, labels: Any) -> Accuracy:
     """Everything of an image as one vector, and its relative error."""
-    ours, theirs = flat(found), flat(reference)
-    return told(cosines(ours, theirs), relative_error=relative_error(ours, theirs))
+    error = float(relative_errors(flat(found), flat(reference)).mean())
+    return told(alike(found, reference), relative_error=error)
 
 
-def relative_error(found: Vectors, reference: Vectors) -> float:
-    """Norm of the difference over the reference's, the mean of images."""
-    apart = np.linalg.norm(found.astype(np.float64) - reference, axis=-1)
-    return float((apart / np.maximum(np.linalg.norm(reference.astype(np.float64), axis=-1), 1e-12)).mean())
+def relative_errors(found: Vectors, reference: Vectors) -> npt.NDArray[np.float64]:
+    """Norm of the difference over the reference's, of vectors [n, width]; of single numbers over all images'."""
+    theirs = reference.astype(np.float64)
+    sizes = np.linalg.norm(theirs, axis=-1)
+    if theirs.shape[1] == 1:
+        sizes = np.sqrt(np.mean(sizes**2))
+    errors: npt.NDArray[np.float64] = np.linalg.norm(found - theirs, axis=-1) / np.maximum(sizes, 1e-12)
+    return errors

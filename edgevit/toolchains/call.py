@@ -26,7 +26,7 @@ from edgevit.toolchains import environment
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0
-OWN_WORDS = "edgevit: "  # the workers' marks of a new stage
+OWN_WORDS = r"edgevit: |[IW]\d{4} "  # the workers' marks of a new stage; remarks of Google's loggers
 LAST_WORDS_BYTES = 64 * 1024
 MISSING_MODULE = ("ModuleNotFoundError", "ImportError")
 
@@ -188,7 +188,7 @@ def last_words(log: Path) -> str:
     spoken = [
         line
         for line in lines
-        if re.search(r"\w", line) and not line.startswith(OWN_WORDS) and "deprecated" not in line
+        if re.search(r"\w", line) and not re.match(OWN_WORDS, line) and "deprecated" not in line
     ]
     wrong = [line for line in spoken if line.startswith(("E ", "F ")) or "rror" in line or "verflow" in line]
     return shorten((wrong or spoken or [""])[-1])

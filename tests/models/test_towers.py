@@ -218,3 +218,14 @@ def test_a_wrong_output_is_one_line(wanted: list[str], normalize: bool, message:
 def test_what_can_be_no_output_is_one_line(how: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         model_of(Two(how))
+
+
+def test_one_score_tells_no_classes_apart() -> None:
+    """An age, or one class's mask: told as numbers, where class scores would always agree."""
+    loaded = model_of(Two(lambda a, b: {"age": a[:, :1], "mask": b[:, :1]}))
+    assert [each.kind for each in loaded.outputs.each] == ["tensor", "depth"]
+    assert loaded.num_classes is None
+    known = finish("net", Two(lambda a, b: a[:, :1]), SMALL, source="test", kinds={"output": "logits"})
+    assert known.outputs.first.kind == "tensor"
+    with pytest.raises(InputError, match="it gives one score, and one alone tells no classes apart"):
+        with_requested(loaded, ["age:logits"], False)

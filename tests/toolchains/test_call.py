@@ -86,7 +86,10 @@ def test_workers_own_marks_are_not_the_vendors_last_words(tmp_path: Path, fake_w
 def test_what_a_future_release_will_refuse_is_not_what_went_wrong(
     tmp_path: Path, fake_worker: FakeWorker
 ) -> None:
-    said = "E bad layer\\nregister() is deprecated and will be an error in a future release\\n"
+    said = (
+        "E bad layer\\nregister() is deprecated and will be an error in a future release\\n"
+        "I0000 00:00 port.cc] floating-point round-off errors\\n"
+    )
     fake_worker(f"os.write(2, b'{said}')\nos.abort()\n")
     assert "it last said: E bad layer. See" in failure(tmp_path)
 

@@ -119,6 +119,25 @@ def compare(accuracy: Accuracy, scores: tuple[Array, Array], boxes: tuple[Array,
     return replace(told, n=accuracy.n, kind=accuracy.kind, others=accuracy.others)
 
 
+def without_unsure(
+    outputs: Sequence[Named], found: Sequence[Array], reference: Sequence[Array]
+) -> tuple[Sequence[Array], Sequence[Array]]:
+    """Two models' answers in one order, where boxes that the reference is not sure of have no size.
+
+    As they are where it is sure of none, and of a model that has not boxes and scores.
+    """
+    if (places := places_of(outputs)) is None:
+        return found, reference
+    boxes, scores = (reference[place] for place in places)
+    sure = detections(scores, boxes, has_nothing(scores)).scores >= CONFIDENT
+    if not sure.any():
+        return found, reference
+    return tuple(  # type: ignore[return-value]
+        [part * sure[..., None] if place == places[0] else part for place, part in enumerate(parts)]
+        for parts in (found, reference)
+    )
+
+
 def worth_drawing(outputs: Sequence[Named], parts: Sequence[Array], place: int) -> list[Array]:
     """What each picture's answer at a place shows: of a detector's boxes those that it is sure of."""
     places = places_of(outputs)

@@ -15,6 +15,7 @@ Array = npt.NDArray[Any]
 Picture = npt.NDArray[np.uint8]  # [height, width, 3]
 SCORE = 0.5  # a box's overlap below which it is drawn as lost
 MOST_BOXES = 20
+OFF_BY_A_TENTH = "Images whose output is off by more than a tenth"
 # Ends of a perceptually even scale, dark blue to yellow (viridis, CC0).
 SCALE = np.array(
     [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], dtype=np.float64
@@ -92,7 +93,7 @@ def worst_by(
         Row(index, f"{word} {cosine[index]:.4f}", pictures(index))
         for index in np.argsort(cosine, kind="stable")[:count].tolist()
     ]
-    return Shown("Images whose output is off by more than a tenth", off, len(cosine), tuple(rows))
+    return Shown(OFF_BY_A_TENTH, off, len(cosine), tuple(rows))
 
 
 def vectors(found: Array, reference: Array, pixels: Pixels, count: int) -> Shown:
@@ -103,7 +104,19 @@ def vectors(found: Array, reference: Array, pixels: Pixels, count: int) -> Shown
 
 def flat(found: Array, reference: Array, pixels: Pixels, count: int) -> Shown:
     """Images whose output, as one vector, moved most."""
-    return vectors(angles.flat(found), angles.flat(reference), pixels, count)
+    before, after = angles.flat(reference), angles.flat(found)
+    if before.shape[1] > 1:
+        return vectors(after, before, pixels, count)
+    rows = [
+        Row(
+            index,
+            f"float {before[index, 0]:.4g}, artefact {after[index, 0]:.4g}",
+            pixels.captioned(index, "image"),
+        )
+        for index in np.argsort(-np.abs(after - before)[:, 0], kind="stable")[:count].tolist()
+    ]
+    off = int((angles.alike(after, before) < angles.KEPT).sum())
+    return Shown(OFF_BY_A_TENTH, off, len(before), tuple(rows))
 
 
 def values(found: Array, reference: Array, pixels: Pixels, count: int) -> Shown:
@@ -173,17 +186,20 @@ def classes(found: Array, reference: Array, pixels: Pixels, count: int) -> Shown
 
 
 def drawn_boxes(found: Array, reference: Array, pixels: Pixels, count: int) -> Shown:
-    """Boxes that no longer match, drawn on their images: the float model's and the artefact's."""
+    """Boxes that no longer match, on their images: the float model's and the artefact's. None without a size."""
     overlap = boxes.overlaps(found, reference)
-    lost = overlap < boxes.MATCHED
+    lost, drawn = overlap < boxes.MATCHED, np.asarray((reference[..., 2:] > 0).all(-1))
     rows = []
     for index in np.argsort(overlap.mean(1), kind="stable")[:count].tolist():
-        image, shown = pixels.get(index), np.argsort(overlap[index])[:MOST_BOXES]
+        order = np.argsort(overlap[index])
+        image, shown = pixels.get(index), order[drawn[index][order]][:MOST_BOXES]
         pictures: tuple[tuple[str, Picture], ...] = ()
         if image is not None:
             both = outlined(outlined(image, reference[index][shown], BEFORE), found[index][shown], AFTER)
             pictures = (("image", image), ("float green, artefact magenta", both))
-        rows.append(Row(index, f"{int(lost[index].sum())} of {lost.shape[1]} boxes changed", pictures))
+        rows.append(
+            Row(index, f"{int(lost[index].sum())} of {int(drawn[index].sum())} boxes changed", pictures)
+        )
     return Shown("Images with boxes that no longer match", int(lost.any(1).sum()), len(lost), tuple(rows))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 Shape = tuple[int, ...]
 # Rows that stand for the model's own input and output, not for work.
 BORDER_OPS = frozenset({"InputOperator", "OutputOperator"})
-NO_REASON = "the board profile gives no reason; please report the model, so that it can"
+NO_REASON = "the compiler leaves it to the CPU, and the board profile doesn't say why"
 
 
 @dataclass(frozen=True)

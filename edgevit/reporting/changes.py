@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.special import softmax
 
+from edgevit.outputs.detections import without_unsure
 from edgevit.outputs.pictures import Pixels as ImagesSeen
 from edgevit.reporting.sections import (
     Captioned,
@@ -93,7 +94,8 @@ def pictures(run: RunFiles, result: Result) -> Pictures | None:
             return None
         return as_rgb(pixels[index], channels)
 
-    found = show(gives.split(outputs)[0], gives.split(reference)[0], ImagesSeen(image), SHOWN_ROWS)
+    ours, theirs = without_unsure(gives.each, *gives.side_by_side(outputs, reference))
+    found = show(ours[0], theirs[0], ImagesSeen(image), SHOWN_ROWS)
     rows = tuple(
         PictureRow(
             name=clean(names[each.index], 120) if each.index < len(names) else f"image {each.index}",

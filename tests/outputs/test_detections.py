@@ -9,8 +9,9 @@ import pytest
 
 from edgevit.errors import InputError
 from edgevit.outputs import average_precision, detections
+from edgevit.outputs.kinds import KINDS
 from edgevit.outputs.output import Output, Outputs
-from edgevit.outputs.pictures import boxes_on_image
+from edgevit.outputs.pictures import Pixels, boxes_on_image, drawn_boxes
 
 QUERIES, CLASSES = 6, 3
 DETECTOR = Outputs(
@@ -168,3 +169,26 @@ def test_what_is_drawn_are_the_boxes_that_it_is_sure_of() -> None:
     picture = boxes_on_image(sure, np.zeros((50, 60, 3), np.uint8))
     assert picture.shape == (50, 60, 3) and picture.any()
     assert detections.worth_drawing(DETECTOR.each, [boxes, scores], 1)[3] is not None
+
+
+def test_a_report_counts_and_draws_only_boxes_that_the_float_model_is_sure_of() -> None:
+    boxes, scores = answers()
+    moved = boxes + np.float32(0.5)
+    found, reference = detections.without_unsure(DETECTOR.each, [moved, scores], [boxes, scores])
+    images = Pixels(lambda _: np.zeros((50, 60, 3), np.uint8))
+    shown = drawn_boxes(found[0], reference[0], images, 3)
+    assert (shown.total, shown.n) == (8, 8)
+    assert {row.words for row in shown.rows} == {"2 of 2 boxes changed"}
+    unsure = np.broadcast_to(np.float32([0, 0, 0, 8]), scores.shape)
+    same, _ = detections.without_unsure(DETECTOR.each, [moved, unsure], [boxes, unsure])
+    assert same[0] is moved
+
+
+def test_a_single_number_is_shown_as_it_is() -> None:
+    reference = np.array([[30.0], [41.0], [8.0]], np.float32)
+    found = reference + np.array([[0.5], [-7.0], [0.0]], np.float32)
+    shown = KINDS["tensor"].show
+    assert shown is not None
+    told = shown(found, reference, Pixels(lambda _: None), 2)
+    assert [row.words for row in told.rows] == ["float 41, artefact 34", "float 30, artefact 30.5"]
+    assert told.total == 1

@@ -138,7 +138,7 @@ def look_at(
             raise InputError(
                 f"cannot load {name}", f"its {what} for a blank image are not finite", "Check the weights"
             )
-    if not isinstance(answer, torch.Tensor):
+    if not isinstance(answer, torch.Tensor) or answer.ndim == 1:
         order = list(kinds) if kinds is not None else list(found)
         # In eval mode itself: exporters put a whole module back into the mode that its outermost part is in.
         module = Selected(module, [key for key in order if key in found]).eval()

@@ -91,6 +91,7 @@ def load(name: str, *, num_classes: int | None = None, size: tuple[int, int] | N
     graph = read(path, what)
     refuse_unusual(graph, what)
     notes: list[str] = []
+    give_axes(graph)
     height_width, channels = fix_input(graph, size, notes, what)
     if (path.parent / PREPROCESSOR).is_file():
         preprocessing = preprocessing_of(path.parent, channels, height_width, notes)
@@ -254,6 +255,20 @@ def set_shape(model: onnx.ModelProto, image: onnx.ValueInfoProto, shape: tuple[i
     others = [each for each in model.graph.input if each.name == image.name]
     del model.graph.input[:]
     model.graph.input.extend(others)
+
+
+def give_axes(model: onnx.ModelProto) -> None:
+    """Outputs of one number an image, which the file says are [n], become [n, 1]."""
+    for output in model.graph.output:
+        if len(output.type.tensor_type.shape.dim) != 1:
+            continue
+        name, flat = output.name, f"{output.name}_flat"
+        for node in model.graph.node:
+            node.input[:] = [flat if each == name else each for each in node.input]
+            node.output[:] = [flat if each == name else each for each in node.output]
+        sizes = numpy_helper.from_array(np.array([-1, 1]), f"{name}_sizes")
+        model.graph.initializer.append(sizes)
+        model.graph.node.append(helper.make_node("Reshape", [flat, sizes.name], [name]))
 
 
 def set_lengths(value: onnx.ValueInfoProto, lengths: Sequence[int]) -> None:

@@ -78,10 +78,13 @@ def inner(module: nn.Module) -> nn.Module:
 
 
 def named(given: Any, prefix: str = "") -> Iterable[tuple[str, torch.Tensor]]:
-    """Every floating-point tensor of a module's answer with its name: keys of a mapping, places of a sequence."""
+    """Every floating-point tensor of a module's answer with its name: keys of a mapping, places of a sequence.
+
+    One number an image is [n, 1].
+    """
     if isinstance(given, torch.Tensor):
         if given.is_floating_point():
-            yield prefix or "output", given
+            yield prefix or "output", given.unsqueeze(1) if given.ndim == 1 else given
     elif isinstance(given, Mapping):
         for key, value in given.items():
             yield from named(value, joined(prefix, key))

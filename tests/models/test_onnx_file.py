@@ -73,6 +73,16 @@ def test_a_graph_gives_one_output_row_an_image(tmp_path: Path, opset: int, batch
     assert sum(each.numel() for each in loaded.module.parameters()) == 12
 
 
+def test_one_number_an_image_may_have_no_axis_of_its_own(tmp_path: Path) -> None:
+    model = classifier()
+    model.graph.node.append(helper.make_node("ReduceMax", ["logits"], ["age"], axes=[1], keepdims=0))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("age", TensorProto.FLOAT, ("n",)))
+    loaded = load_model(str(write(tmp_path / "model.onnx", model)))
+    assert [(each.name, each.kind, each.shape) for each in loaded.outputs.each] == [("tensor", "tensor", (1,))]
+    found = loaded.module(torch.from_numpy(IMAGES))
+    np.testing.assert_allclose(found.numpy(), expected(IMAGES).max(1, keepdims=True), atol=1e-5)
+
+
 def test_channels_last_images_are_turned_inside_the_graph(tmp_path: Path) -> None:
     path = write(tmp_path / "model.onnx", classifier(("n", 16, 16, 3)))
     np.testing.assert_allclose(answers(path, IMAGES), expected(IMAGES), atol=1e-5)

@@ -229,3 +229,11 @@ def test_one_score_tells_no_classes_apart() -> None:
     assert known.outputs.first.kind == "tensor"
     with pytest.raises(InputError, match="it gives one score, and one alone tells no classes apart"):
         with_requested(loaded, ["age:logits"], False)
+
+
+def test_one_number_an_image_may_have_no_axis_of_its_own() -> None:
+    loaded = model_of(Two(lambda a, b: a[:, 0]))
+    assert [(each.kind, each.shape) for each in loaded.outputs.each] == [("tensor", (1,))]
+    assert loaded.module(torch.zeros(2, 3, 32, 32)).shape == (2, 1)
+    with pytest.raises(InputError, match=r"shape \[4, 1\] for one image"):
+        model_of(Two(lambda a, b: a[0]))

@@ -192,10 +192,11 @@ def answering(
 
 def kinds_of(name: str, answer: Any) -> dict[str, str]:
     """The outputs to take of a model of this class, by its answer to an image: kinds, "" where shapes tell."""
-    if name.endswith("Model"):
+    found = dict(named(answer))
+    given, tokens = list(found), found.get("last_hidden_state")
+    if name.endswith("Model") and ("pooler_output" in found or tokens is not None and tokens.ndim == 3):
         return BODY
     head = next((kinds for part, kinds in HEADS.items() if part in name), {})
-    given = [key for key, _ in named(answer)]
     if head and set(head) <= set(given):
         return head
     own = [key for key in given if not any(part in key for part in WITHIN)]

@@ -150,6 +150,10 @@ OTHER_HEADS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         {"image_size": 32, "embed_dim": 32, "depths": [1], "num_heads": [2], "window_size": 8},
         [("reconstruction", "dense")],
     ),
+    "SegformerModel": (
+        {"hidden_sizes": [8, 16, 16, 24], "depths": [1] * 4, "num_attention_heads": [1, 2, 2, 2]},
+        [("last_hidden_state", "dense")],
+    ),
     "SwinBackbone": (
         SWIN | {"out_features": ["stage1", "stage2"]},
         [("feature_maps_0", "dense"), ("feature_maps_1", "dense")],

@@ -78,7 +78,9 @@ def test_one_number_an_image_may_have_no_axis_of_its_own(tmp_path: Path) -> None
     model.graph.node.append(helper.make_node("ReduceMax", ["logits"], ["age"], axes=[1], keepdims=0))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("age", TensorProto.FLOAT, ("n",)))
     loaded = load_model(str(write(tmp_path / "model.onnx", model)))
-    assert [(each.name, each.kind, each.shape) for each in loaded.outputs.each] == [("tensor", "tensor", (1,))]
+    assert [(each.name, each.kind, each.shape) for each in loaded.outputs.each] == [
+        ("tensor", "tensor", (1,))
+    ]
     found = loaded.module(torch.from_numpy(IMAGES))
     np.testing.assert_allclose(found.numpy(), expected(IMAGES).max(1, keepdims=True), atol=1e-5)
 

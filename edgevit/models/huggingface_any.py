@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ HEADS: dict[str, dict[str, str]] = {
 }
 BODY = {"embedding": "embedding"}  # of a class that ends in Model
 KNOWN = {name: kind for head in HEADS.values() for name, kind in head.items() if name != "logits"}
-WITHIN = ("hidden_state", "attentions", "auxiliary", "loss")
+WITHIN = ("last_hidden_state", "intermediate_", "attentions", "auxiliary", "loss")
 USUAL_SIZE = 224
 SMALL = 384  # from which processors with a crop_pct no longer crop
 
@@ -78,7 +79,7 @@ def load(
     transformers = imported(what, architecture)
     architecture = image_side(transformers, folder, architecture)
     make = class_of(transformers, architecture, what)
-    if make is None or make.config_class is None or make.main_input_name != "pixel_values":
+    if make is None:
         raise InputError(
             what,
             f"transformers {transformers.__version__} has no image model {architecture} that edgevit knows",
@@ -168,7 +169,8 @@ def answering(
         try:
             answer = model(pixel_values=torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
         except Exception as error:  # it may need more than pixels
-            why = f"{name} does not run on an image alone: {one_line(error)}"
+            height, width = preprocessing.size
+            why = f"{name} does not run on an image of {height}x{width} alone: {one_line(error)}"
             raise InputError(
                 what, why, "Write a Python file that gives it what it needs (file.py:function)"
             ) from error
@@ -213,13 +215,18 @@ def image_side(transformers: Any, folder: Path, architecture: str) -> str:
 
 
 def class_of(transformers: Any, name: str, what: str) -> Any:
-    """The class of a model; None where transformers has none of it. Raises InputError where it needs more."""
+    """The class of a model that takes images; None where transformers has none of this name.
+
+    Raises InputError where it needs packages that are not there, or don't fit.
+    """
     try:
-        found = getattr(transformers, name, None)
+        found: Any = getattr(transformers, name, None)
     except Exception as error:  # it imports what its parts need
         why = f"transformers can't import its {name}: {one_line(error)}"
         raise InputError(what, why, "Install the packages that it needs, in versions that fit") from error
-    return found if hasattr(found, "config_class") and hasattr(found, "main_input_name") else None
+    if getattr(found, "config_class", None) is None:
+        return None
+    return found if "pixel_values" in inspect.signature(found.forward).parameters else None
 
 
 def imported(what: str, architecture: str) -> Any:

@@ -191,7 +191,7 @@ def test_a_model_for_poses_knows_its_size_by_its_backbone(tmp_path: Path) -> Non
 def test_a_model_that_needs_more_than_an_image_is_one_line(tmp_path: Path) -> None:
     config = transformers.VideoMAEConfig(**TINY, image_size=32, patch_size=16, num_frames=2)
     transformers.VideoMAEModel(config).save_pretrained(tmp_path)
-    assert "VideoMAEModel does not run on an image alone: " in error_of(tmp_path)
+    assert "VideoMAEModel does not run on an image of 32x32 alone: " in error_of(tmp_path)
 
 
 def test_a_class_that_transformers_cannot_import_is_one_line(

@@ -20,8 +20,6 @@ from edgevit.export.operations import OPERATIONS
 # Called with a tensor's name and its value, gives what its readers see.
 Tap = Callable[[str, Tensor], Tensor]
 BATCH = 8
-
-
 WITH_SETTINGS = ("Resize", "Clip", "Pad")  # operations whose further inputs say how, and are no weights
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from edgevit.errors import ParityError
 from edgevit.export.graph_in_torch import Graph, keep
 from edgevit.images.preprocessing import Preprocessing
-from edgevit.metrics.any_order import matching
+from edgevit.metrics.any_order import in_order
 from edgevit.models.outputs import parts_of, rows_of
 
 Array = npt.NDArray[np.float32]
@@ -70,7 +70,7 @@ def largest_move(
     wrong = beyond(found, expected, 0.0)
     ranking = wrong is not None and ranks(exported)
     if ranking:
-        found = in_order(found, expected)
+        found = as_expected(found, expected)
         wrong = beyond(found, expected, 0.0)
     if wrong is not None:
         wrong = beyond(found, expected, ROUNDINGS * own_rounding(module, inputs, expected, ranking=ranking))
@@ -109,20 +109,17 @@ def ranks(exported: Path) -> bool:
     return any("topk" in str(node.target) for node in torch.export.load(exported).graph.nodes)
 
 
-def in_order(found: list[Array], expected: list[Array]) -> list[Array]:
+def as_expected(found: list[Array], expected: list[Array]) -> list[Array]:
     """Outputs [n, rows, ...] with their rows in the order of those expected; those of as many rows go together."""
-    counts = {part.shape[1] for part in expected if part.ndim > 2}
-    for count in counts:
+    ordered = dict(enumerate(found))
+    for count in {part.shape[1] for part in expected if part.ndim > 2}:
         chosen = [place for place, part in enumerate(expected) if part.ndim > 2 and part.shape[1] == count]
-        for image in range(len(expected[0])):
-            ours, theirs = (
-                np.concatenate([parts[place][image].reshape(count, -1) for place in chosen], 1)
-                for parts in (found, expected)
-            )
-            order = matching(ours, theirs)
-            for place in chosen:
-                found[place][image] = found[place][image][order]
-    return found
+        ours, theirs = (
+            np.concatenate([parts[place].reshape(len(parts[place]), count, -1) for place in chosen], 2)
+            for parts in (found, expected)
+        )
+        ordered |= in_order({place: found[place] for place in chosen}, ours, theirs)
+    return list(ordered.values())
 
 
 def own_rounding(
@@ -138,7 +135,7 @@ def own_rounding(
     except Exception:  # of whatever the user's module does by type
         return 0.0
     parts = [part.numpy() for part in parts_of(given)]
-    pairs = zip(in_order(parts, expected) if ranking else parts, expected, strict=True)
+    pairs = zip(as_expected(parts, expected) if ranking else parts, expected, strict=True)
     return max(apart(*pair) for pair in pairs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,3 +26,13 @@ def matching(found: npt.NDArray[Any], reference: npt.NDArray[Any]) -> npt.NDArra
         return np.arange(len(reference))
     places: npt.NDArray[np.intp] = linear_sum_assignment(costs)[1]
     return places
+
+
+def in_order(
+    parts: Mapping[int, npt.NDArray[Any]], found: npt.NDArray[Any], reference: npt.NDArray[Any]
+) -> dict[int, npt.NDArray[Any]]:
+    """Arrays [n, rows, ...] with each image's rows in a reference's order, told by `matching` of what was `found`
+    [n, rows, values] with the `reference`'s."""
+    order = np.stack([matching(*pair) for pair in zip(found, reference, strict=True)])
+    images = np.arange(len(order))[:, None]
+    return {place: part[images, order] for place, part in parts.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, softmax
 
-from edgevit.metrics.any_order import matching
+from edgevit.metrics.any_order import in_order
 from edgevit.metrics.classification import Accuracy
 from edgevit.outputs import angles
 from edgevit.outputs.boxes import MATCHED, overlaps
@@ -63,13 +63,21 @@ def probabilities(scores: Array, nothing: bool) -> Array:
     return shares
 
 
+def sure_of(scores: Array) -> Array:
+    """Which queries a model is sure of, [n, queries], by its own scores [n, queries, classes]."""
+    sure: Array = probabilities(scores, has_nothing(scores)).max(-1) >= CONFIDENT
+    return sure
+
+
 def detections(scores: Array, boxes: Array, nothing: bool) -> Detections:
     """Of scores [n, queries, classes] and boxes [n, queries, 4]."""
     shares = probabilities(scores, nothing)
     return Detections(shares.argmax(-1), shares.max(-1), boxes.astype(np.float64))
 
 
-def in_order(outputs: Sequence[Named], found: Sequence[Array], reference: Sequence[Array]) -> Sequence[Array]:
+def as_reference(
+    outputs: Sequence[Named], found: Sequence[Array], reference: Sequence[Array]
+) -> Sequence[Array]:
     """A detector's answers, one array an output, with each image's queries in the order of the reference's.
 
     What a detector finds is a set: one that takes its likeliest places for queries has them in the order of their
@@ -78,17 +86,14 @@ def in_order(outputs: Sequence[Named], found: Sequence[Array], reference: Sequen
     """
     if (places := places_of(outputs)) is None:
         return found
-    nothing = has_nothing(reference[places[1]])
+    boxes, scores = places
+    nothing, queries = has_nothing(reference[scores]), outputs[boxes].shape[:1]
     ours, theirs = (
-        np.concatenate([parts[places[0]], probabilities(parts[places[1]], nothing)], -1)
+        np.concatenate([parts[boxes], probabilities(parts[scores], nothing)], -1)
         for parts in (found, reference)
     )
-    order = np.stack([matching(*pair) for pair in zip(ours, theirs, strict=True)])
-    images, queries = np.arange(len(order))[:, None], outputs[places[0]].shape[0]
-    return [
-        part[images, order] if output.shape[:1] == (queries,) else part
-        for output, part in zip(outputs, found, strict=True)
-    ]
+    of_queries = {place: part for place, part in enumerate(found) if outputs[place].shape[:1] == queries}
+    return list((dict(enumerate(found)) | in_order(of_queries, ours, theirs)).values())
 
 
 def compare(accuracy: Accuracy, scores: tuple[Array, Array], boxes: tuple[Array, Array]) -> Accuracy:
@@ -128,14 +133,14 @@ def without_unsure(
     """
     if (places := places_of(outputs)) is None:
         return found, reference
-    boxes, scores = (reference[place] for place in places)
-    sure = detections(scores, boxes, has_nothing(scores)).scores >= CONFIDENT
+    sure = sure_of(reference[places[1]])
     if not sure.any():
         return found, reference
-    return tuple(  # type: ignore[return-value]
-        [part * sure[..., None] if place == places[0] else part for place, part in enumerate(parts)]
-        for parts in (found, reference)
-    )
+
+    def hidden(parts: Sequence[Array]) -> list[Array]:
+        return [part * sure[..., None] if place == places[0] else part for place, part in enumerate(parts)]
+
+    return hidden(found), hidden(reference)
 
 
 def worth_drawing(outputs: Sequence[Named], parts: Sequence[Array], place: int) -> list[Array]:
@@ -144,5 +149,4 @@ def worth_drawing(outputs: Sequence[Named], parts: Sequence[Array], place: int) 
     if places is None or places[0] != place:
         return list(parts[place])
     boxes, scores = (parts[each] for each in places)
-    found = detections(scores, boxes, has_nothing(scores))
-    return [own[sure] for own, sure in zip(found.boxes, found.scores >= CONFIDENT, strict=True)]
+    return [own[sure] for own, sure in zip(boxes, sure_of(scores), strict=True)]

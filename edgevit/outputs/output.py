@@ -80,7 +80,7 @@ class Outputs:
     def side_by_side(self, found: Any, reference: Any) -> tuple[Sequence[Any], list[Any]]:
         """Two models' rows on the same images, each split; what is a set comes in the reference's order."""
         ours, theirs = self.split(as_array(found)), self.split(as_array(reference))
-        return detections.in_order(self.each, ours, theirs), theirs
+        return detections.as_reference(self.each, ours, theirs), theirs
 
     def difference(self, found: Any, reference: Any) -> Difference:
         """How far rows are from a reference's on the same images, over all outputs."""

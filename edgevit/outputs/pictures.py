@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ Array = npt.NDArray[Any]
 Picture = npt.NDArray[np.uint8]  # [height, width, 3]
 SCORE = 0.5  # a box's overlap below which it is drawn as lost
 MOST_BOXES = 20
-OFF_BY_A_TENTH = "Images whose output is off by more than a tenth"
 # Ends of a perceptually even scale, dark blue to yellow (viridis, CC0).
 SCALE = np.array(
     [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], dtype=np.float64
@@ -93,7 +92,7 @@ def worst_by(
         Row(index, f"{word} {cosine[index]:.4f}", pictures(index))
         for index in np.argsort(cosine, kind="stable")[:count].tolist()
     ]
-    return Shown(OFF_BY_A_TENTH, off, len(cosine), tuple(rows))
+    return Shown("Images whose output is off by more than a tenth", off, len(cosine), tuple(rows))
 
 
 def vectors(found: Array, reference: Array, pixels: Pixels, count: int) -> Shown:
@@ -103,20 +102,18 @@ def vectors(found: Array, reference: Array, pixels: Pixels, count: int) -> Shown
 
 
 def flat(found: Array, reference: Array, pixels: Pixels, count: int) -> Shown:
-    """Images whose output, as one vector, moved most."""
+    """Images whose output, as one vector, moved most; a single number is told as it is."""
+    shown = worst_by(
+        angles.alike(found, reference), lambda index: pixels.captioned(index, "image"), count, "cosine"
+    )
     before, after = angles.flat(reference), angles.flat(found)
     if before.shape[1] > 1:
-        return vectors(after, before, pixels, count)
+        return shown
     rows = [
-        Row(
-            index,
-            f"float {before[index, 0]:.4g}, artefact {after[index, 0]:.4g}",
-            pixels.captioned(index, "image"),
-        )
-        for index in np.argsort(-np.abs(after - before)[:, 0], kind="stable")[:count].tolist()
+        replace(row, words=f"float {before[row.index, 0]:.4g}, artefact {after[row.index, 0]:.4g}")
+        for row in shown.rows
     ]
-    off = int((angles.alike(after, before) < angles.KEPT).sum())
-    return Shown(OFF_BY_A_TENTH, off, len(before), tuple(rows))
+    return replace(shown, rows=tuple(rows))
 
 
 def values(found: Array, reference: Array, pixels: Pixels, count: int) -> Shown:

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from models import DATA
+from torch import nn
 
 from edgevit.backends.registry import backend_of
 from edgevit.conversion.artefacts import Conversion
 from edgevit.outputs.output import Output, Outputs
 from edgevit.progress import QUIET
 from edgevit.quantize.activations import outputs_of
-from edgevit.quantize.fake_quantization import quantize_weights, quantizer
+from edgevit.quantize.fake_quantization import quantize_weights, quantizer, tap_of_layer
 from edgevit.quantize.plan import read_plan
 from edgevit.quantize.prepare import restored
 from edgevit.request.job import make_job
@@ -64,7 +65,8 @@ def main() -> None:
         """Outputs where these parts are in int8 and all else is exact."""
         tensors = {name for each in chosen for name in parts[each].tensors}
         layers = {parts[each].layer for each in chosen}
-        exact = [name for name in layer_taps(vit) if layer_taps(vit)[name] not in layers]
+        weighted = [name for name, layer in vit.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+        exact = {tap_of_layer(name) for name in weighted if name not in layers}
         tap = quantizer({name: span for name, span in ranges.items() if name in tensors}, fusion)
         return outputs_of(quantize_weights(vit, exact), given, tap)
 
@@ -114,16 +116,6 @@ def prepared() -> tuple[Any, Mapping[str, tuple[float, float]], torch.Tensor]:
             module, _ = apply_rewrites(conversion.exporting.module, rewrites, images[:2], npu=board.npu)
             ranges = read_plan(exported.path("plan.toml")).ranges
             return restored(module, exported.path("int8.safetensors")), ranges, images
-
-
-def layer_taps(vit: Any) -> dict[str, str]:
-    """The tap by which a plan names each layer, and the layer."""
-    found = {"patch": "patch_embed.proj", "logits": "head"}
-    for index in range(len(vit.blocks)):
-        for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
-            name = layer.rpartition(".")[2]
-            found[f"blocks.{index}.{'q' if name == 'qkv' else name}"] = f"blocks.{index}.{layer}"
-    return found
 
 
 def parts_of(vit: Any) -> dict[str, Part]:
